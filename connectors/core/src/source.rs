@@ -1,0 +1,139 @@
+//! Sources: what reads changes from a system.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{ByteBudget, ChangeBatch, Checkpoint, Error, ErrorKind, Finding, PartitionId, Position, Result, TableId, TableSchema};
+
+/// A system that changes are read from.
+///
+/// Life cycle: built from its configuration without I/O; then any number of
+/// [`preflight`](Self::preflight) and [`tables`](Self::tables); then one [`run`](Self::run).
+#[async_trait]
+pub trait Source: Send {
+    /// The source's name in the pipeline: the first segment of its partition names.
+    fn name(&self) -> &str;
+
+    /// Everything that would stop this source from working, all at once, without side effects.
+    /// Only a fault of the preflight itself is an `Err`; being unable to connect is a finding.
+    async fn preflight(&mut self) -> Result<Vec<Finding>>;
+
+    /// The tables that this source will read, with their present columns, without side effects.
+    async fn tables(&mut self) -> Result<Vec<Arc<TableSchema>>>;
+
+    /// Reads from `context.resume` on and sends what it reads to `context.events`, until the
+    /// source ends, fails or `context.cancel` fires.
+    ///
+    /// Obligations, checked by the conformance suite:
+    /// - Events of a partition are sent in its order; every row's position is after the
+    ///   position of the partition in the last boundary, and at most that of the next.
+    /// - A table whose resume checkpoint lacks its first copy gets one before its changes.
+    /// - Acknowledges to the system no position that `context.durable` does not include.
+    /// - Goes on answering the system's keepalives while `context.events` is full.
+    /// - Returns soon after `context.cancel` fires, with `Ok`.
+    async fn run(self: Box<Self>, context: SourceContext) -> Result<()>;
+}
+
+/// What a running source works with.
+#[derive(Debug)]
+pub struct SourceContext {
+    /// Where to resume, for each table that the pipeline uses.
+    pub resume: ResumePoints,
+    /// Where events go.
+    pub events: EventSender,
+    /// The least checkpoint over all of the pipeline's tables that is durable in the target.
+    /// The source may acknowledge it to its system.
+    pub durable: watch::Receiver<Checkpoint>,
+    /// Fires when the source is to stop.
+    pub cancel: CancellationToken,
+}
+
+/// Where to resume, for each source table that the pipeline uses: the least of what the
+/// target tables fed by it hold. An empty checkpoint asks for a first copy.
+#[derive(Debug, Clone, Default)]
+pub struct ResumePoints(pub BTreeMap<TableId, Checkpoint>);
+
+impl ResumePoints {
+    /// What every table holds of `partition`: the least position; `Beginning` if one lacks it.
+    pub fn least(&self, partition: &PartitionId) -> Position {
+        let mut positions = self.0.values().map(|checkpoint| checkpoint.position(partition));
+        let Some(first) = positions.next() else { return Position::Beginning };
+        positions.fold(first.clone(), |least, position| if *position < least { position.clone() } else { least })
+    }
+}
+
+/// What a source sends.
+#[derive(Debug)]
+pub enum SourceEvent {
+    /// Changes of one table, in order. They belong to the boundary that follows.
+    Changes(ChangeBatch),
+    /// Rows that could not be decoded: a batch of [`quarantine::schema`](crate::quarantine::schema).
+    /// `origin` is the table they would have been changes of.
+    Rejected {
+        /// The table that the rows were meant for.
+        origin: TableId,
+        /// The rows, with their raw bytes and the reason.
+        rows: ChangeBatch,
+    },
+    /// Everything sent so far is complete: the stream may be cut here.
+    Boundary(Boundary),
+}
+
+/// A place at which the stream may be cut: the end of a transaction, an offset, the end of a
+/// first copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boundary {
+    /// The partition that was read.
+    pub partition: PartitionId,
+    /// It is now complete up to and including this position.
+    pub position: Position,
+    /// The only table concerned; `None` if all tables of the source are. A first copy names its table.
+    pub table: Option<TableId>,
+    /// Positions of other partitions that a table which takes this boundary is raised to: a
+    /// first copy taken at an LSN raises the table's WAL position to that LSN. A table that
+    /// already holds `position` ignores them together with the boundary.
+    pub raises: Vec<(PartitionId, Position)>,
+    /// When the source committed the last change before this boundary, in microseconds since
+    /// the Unix epoch; for lag.
+    pub committed_at: Option<i64>,
+}
+
+/// The sending end of a pipeline's event channel, bounded by bytes.
+#[derive(Debug, Clone)]
+pub struct EventSender {
+    events: mpsc::Sender<SourceEvent>,
+    budget: ByteBudget,
+}
+
+/// The receiving end of a pipeline's event channel.
+pub type EventReceiver = mpsc::Receiver<SourceEvent>;
+
+/// A channel whose batches together hold at most `budget` bytes until they are dropped.
+/// `events` bounds their number, boundaries included.
+pub fn event_channel(budget: ByteBudget, events: usize) -> (EventSender, EventReceiver) {
+    let (sender, receiver) = mpsc::channel(events);
+    (EventSender { events: sender, budget }, receiver)
+}
+
+impl EventSender {
+    /// Sends an event, after waiting for its bytes. The permit rides in the batch.
+    ///
+    /// Not cancel safe: a dropped call drops the event. A source that must serve a socket
+    /// meanwhile keeps the future and polls it beside the socket.
+    ///
+    /// # Errors
+    /// `Cancelled` if the receiver is gone, which means that the pipeline is stopping.
+    pub async fn send(&self, mut event: SourceEvent) -> Result<()> {
+        if let SourceEvent::Changes(batch) | SourceEvent::Rejected { rows: batch, .. } = &mut event {
+            batch.hold(self.budget.acquire(batch.bytes()).await);
+        }
+        self.events
+            .send(event)
+            .await
+            .map_err(|_| Error::new(ErrorKind::Cancelled, "the pipeline no longer takes events"))
+    }
+}

@@ -1,0 +1,1 @@
+//! Kafka source: manual assignment from committed offsets, JSON decoded straight into Arrow.

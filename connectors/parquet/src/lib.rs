@@ -1,0 +1,1 @@
+//! Parquet sink on object stores, with atomic commits of files and positions.

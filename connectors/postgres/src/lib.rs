@@ -1,0 +1,1 @@
+//! PostgreSQL source: consistent first copy and logical replication, decoded straight into Arrow.

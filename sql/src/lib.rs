@@ -1,0 +1,1 @@
+//! SQL transforms and data-quality checks over change batches, on DataFusion.

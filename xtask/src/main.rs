@@ -1,0 +1,2 @@
+//! Repository checks that cargo has no lint for.
+fn main() {}
