@@ -1,1 +1,42 @@
 //! PostgreSQL source: consistent first copy and logical replication, decoded straight into Arrow.
+//!
+//! ```text
+//! config ─► Settings ─► preflight                      findings, with the SQL that mends them
+//!                   └─► plan ─► snapshot ─► copy ─┐
+//!                             └► stream ─► assembler ─► events
+//!            wire: sockets, TLS, authentication     decode: bytes into Arrow
+//! ```
+//!
+//! # Partitions and positions
+//! `<source>/wal` is the log, `<source>/copy/<schema>.<table>` each table's first copy. A
+//! position is the LSN at which a transaction's *commit record begins*, as 16 hex digits: all
+//! rows of the transaction carry it, and so does the boundary behind it. The end of the commit
+//! record would not do, since the next one may begin right there. Rows of a first copy carry
+//! one less than the snapshot's consistent point, the last position that the snapshot includes.
+//!
+//! What is told to the server as durable is one past such a position, and never more; the slot
+//! of a target that holds position `p` is therefore confirmed at `p + 1` at most, and a start
+//! that finds it further ahead refuses to run.
+//!
+//! # Metrics
+//! | name | kind | labels | meaning |
+//! |---|---|---|---|
+//! | `millstream_source_rows_total` | counter | `source`, `table`, `phase` (`copy`, `stream`) | changes decoded |
+//! | `millstream_postgres_received_lsn` | gauge | `source` | the log's end in the server's last keepalive, bytes |
+//! | `millstream_postgres_confirmed_lsn` | gauge | `source` | what the server was told is durable, bytes |
+
+mod catalog;
+mod clock;
+mod config;
+mod decode;
+mod fault;
+mod plan;
+mod preflight;
+mod run;
+mod shape;
+mod source;
+pub mod wire;
+
+pub use config::{BatchLimits, PostgresConfig};
+pub use shape::TYPE_METADATA;
+pub use source::PostgresSource;

@@ -1,1 +1,16 @@
-//! Memory source and sink, fault injection and the conformance suites every connector runs.
+//! What tests of Millstream stand on: throw-away servers, connectors in memory, fault
+//! injection, and the conformance suites that every connector runs.
+//!
+//! A dev-dependency only. Servers are started on free loopback ports with their data in
+//! temporary folders, and are stopped when their handle is dropped, also by a panic; a test
+//! process that is killed takes them with it.
+
+pub mod change_log;
+pub mod memory_log;
+pub mod memory_sink;
+pub mod memory_source;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod sink_suite;
+pub mod source_suite;

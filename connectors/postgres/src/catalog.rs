@@ -1,0 +1,232 @@
+//! What the server's catalog says about tables, types and slots.
+
+use std::fmt::Write as _;
+
+use millstream_core::TableId;
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+
+use crate::decode::catalog_type::CATALOG_QUERY;
+use crate::decode::{Catalog, CatalogType, Lsn, TypeKind};
+use crate::wire::{Connection, Row, WireError};
+
+/// A table that the catalog knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CatalogTable {
+    pub(crate) id: TableId,
+    pub(crate) oid: u32,
+    /// `relkind`: `r` is a table, `p` a partitioned one, anything else cannot be replicated.
+    pub(crate) kind: String,
+    pub(crate) identity: ReplicaIdentity,
+    /// Whether our role may SELECT from it.
+    pub(crate) readable: bool,
+    /// Whether our role has USAGE on its schema.
+    pub(crate) schema_usable: bool,
+    /// Whether the publication covers it.
+    pub(crate) published: bool,
+    /// The publication's row filter, an SQL expression (PostgreSQL 15 and later).
+    pub(crate) row_filter: Option<String>,
+    /// What is published of it, in the order of the table.
+    pub(crate) columns: Vec<CatalogColumn>,
+}
+
+/// A published column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CatalogColumn {
+    pub(crate) name: String,
+    pub(crate) type_oid: u32,
+    pub(crate) typmod: i32,
+    /// As `format_type` prints it: `numeric(12,2)`.
+    pub(crate) type_name: String,
+    pub(crate) not_null: bool,
+    /// Part of the replica identity's index, or of the primary key where there is no such index.
+    pub(crate) key: bool,
+}
+
+/// What an UPDATE or a DELETE tells of the old row (PostgreSQL manual, ALTER TABLE … REPLICA IDENTITY).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReplicaIdentity {
+    /// The primary key, if there is one.
+    Default,
+    /// Nothing.
+    Nothing,
+    /// The whole row.
+    Full,
+    /// The columns of a unique index.
+    Index,
+}
+
+impl ReplicaIdentity {
+    /// Reads `relreplident`.
+    pub(crate) fn from_letter(letter: &str) -> Self {
+        match letter {
+            "n" => Self::Nothing,
+            "f" => Self::Full,
+            "i" => Self::Index,
+            _ => Self::Default,
+        }
+    }
+}
+
+/// Row filters and column lists came with this version.
+const FILTERED_PUBLICATIONS: u32 = 150_000;
+
+/// Reads those of `wanted` that exist, in the order of `wanted`.
+pub(crate) async fn read_tables(
+    sql: &mut Connection,
+    publication: &str,
+    wanted: &[TableId],
+) -> Result<Vec<CatalogTable>, WireError> {
+    let filtered = sql.server_version() >= FILTERED_PUBLICATIONS;
+    let mut tables = Vec::with_capacity(wanted.len());
+    for row in sql.query(&tables_query(publication, wanted, filtered)).await? {
+        let index: usize = row.parse(0)?;
+        let id = wanted.get(index).ok_or_else(|| WireError::Protocol("an unknown table".to_owned()))?;
+        tables.push(CatalogTable {
+            id: id.clone(),
+            oid: row.parse(1)?,
+            kind: row.get(2).unwrap_or_default().to_owned(),
+            identity: ReplicaIdentity::from_letter(row.get(3).unwrap_or_default()),
+            readable: row.is_true(4),
+            schema_usable: row.is_true(5),
+            published: row.is_true(6),
+            row_filter: row.get(7).map(str::to_owned),
+            columns: Vec::new(),
+        });
+    }
+    if tables.is_empty() {
+        return Ok(tables);
+    }
+    for row in sql.query(&columns_query(publication, &tables, filtered)).await? {
+        let oid: u32 = row.parse(0)?;
+        if let Some(table) = tables.iter_mut().find(|table| table.oid == oid) {
+            table.columns.push(CatalogColumn {
+                name: row.get(1).unwrap_or_default().to_owned(),
+                type_oid: row.parse(2)?,
+                typmod: row.parse(3)?,
+                type_name: row.get(4).unwrap_or_default().to_owned(),
+                not_null: row.is_true(5),
+                key: row.is_true(6),
+            });
+        }
+    }
+    Ok(tables)
+}
+
+fn tables_query(publication: &str, wanted: &[TableId], filtered: bool) -> String {
+    let mut names = String::new();
+    for (index, table) in wanted.iter().enumerate() {
+        let separator = if index == 0 { "" } else { "," };
+        let schema = escape_literal(table.namespace.as_deref().unwrap_or("public"));
+        // Writing to a String cannot fail.
+        let _ = write!(names, "{separator}({index},{schema},{})", escape_literal(&table.name));
+    }
+    let filter = if filtered { "p.rowfilter" } else { "NULL" };
+    format!(
+        "SELECT w.i, c.oid, c.relkind, c.relreplident, \
+         pg_catalog.has_table_privilege(c.oid, 'SELECT'), pg_catalog.has_schema_privilege(n.oid, 'USAGE'), \
+         p.tablename IS NOT NULL, {filter} \
+         FROM (VALUES {names}) AS w(i, schema, name) \
+         JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema \
+         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name \
+         LEFT JOIN pg_catalog.pg_publication_tables p \
+         ON p.schemaname = n.nspname AND p.tablename = c.relname AND p.pubname = {} \
+         WHERE c.relkind NOT IN ('i', 'I', 'S', 't', 'c') ORDER BY w.i",
+        escape_literal(publication)
+    )
+}
+
+fn columns_query(publication: &str, tables: &[CatalogTable], filtered: bool) -> String {
+    let oids: Vec<String> = tables.iter().map(|table| table.oid.to_string()).collect();
+    // A publication's own list knows which generated columns it sends (from PostgreSQL 18 on).
+    let published = if filtered {
+        "CASE WHEN p.attnames IS NULL THEN a.attgenerated = '' ELSE a.attname = ANY (p.attnames) END"
+    } else {
+        "a.attgenerated = ''"
+    };
+    format!(
+        "SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod), \
+         a.attnotnull, COALESCE(a.attnum = ANY (i.indkey), false) \
+         FROM pg_catalog.pg_attribute a \
+         JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         LEFT JOIN pg_catalog.pg_publication_tables p \
+         ON p.schemaname = n.nspname AND p.tablename = c.relname AND p.pubname = {} \
+         LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid \
+         AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary END \
+         WHERE a.attrelid IN ({}) AND a.attnum > 0 AND NOT a.attisdropped AND {published} \
+         ORDER BY a.attrelid, a.attnum",
+        escape_literal(publication),
+        oids.join(",")
+    )
+}
+
+/// Reads all types that are not PostgreSQL's own.
+pub(crate) async fn read_types(sql: &mut Connection) -> Result<Catalog, WireError> {
+    let mut catalog = Catalog::new();
+    for row in sql.query(CATALOG_QUERY).await? {
+        let oid: u32 = row.parse(0)?;
+        let base: u32 = row.parse(3)?;
+        let base = if base == 0 { None } else { Some((base, row.parse(4)?)) };
+        let element: u32 = row.parse(5)?;
+        catalog.insert(
+            oid,
+            CatalogType {
+                oid,
+                name: row.get(1).unwrap_or_default().to_owned(),
+                kind: TypeKind::from_letter(row.get(2).unwrap_or_default()),
+                base,
+                element: (element != 0).then_some(element),
+            },
+        );
+    }
+    Ok(catalog)
+}
+
+/// The text of types as `format_type` prints them, in the order asked for.
+pub(crate) async fn format_types(sql: &mut Connection, types: &[(u32, i32)]) -> Result<Vec<String>, WireError> {
+    let calls: Vec<String> =
+        types.iter().map(|(oid, typmod)| format!("pg_catalog.format_type({oid}, {typmod})")).collect();
+    let rows = sql.query(&format!("SELECT {}", calls.join(","))).await?;
+    let name = |index| rows.first().and_then(|row| row.get(index)).unwrap_or("???").to_owned();
+    Ok((0..types.len()).map(name).collect())
+}
+
+/// A replication slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub(crate) plugin: Option<String>,
+    pub(crate) database: Option<String>,
+    pub(crate) active_pid: Option<u32>,
+    pub(crate) wal_status: Option<String>,
+    /// What its reader confirmed; streaming cannot begin before it.
+    pub(crate) confirmed: Option<Lsn>,
+}
+
+/// Reads the slot called `name`, if there is one.
+pub(crate) async fn read_slot(sql: &mut Connection, name: &str) -> Result<Option<Slot>, WireError> {
+    let query = format!(
+        "SELECT plugin, database, active_pid, wal_status, confirmed_flush_lsn \
+         FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+        escape_literal(name)
+    );
+    let rows = sql.query(&query).await?;
+    Ok(rows.first().map(|row| {
+        let text = |index| Row::get(row, index).map(str::to_owned);
+        Slot {
+            plugin: text(0),
+            database: text(1),
+            active_pid: row.get(2).and_then(|pid| pid.parse().ok()),
+            wal_status: text(3),
+            confirmed: row.get(4).and_then(|lsn| lsn.parse().ok()),
+        }
+    }))
+}
+
+/// `"schema"."table"`, quoted for SQL.
+pub(crate) fn quoted(table: &TableId) -> String {
+    let name = escape_identifier(&table.name);
+    match &table.namespace {
+        Some(schema) => format!("{}.{name}", escape_identifier(schema)),
+        None => name,
+    }
+}

@@ -1,0 +1,183 @@
+//! The source's configuration.
+
+use std::time::Duration;
+
+use millstream_core::config::{Period, Secret, Size, Text};
+use millstream_core::{Error, ErrorKind, Result, TableId};
+use serde::Deserialize;
+
+use crate::wire::ConnectOptions;
+
+/// What stands under `postgres:` in a pipeline's YAML.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresConfig {
+    /// `postgres://user@host:port/database?sslmode=verify-full`; see [`ConnectOptions::parse`].
+    pub url: Secret,
+    /// The password, if it is not in the URL; it wins over the URL's.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// The publication to read. It must exist, and cover every table of `tables`.
+    pub publication: Text,
+    /// The tables to read, as `schema.table`; `public` may be left out.
+    pub tables: Vec<Text>,
+    /// The replication slot; `millstream_<pipeline>_<source>` if absent. Made when it is missing.
+    #[serde(default)]
+    pub slot: Option<Text>,
+    /// How often the server is told what is durable, at least. A third of the server's
+    /// `wal_sender_timeout` is used where that is less.
+    #[serde(default = "default_status_interval")]
+    pub status_interval: Period,
+    /// How large batches become.
+    #[serde(default)]
+    pub batch: BatchLimits,
+}
+
+/// When decoded rows are handed on.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchLimits {
+    /// After this many rows over all tables.
+    pub rows: usize,
+    /// After this many bytes as the server sent them.
+    pub bytes: Size,
+    /// After this time, if the server has nothing more to send.
+    pub linger: Period,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self { rows: 32_768, bytes: Size(8 << 20), linger: Period(Duration::from_millis(10)) }
+    }
+}
+
+fn default_status_interval() -> Period {
+    Period(Duration::from_secs(10))
+}
+
+/// The configuration, read and checked without I/O.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) connect: ConnectOptions,
+    pub(crate) publication: String,
+    pub(crate) tables: Vec<TableId>,
+    pub(crate) slot: String,
+    pub(crate) status_interval: Duration,
+    pub(crate) batch: BatchLimits,
+}
+
+impl Settings {
+    pub(crate) fn read(pipeline: &str, source: &str, config: &PostgresConfig) -> Result<Self> {
+        let invalid = |message: &str| Error::new(ErrorKind::Config, message).code("PG0029").with("source", source);
+        let mut connect = ConnectOptions::parse(config.url.expose()).map_err(|error| {
+            invalid("the URL cannot be used")
+                .hint("expected `postgres://user:password@host:port/database?sslmode=verify-full`")
+                .caused_by(error)
+        })?;
+        if let Some(password) = &config.password {
+            connect.password = Some(password.clone());
+        }
+        if config.publication.is_empty() {
+            return Err(invalid("`publication` is empty"));
+        }
+        if config.tables.is_empty() {
+            return Err(invalid("`tables` is empty").hint("name at least one, such as `public.orders`"));
+        }
+        let mut tables: Vec<TableId> = Vec::with_capacity(config.tables.len());
+        for name in &config.tables {
+            let (schema, table) = name.split_once('.').unwrap_or(("public", name));
+            if schema.is_empty() || table.is_empty() {
+                return Err(invalid("a table's name is not `schema.table`").with("table", name));
+            }
+            let id = TableId::new(source, Some(schema), table);
+            if tables.contains(&id) {
+                return Err(invalid("a table is named twice").with("table", name));
+            }
+            tables.push(id);
+        }
+        if config.batch.rows == 0 || config.batch.bytes.0 == 0 {
+            return Err(invalid("`batch.rows` and `batch.bytes` must be above 0"));
+        }
+        if config.status_interval.0.is_zero() {
+            return Err(invalid("`status_interval` must be above 0"));
+        }
+        let slot = match &config.slot {
+            Some(slot) if is_slot_name(slot) => slot.to_string(),
+            Some(slot) => {
+                return Err(invalid("`slot` is not a slot's name")
+                    .with("slot", slot)
+                    .hint("only a-z, 0-9 and _ are allowed, and at most 63 of them"));
+            }
+            None => default_slot(pipeline, source),
+        };
+        let (publication, status_interval) = (config.publication.to_string(), config.status_interval.0);
+        Ok(Self { connect, publication, tables, slot, status_interval, batch: config.batch })
+    }
+}
+
+/// Longest name of a slot in bytes: NAMEDATALEN - 1.
+const LONGEST_NAME: usize = 63;
+
+fn is_slot_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+/// A slot's name that no other source of the project has. A name that had to be changed or cut
+/// ends in a hash of what it was made from.
+fn default_slot(pipeline: &str, source: &str) -> String {
+    use sha2::{Digest, Sha256};
+
+    let wanted = format!("millstream_{pipeline}_{source}");
+    if is_slot_name(&wanted) {
+        return wanted;
+    }
+    let sanitised = wanted.to_lowercase().replace(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit(), "_");
+    let hash = Sha256::digest(wanted.as_bytes());
+    let room = LONGEST_NAME - 9;
+    format!("{}_{:02x}{:02x}{:02x}{:02x}", &sanitised[..sanitised.len().min(room)], hash[0], hash[1], hash[2], hash[3])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(json: serde_json::Value) -> PostgresConfig {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_short_configuration_gets_defaults() {
+        let config = config(serde_json::json!({
+            "url": "postgres://me:a@db/shop", "password": "b", "publication": "p", "tables": ["orders", "sales.lines"],
+        }));
+        let settings = Settings::read("orders", "shop", &config).unwrap();
+        assert_eq!(settings.slot, "millstream_orders_shop");
+        assert_eq!(settings.connect.password.unwrap().expose(), "b");
+        assert_eq!(settings.tables[0].within_source(), "public.orders");
+        assert_eq!(settings.tables[1].within_source(), "sales.lines");
+        assert_eq!(settings.status_interval, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn unknown_keys_and_impossible_values_are_refused() {
+        let unknown = serde_json::json!({"url": "postgres://a@b", "publication": "p", "tables": ["t"], "slto": "x"});
+        assert!(serde_json::from_value::<PostgresConfig>(unknown).is_err());
+        let refused = |json| Settings::read("p", "s", &config(json)).unwrap_err();
+        let twice = serde_json::json!({"url": "postgres://a@b", "publication": "p", "tables": ["t", "public.t"]});
+        assert!(refused(twice).summary().contains("twice"));
+        let slot = serde_json::json!({"url": "postgres://a@b", "publication": "p", "tables": ["t"], "slot": "My-Slot"});
+        assert!(refused(slot).hint_text().unwrap().contains("a-z"));
+        let url = serde_json::json!({"url": "postgres://a:hunter2@b:x", "publication": "p", "tables": ["t"]});
+        assert!(!refused(url).summary().contains("hunter2"));
+    }
+
+    #[test]
+    fn a_default_slot_is_always_a_valid_name_of_its_own() {
+        let long = "x".repeat(80);
+        for (pipeline, source) in [("A-b", "c"), ("a_b", "c"), (long.as_str(), "é"), ("", "")] {
+            assert!(is_slot_name(&default_slot(pipeline, source)), "{pipeline} {source}");
+        }
+        assert_ne!(default_slot("A-b", "c"), default_slot("a_b", "c"));
+    }
+}

@@ -1,0 +1,30 @@
+//! Why one value cannot be stored.
+
+/// What is wrong with a value, never the value itself. The row goes to quarantine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ValueError {
+    /// The binary form has another length than its type.
+    #[error("the binary value has a wrong length")]
+    Length,
+    /// The value breaks the rules of its type's format.
+    #[error("malformed value: {0}")]
+    Malformed(&'static str),
+    /// The value is sound but has no place in the Arrow type.
+    #[error("out of range: {0}")]
+    OutOfRange(&'static str),
+    /// NaN or an infinity in a decimal column.
+    #[error("NaN and infinity have no place in a decimal column")]
+    NotFinite,
+    /// An array of two or more dimensions in a list column.
+    #[error("multi-dimensional array")]
+    MultiDimensional,
+    /// Text of a database whose encoding is not checked (`SQL_ASCII`).
+    #[error("the text is not valid UTF-8")]
+    NotUtf8,
+    /// A binary value of a type that is read as text only.
+    #[error("the binary form of this type is not known")]
+    NoBinaryForm,
+}
+
+/// Shorthand for results about one value.
+pub(crate) type Result<T> = std::result::Result<T, ValueError>;

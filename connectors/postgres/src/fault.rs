@@ -1,0 +1,147 @@
+//! From what the wire reports to what the engine and the operator can act on.
+
+use millstream_core::{Error, ErrorKind, Finding, Severity};
+use tokio_rustls::rustls;
+use tokio_rustls::rustls::CertificateError;
+
+use crate::wire::{ConnectOptions, WireError};
+
+/// What the engine should think of an error that the server reported with this SQLSTATE
+/// (PostgreSQL manual, appendix A), and the code of its page.
+fn judge_sqlstate(sqlstate: &str) -> (ErrorKind, &'static str) {
+    match sqlstate {
+        "28P01" | "28000" => (ErrorKind::Denied, "PG0002"),
+        "3D000" => (ErrorKind::Config, "PG0003"),
+        "42501" => (ErrorKind::Denied, "PG0013"),
+        "42P01" => (ErrorKind::Config, "PG0017"),
+        // Too many slots or walsenders. The first is a setting, the second may pass.
+        "53400" => (ErrorKind::Config, "PG0019"),
+        "53300" => (ErrorKind::Unavailable, "PG0019"),
+        "55006" => (ErrorKind::Unavailable, "PG0020"),
+        // "requested WAL segment has already been removed".
+        "58P01" => (ErrorKind::PositionLost, "PG0022"),
+        "53100" => (ErrorKind::Unavailable, "PG0027"),
+        // Shutting down, starting up, crashed, terminated by an administrator; connection lost;
+        // out of memory; a conflict with recovery on a standby.
+        code if ["57P0", "08", "53", "40"].iter().any(|class| code.starts_with(class)) => {
+            (ErrorKind::Unavailable, "PG0026")
+        }
+        code if code.starts_with("0A") => (ErrorKind::Unsupported, "PG0027"),
+        code if code.starts_with("42") => (ErrorKind::Config, "PG0027"),
+        _ => (ErrorKind::Unavailable, "PG0027"),
+    }
+}
+
+/// The kind, the code of the page and the hint of a failure: the one place where they are chosen.
+fn judge(error: &WireError) -> (ErrorKind, &'static str, Option<String>) {
+    let hint = |text: &str| Some(text.to_owned());
+    match error {
+        WireError::Unreachable { .. } => (
+            ErrorKind::Unavailable,
+            "PG0001",
+            hint("check host and port, that the server listens there (listen_addresses), and the firewall between"),
+        ),
+        WireError::TimedOut(..) | WireError::Io(_) | WireError::Closed => (ErrorKind::Unavailable, "PG0026", None),
+        WireError::Authentication(_) => {
+            (ErrorKind::Denied, "PG0002", hint("give the password in `password:` or in the URL, and see pg_hba.conf"))
+        }
+        WireError::TlsNotOffered => (
+            ErrorKind::Config,
+            "PG0004",
+            hint("turn on `ssl` in the server's configuration, or set sslmode=disable if the network is trusted"),
+        ),
+        WireError::Tls(error) => judge_tls(error),
+        WireError::Certificate { .. } => {
+            (ErrorKind::Config, "PG0008", hint("sslrootcert, sslcert and sslkey must be readable PEM files"))
+        }
+        WireError::Protocol(_) => {
+            (ErrorKind::Unavailable, "PG0028", hint("is there something else than PostgreSQL at that port?"))
+        }
+        WireError::Server(server) => {
+            let (kind, code) = match server.code.as_str() {
+                // "in prerequisite state" says little; the words tell a slot that was invalidated from the rest.
+                "55000" if ["invalidated", "can no longer"].iter().any(|words| server.message.contains(words)) => {
+                    (ErrorKind::PositionLost, "PG0022")
+                }
+                "55000" => (ErrorKind::Config, "PG0027"),
+                code => judge_sqlstate(code),
+            };
+            let known = match code {
+                "PG0002" => hint("check user and password, and that pg_hba.conf admits this host, user and database"),
+                "PG0003" => hint("check the database's name at the end of the URL"),
+                "PG0019" => hint("raise max_replication_slots and max_wal_senders, or drop slots that nobody reads"),
+                "PG0020" => hint("another reader holds the slot; stop it, or give this source a slot of its own"),
+                "PG0022" => hint("the server removed WAL that the slot still needed; drop the slot and copy anew"),
+                _ => None,
+            };
+            (kind, code, known.or_else(|| server.hint.clone()))
+        }
+    }
+}
+
+fn judge_tls(error: &rustls::Error) -> (ErrorKind, &'static str, Option<String>) {
+    let (code, hint) = match error {
+        rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            ("PG0006", "the server's certificate has expired; renew it on the server")
+        }
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => ("PG0007", "connect by a name that the certificate lists, or use sslmode=verify-ca"),
+        rustls::Error::InvalidCertificate(_) => {
+            ("PG0005", "give the authority that signed the server's certificate as sslrootcert=/path/ca.pem")
+        }
+        _ => ("PG0004", "see the server's log for its side of the handshake"),
+    };
+    (ErrorKind::Config, code, Some(hint.to_owned()))
+}
+
+/// An error of the contract: `message` says what could not be done.
+pub(crate) fn explain(error: WireError, message: &str, options: &ConnectOptions) -> Error {
+    let (kind, code, hint) = judge(&error);
+    let mut explained = Error::new(kind, message).code(code).with("server", options.place());
+    if let Some(hint) = hint {
+        explained = explained.hint(hint);
+    }
+    explained.caused_by(error)
+}
+
+/// The same as a finding of a preflight.
+pub(crate) fn finding(error: WireError, message: &str, options: &ConnectOptions) -> Finding {
+    let (_, code, hint) = judge(&error);
+    let cause = Error::new(ErrorKind::Unavailable, message).caused_by(error).summary();
+    let mut finding = Finding::new(Severity::Error, options.place(), cause).code(code);
+    finding.hint = hint;
+    finding
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ServerError;
+
+    fn server(code: &str) -> WireError {
+        ServerError { code: code.into(), message: "said the server".into(), hint: None }.into()
+    }
+
+    #[test]
+    fn sqlstates_become_courses_of_action() {
+        let kind = |code| judge(&server(code)).0;
+        assert_eq!(kind("28P01"), ErrorKind::Denied);
+        assert_eq!(kind("42501"), ErrorKind::Denied);
+        assert_eq!(kind("57P01"), ErrorKind::Unavailable);
+        assert_eq!(kind("08006"), ErrorKind::Unavailable);
+        assert_eq!(kind("55006"), ErrorKind::Unavailable);
+        assert_eq!(kind("53400"), ErrorKind::Config);
+        assert_eq!(kind("58P01"), ErrorKind::PositionLost);
+    }
+
+    #[test]
+    fn a_finding_names_the_place_and_the_cause_but_no_password() {
+        let options = ConnectOptions::parse("postgres://me:hunter2@db:6000/shop").unwrap();
+        let finding = finding(server("28P01"), "cannot log in", &options);
+        assert_eq!(finding.code, Some("PG0002"));
+        assert_eq!(finding.subject, "db:6000/shop");
+        assert_eq!(finding.message, "cannot log in: said the server (SQLSTATE 28P01)");
+        assert!(!format!("{finding:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,150 @@
+//! What a run must do first, decided from what the target holds and what the server keeps.
+
+use millstream_core::{Checkpoint, Error, ErrorKind, PartitionId, Position, Result, ResumePoints, TableId};
+
+use crate::catalog::Slot;
+use crate::decode::Lsn;
+
+/// The partition of the write-ahead log.
+pub(crate) fn wal_partition(source: &str) -> PartitionId {
+    PartitionId::new(source, "wal")
+}
+
+/// The partition of a table's first copy.
+pub(crate) fn copy_partition(table: &TableId) -> PartitionId {
+    PartitionId::new(&table.source, format_args!("copy/{}", table.within_source()))
+}
+
+/// What to do before the stream, and where the stream begins.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Whether the slot is to be made. Its snapshot serves the copies; otherwise a temporary
+    /// slot's does.
+    pub(crate) create_slot: bool,
+    /// Tables that need their first copy.
+    pub(crate) copy: Vec<TableId>,
+    /// The least commit LSN that is held by the tables that need none.
+    pub(crate) held: Option<Lsn>,
+}
+
+impl Plan {
+    /// The last commit LSN that need not be sent again, given the position that the copies, if
+    /// any, raise their tables to.
+    pub(crate) fn stream_after(&self, copied: Option<Lsn>) -> Option<Lsn> {
+        match (self.held, copied) {
+            (Some(held), Some(copied)) => Some(held.min(copied)),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
+/// Compares what each table holds with the slot.
+///
+/// | slot                         | tables holding positions | then |
+/// |------------------------------|--------------------------|------|
+/// | missing                      | none                     | make the slot, copy all under its snapshot |
+/// | missing                      | some                     | refuse: changes since then are lost |
+/// | confirmed past what is held  | some                     | refuse: changes in between are lost |
+/// | at or behind what is held    | some or none             | copy the rest under a temporary slot's snapshot |
+///
+/// The slot was confirmed at most one past a commit LSN that the target holds, so that being
+/// ahead is exact: one byte more is a gap.
+///
+/// # Errors
+/// `PositionLost` as above; `Corrupt` for a table that was copied and holds no WAL position.
+pub(crate) fn plan(slot: &str, found: Option<&Slot>, tables: &[TableId], resume: &ResumePoints) -> Result<Plan> {
+    let empty = Checkpoint::default();
+    let mut plan = Plan { create_slot: found.is_none(), copy: Vec::new(), held: None };
+    for table in tables {
+        let checkpoint = resume.0.get(table).unwrap_or(&empty);
+        if *checkpoint.position(&copy_partition(table)) != Position::End {
+            plan.copy.push(table.clone());
+            continue;
+        }
+        let held = lsn_of(checkpoint.position(&wal_partition(&table.source))).ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "the target holds a first copy without its place in the log")
+                .code("PG0024")
+                .with("table", table)
+                .hint("drop the table in the target, so that it is copied anew")
+        })?;
+        plan.held = Some(plan.held.map_or(held, |least| least.min(held)));
+    }
+    let Some(held) = plan.held else { return Ok(plan) };
+    let lost = |message: &str, code| {
+        Error::new(ErrorKind::PositionLost, message).code(code).with("slot", slot).with("held", held).hint(
+            "the changes in between are gone: drop this source's tables in the target (and the slot, if it exists) \
+             so that they are copied anew",
+        )
+    };
+    match found {
+        None => Err(lost("the target holds positions but the slot is gone", "PG0024")),
+        Some(Slot { confirmed: Some(confirmed), .. }) if confirmed.0 > held.0 + 1 => {
+            Err(lost("the slot is ahead of the target", "PG0025").with("confirmed", confirmed))
+        }
+        Some(_) => Ok(plan),
+    }
+}
+
+/// The LSN of a position in the WAL's partition.
+pub(crate) fn lsn_of(position: &Position) -> Option<Lsn> {
+    position.ordered().and_then(Lsn::from_padded)
+}
+
+/// The position in the WAL's partition at which everything up to `lsn` was read.
+pub(crate) fn position_of(lsn: Lsn) -> Position {
+    Position::at(lsn.padded())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(name: &str) -> TableId {
+        TableId::new("shop", Some("public"), name)
+    }
+
+    fn copied(table: &TableId, lsn: u64) -> (TableId, Checkpoint) {
+        let wal = (wal_partition("shop"), position_of(Lsn(lsn)));
+        (table.clone(), [(copy_partition(table), Position::End), wal].into_iter().collect())
+    }
+
+    fn slot(confirmed: u64) -> Slot {
+        Slot { plugin: None, database: None, active_pid: None, wal_status: None, confirmed: Some(Lsn(confirmed)) }
+    }
+
+    #[test]
+    fn a_first_run_makes_the_slot_and_copies_all() {
+        let tables = [table("a"), table("b")];
+        let plan = plan("s", None, &tables, &ResumePoints::default()).unwrap();
+        assert_eq!(plan, Plan { create_slot: true, copy: tables.to_vec(), held: None });
+        assert_eq!(plan.stream_after(Some(Lsn(9))), Some(Lsn(9)));
+    }
+
+    #[test]
+    fn a_table_without_a_copy_gets_one_and_the_stream_begins_at_the_least() {
+        let (a, b, c) = (table("a"), table("b"), table("c"));
+        let resume = ResumePoints([copied(&a, 50), copied(&b, 40)].into_iter().collect());
+        let plan = plan("s", Some(&slot(41)), &[a, b, c.clone()], &resume).unwrap();
+        assert_eq!(plan, Plan { create_slot: false, copy: vec![c], held: Some(Lsn(40)) });
+        assert_eq!(plan.stream_after(Some(Lsn(70))), Some(Lsn(40)));
+    }
+
+    #[test]
+    fn a_gap_is_refused_to_the_byte() {
+        let a = table("a");
+        let resume = ResumePoints([copied(&a, 40)].into_iter().collect());
+        assert!(plan("s", Some(&slot(41)), std::slice::from_ref(&a), &resume).is_ok());
+        let ahead = plan("s", Some(&slot(42)), std::slice::from_ref(&a), &resume).unwrap_err();
+        assert_eq!((ahead.kind(), ahead.error_code()), (ErrorKind::PositionLost, Some("PG0025")));
+        let gone = plan("s", None, &[a], &resume).unwrap_err();
+        assert_eq!((gone.kind(), gone.error_code()), (ErrorKind::PositionLost, Some("PG0024")));
+    }
+
+    #[test]
+    fn a_copy_without_a_place_in_the_log_is_corrupt() {
+        let a = table("a");
+        let checkpoint = [(copy_partition(&a), Position::End)].into_iter().collect();
+        let resume = ResumePoints([(a.clone(), checkpoint)].into_iter().collect());
+        assert_eq!(plan("s", Some(&slot(1)), &[a], &resume).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}

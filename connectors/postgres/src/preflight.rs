@@ -1,0 +1,293 @@
+//! Everything that would stop the source, found without changing anything, with the statement
+//! that mends it.
+
+use millstream_core::envelope;
+use millstream_core::{Finding, Severity, TableId};
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+
+use crate::catalog::{self, CatalogTable, ReplicaIdentity, Slot};
+use crate::config::Settings;
+use crate::fault;
+use crate::wire::{Connection, Session, WireError};
+
+/// The oldest server that pgoutput's binary mode and our catalog queries work with.
+const OLDEST_SERVER: u32 = 140_000;
+
+/// Looks at the server; being unable to is a finding too.
+pub(crate) async fn preflight(settings: &Settings) -> Vec<Finding> {
+    let mut sql = match Connection::open(&settings.connect, Session::Sql).await {
+        Ok(sql) => sql,
+        Err(error) => return vec![fault::finding(error, "cannot connect", &settings.connect)],
+    };
+    if sql.server_version() < OLDEST_SERVER {
+        let version = sql.server_version();
+        let message = format!("PostgreSQL {}.{} is older than 14", version / 10_000, version % 10_000);
+        return vec![
+            Finding::new(Severity::Error, settings.connect.place(), message)
+                .code("PG0010")
+                .hint("upgrade the server, or read from a newer one"),
+        ];
+    }
+    let findings = match look(&mut sql, settings).await {
+        Ok(facts) => facts.findings(settings),
+        Err(error) => vec![fault::finding(error, "cannot read the catalog", &settings.connect)],
+    };
+    sql.close().await;
+    findings
+}
+
+async fn look(sql: &mut Connection, settings: &Settings) -> Result<Facts, WireError> {
+    let rows = sql.query(SERVER_QUERY).await?;
+    let server = rows.first().ok_or_else(|| WireError::Protocol("no answer to a catalog query".to_owned()))?;
+    let publication = format!(
+        "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot \
+         FROM pg_catalog.pg_publication WHERE pubname = {}",
+        escape_literal(&settings.publication)
+    );
+    let publication = sql.query(&publication).await?.first().map(|row| Publication {
+        insert: row.is_true(0),
+        update: row.is_true(1),
+        delete: row.is_true(2),
+        truncate: row.is_true(3),
+        via_root: row.is_true(4),
+    });
+    Ok(Facts {
+        wal_level: server.get(0).unwrap_or_default().to_owned(),
+        may_replicate: server.is_true(1),
+        max_slots: server.parse(2)?,
+        used_slots: server.parse(3)?,
+        max_senders: server.parse(4)?,
+        used_senders: server.parse(5)?,
+        role: server.get(6).unwrap_or_default().to_owned(),
+        database: server.get(7).unwrap_or_default().to_owned(),
+        publication,
+        slot: catalog::read_slot(sql, &settings.slot).await?,
+        tables: catalog::read_tables(sql, &settings.publication, &settings.tables).await?,
+    })
+}
+
+/// `rds_replication` is how Amazon RDS grants what is an attribute of the role elsewhere.
+const SERVER_QUERY: &str = "SELECT current_setting('wal_level'), \
+    COALESCE((SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles WHERE rolname = current_user), false) \
+    OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = 'rds_replication' \
+    AND pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER')), \
+    current_setting('max_replication_slots'), (SELECT count(*) FROM pg_catalog.pg_replication_slots), \
+    current_setting('max_wal_senders'), (SELECT count(*) FROM pg_catalog.pg_stat_replication), \
+    current_user, current_database()";
+
+struct Facts {
+    wal_level: String,
+    may_replicate: bool,
+    max_slots: u32,
+    used_slots: u32,
+    max_senders: u32,
+    used_senders: u32,
+    role: String,
+    database: String,
+    publication: Option<Publication>,
+    slot: Option<Slot>,
+    tables: Vec<CatalogTable>,
+}
+
+struct Publication {
+    insert: bool,
+    update: bool,
+    delete: bool,
+    truncate: bool,
+    via_root: bool,
+}
+
+impl Facts {
+    fn findings(&self, settings: &Settings) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        self.judge_server(settings, &mut findings);
+        self.judge_slot(settings, &mut findings);
+        self.judge_publication(settings, &mut findings);
+        for id in &settings.tables {
+            match self.tables.iter().find(|table| table.id == *id) {
+                Some(table) => self.judge_table(settings, table, &mut findings),
+                None => findings.push(
+                    Finding::new(Severity::Error, id.within_source(), "there is no such table")
+                        .code("PG0017")
+                        .hint("names are case-sensitive here, as in double quotes; the form is `schema.table`"),
+                ),
+            }
+        }
+        findings
+    }
+
+    fn judge_server(&self, settings: &Settings, findings: &mut Vec<Finding>) {
+        let place = settings.connect.place();
+        if self.wal_level != "logical" {
+            let message = format!("wal_level is `{}`, logical replication needs `logical`", self.wal_level);
+            findings.push(
+                Finding::new(Severity::Error, place.clone(), message)
+                    .code("PG0011")
+                    .sql("ALTER SYSTEM SET wal_level = 'logical';")
+                    .hint("takes effect when the server is restarted"),
+            );
+        }
+        if !self.may_replicate {
+            let message = format!("role `{}` lacks the REPLICATION attribute", self.role);
+            findings.push(
+                Finding::new(Severity::Error, place.clone(), message)
+                    .code("PG0012")
+                    .sql(format!("ALTER ROLE {} REPLICATION;", escape_identifier(&self.role)))
+                    .hint("on Amazon RDS: GRANT rds_replication TO the role"),
+            );
+        }
+        if self.slot.is_none() && self.used_slots >= self.max_slots {
+            let message = format!("all {} replication slots are taken", self.max_slots);
+            findings.push(
+                Finding::new(Severity::Error, place.clone(), message)
+                    .code("PG0019")
+                    .sql(format!("ALTER SYSTEM SET max_replication_slots = {};", self.max_slots + 4))
+                    .hint("takes effect when the server is restarted; or drop a slot that nobody reads"),
+            );
+        }
+        let our_own = u32::from(self.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()));
+        if self.used_senders.saturating_sub(our_own) >= self.max_senders {
+            let message = format!("all {} WAL senders are taken", self.max_senders);
+            findings.push(
+                Finding::new(Severity::Error, place, message)
+                    .code("PG0019")
+                    .sql(format!("ALTER SYSTEM SET max_wal_senders = {};", self.max_senders + 4))
+                    .hint("takes effect when the server is restarted"),
+            );
+        }
+    }
+
+    fn judge_slot(&self, settings: &Settings, findings: &mut Vec<Finding>) {
+        let Some(slot) = &self.slot else { return };
+        let name = &settings.slot;
+        let mut error = |code, message: String| {
+            findings.push(
+                Finding::new(Severity::Error, format!("slot {name}"), message)
+                    .code(code)
+                    .sql(format!("SELECT pg_drop_replication_slot({});", escape_literal(name)))
+                    .hint("drop it if nobody needs it, or give this source another with `slot:`"),
+            );
+        };
+        if slot.plugin.as_deref() != Some("pgoutput") {
+            let plugin = slot.plugin.as_deref().unwrap_or("physical replication");
+            error("PG0021", format!("the slot exists, but for `{plugin}` and not for `pgoutput`"));
+        } else if slot.database.as_deref() != Some(&self.database) {
+            let database = slot.database.as_deref().unwrap_or_default();
+            error("PG0021", format!("the slot exists, but in database `{database}`"));
+        }
+        if slot.wal_status.as_deref() == Some("lost") {
+            error("PG0022", "the server removed WAL that the slot still needed".to_owned());
+        }
+        if let Some(pid) = slot.active_pid {
+            findings.push(
+                Finding::new(Severity::Warning, format!("slot {name}"), format!("process {pid} is reading the slot"))
+                    .code("PG0020")
+                    .hint("expected if this pipeline runs already; otherwise find out who reads it before you end it")
+                    .sql(format!("SELECT * FROM pg_stat_replication WHERE pid = {pid};")),
+            );
+        }
+    }
+
+    fn judge_publication(&self, settings: &Settings, findings: &mut Vec<Finding>) {
+        let name = escape_identifier(&settings.publication);
+        let subject = format!("publication {}", settings.publication);
+        let Some(publication) = &self.publication else {
+            let tables: Vec<String> = settings.tables.iter().map(catalog::quoted).collect();
+            let create = format!("CREATE PUBLICATION {name} FOR TABLE {};", tables.join(", "));
+            findings.push(
+                Finding::new(Severity::Error, subject, "there is no such publication").code("PG0014").sql(create),
+            );
+            return;
+        };
+        let operations = [
+            ("insert", publication.insert),
+            ("update", publication.update),
+            ("delete", publication.delete),
+            ("truncate", publication.truncate),
+        ];
+        let missing: Vec<&str> = operations.iter().filter(|(_, sent)| !sent).map(|(name, _)| *name).collect();
+        if !missing.is_empty() {
+            let message = format!("it does not publish {}; the target will not see them", missing.join(", "));
+            findings.push(
+                Finding::new(Severity::Warning, subject, message)
+                    .code("PG0016")
+                    .sql(format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');")),
+            );
+        }
+    }
+
+    fn judge_table(&self, settings: &Settings, table: &CatalogTable, findings: &mut Vec<Finding>) {
+        let (subject, quoted) = (table.id.within_source(), catalog::quoted(&table.id));
+        let mut found = |severity, code, message: String| Finding::new(severity, subject.clone(), message).code(code);
+        if !matches!(table.kind.as_str(), "r" | "p") {
+            let message = "it is not a table: views, foreign tables and the like are not replicated".to_owned();
+            findings.push(found(Severity::Error, "PG0017", message));
+            return;
+        }
+        if !table.schema_usable {
+            let schema = escape_identifier(table.id.namespace.as_deref().unwrap_or("public"));
+            let grant = format!("GRANT USAGE ON SCHEMA {schema} TO {};", escape_identifier(&self.role));
+            let message = format!("role `{}` may not use its schema", self.role);
+            findings.push(found(Severity::Error, "PG0013", message).sql(grant));
+        }
+        if !table.readable {
+            let grant = format!("GRANT SELECT ON {quoted} TO {};", escape_identifier(&self.role));
+            let message = format!("role `{}` may not read it, which the first copy needs", self.role);
+            findings.push(found(Severity::Error, "PG0013", message).sql(grant));
+        }
+        for column in table.columns.iter().filter(|column| envelope::is_reserved(&column.name)) {
+            let message = format!("column `{}` begins with `__`, which is reserved", column.name);
+            findings.push(
+                found(Severity::Error, "PG0030", message)
+                    .hint("rename it, or leave it out with a column list in the publication"),
+            );
+        }
+        let Some(publication) = &self.publication else { return };
+        if !table.published {
+            findings.push(self.not_published(settings, table, publication, found));
+            return;
+        }
+        let identified = match table.identity {
+            ReplicaIdentity::Full => true,
+            ReplicaIdentity::Nothing => false,
+            ReplicaIdentity::Default | ReplicaIdentity::Index => table.columns.iter().any(|column| column.key),
+        };
+        if !identified && (publication.update || publication.delete) {
+            let cause = match table.identity {
+                ReplicaIdentity::Nothing => "its replica identity is NOTHING",
+                _ => "it has no primary key and no other replica identity",
+            };
+            findings.push(
+                found(Severity::Error, "PG0018", format!("{cause}, so that PostgreSQL refuses UPDATE and DELETE on it"))
+                    .sql(format!("ALTER TABLE {quoted} REPLICA IDENTITY FULL;"))
+                    .hint("better: give it a primary key, or ALTER TABLE … REPLICA IDENTITY USING INDEX"),
+            );
+        }
+    }
+
+    fn not_published(
+        &self,
+        settings: &Settings,
+        table: &CatalogTable,
+        publication: &Publication,
+        mut found: impl FnMut(Severity, &'static str, String) -> Finding,
+    ) -> Finding {
+        let name = escape_identifier(&settings.publication);
+        if table.kind == "p" && !publication.via_root {
+            return found(
+                Severity::Error,
+                "PG0023",
+                "it is partitioned, and the publication sends its changes under the names of its partitions".to_owned(),
+            )
+            .sql(format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);"))
+            .hint("then make sure that the publication lists the table; or name its partitions in `tables`");
+        }
+        found(Severity::Error, "PG0015", format!("publication `{}` does not cover it", settings.publication))
+            .sql(format!("ALTER PUBLICATION {name} ADD TABLE {};", catalog::quoted(&table.id)))
+    }
+}
+
+/// The tables of `wanted` that `found` lacks.
+pub(crate) fn missing<'a>(wanted: &'a [TableId], found: &[CatalogTable]) -> Vec<&'a TableId> {
+    wanted.iter().filter(|id| found.iter().all(|table| table.id != **id)).collect()
+}

@@ -1,0 +1,228 @@
+//! From pgoutput messages to events: which rows share a batch, and where the stream may be
+//! cut. Knows no socket; times are given to it.
+
+use std::time::Duration;
+
+use millstream_core::{Boundary, PartitionId, Result, SourceEvent};
+use tokio::time::Instant;
+
+use super::outbox::Outbox;
+use super::tables::{Tables, UnknownTypes};
+use crate::config::BatchLimits;
+use crate::decode::pgoutput::{self, Message};
+use crate::decode::{ChangeContext, Lsn, ProtocolError, TableDecoder};
+use crate::plan::position_of;
+
+/// Under a steady load small transactions share a batch for at most this long.
+const LONGEST_LINGER: Duration = Duration::from_millis(100);
+/// How often a log in which nothing is ours moves the partition on.
+const IDLE_ADVANCE: Duration = Duration::from_secs(3);
+/// The same where the server asks for a reply, as it does while it shuts down.
+const IDLE_ADVANCE_ASKED: Duration = Duration::from_millis(500);
+
+/// Collects rows per table and says when they are handed on.
+///
+/// Rows are handed on with a boundary at the end of the last complete transaction, or, inside a
+/// transaction that outgrows the limits, without one. No batch ever holds rows of a complete
+/// transaction together with later ones of an incomplete one and is followed by a boundary
+/// between them: once an incomplete transaction was handed on, the next boundary is its own.
+pub(super) struct Assembler {
+    partition: PartitionId,
+    limits: BatchLimits,
+    pub(super) tables: Tables,
+    pub(super) outbox: Outbox,
+    transaction: Option<Transaction>,
+    /// Rows that were decoded and not handed on.
+    rows: usize,
+    /// Their bytes on the wire.
+    bytes: usize,
+    /// When the first of them came.
+    oldest: Option<Instant>,
+    /// The last complete transaction with rows of ours that no boundary tells of yet.
+    complete: Option<(Lsn, i64)>,
+    /// The last boundary's position, or what was held at the start.
+    announced: Lsn,
+    /// Every transaction that commits before this was read.
+    reached: Lsn,
+    /// Whether the server asked for a reply since the last idle advance.
+    asked: bool,
+    last_advance: Instant,
+}
+
+struct Transaction {
+    position: String,
+    committed_at: i64,
+    /// The next row's ordinal; also whether there was a row.
+    ordinal: i64,
+}
+
+impl Assembler {
+    /// `held` is the last commit LSN that need not be announced.
+    pub(super) fn new(partition: PartitionId, limits: BatchLimits, tables: Tables, outbox: Outbox, held: Lsn) -> Self {
+        Self {
+            partition,
+            limits,
+            tables,
+            outbox,
+            transaction: None,
+            rows: 0,
+            bytes: 0,
+            oldest: None,
+            complete: None,
+            announced: held,
+            reached: Lsn(0),
+            asked: false,
+            last_advance: Instant::now(),
+        }
+    }
+
+    /// Takes one pgoutput message. After `Some`, the types are to be looked up and the same
+    /// message given again.
+    ///
+    /// # Errors
+    /// `Corrupt` for a message that breaks the protocol, `SchemaChange` for a table that was renamed.
+    pub(super) fn take(&mut self, data: &[u8]) -> Result<Option<UnknownTypes>> {
+        if self.tables.ignores(data) {
+            return Ok(None);
+        }
+        match pgoutput::parse(data, false)?.message {
+            Message::Begin(begin) => {
+                // What waited long enough is not kept waiting by a transaction of unknown length.
+                if self.complete.is_some() && self.age() > self.limits.linger.0 {
+                    self.hand_on_with_boundary()?;
+                }
+                let position = begin.final_lsn.padded();
+                self.transaction = Some(Transaction { position, committed_at: begin.committed_at, ordinal: 0 });
+            }
+            Message::Commit(commit) => {
+                let transaction = self.transaction.take().ok_or(ProtocolError::UnknownContent("a commit"))?;
+                self.reached = self.reached.max(Lsn(commit.commit_lsn.0 + 1));
+                if transaction.ordinal > 0 {
+                    self.complete = Some((commit.commit_lsn, commit.committed_at));
+                }
+                if self.is_full() || self.age() > LONGEST_LINGER.max(self.limits.linger.0) {
+                    self.hand_on_with_boundary()?;
+                }
+            }
+            Message::Relation(relation) => return self.tables.describe(&relation, &mut self.outbox),
+            Message::Insert { relation, new } => {
+                self.change(relation, new.wire_bytes(), |decoder, context| decoder.insert(context, &new))?;
+            }
+            Message::Update { relation, old, new } => {
+                self.change(relation, new.wire_bytes(), |decoder, context| decoder.update(context, old.as_ref(), &new))?;
+            }
+            Message::Delete { relation, old } => {
+                self.change(relation, 0, |decoder, context| decoder.delete(context, &old))?;
+            }
+            Message::Truncate { relations, .. } => {
+                for relation in relations.iter() {
+                    self.change(relation, 0, |decoder, context| decoder.truncate(context))?;
+                }
+            }
+            Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => {}
+            Message::StreamStart { .. }
+            | Message::StreamStop
+            | Message::StreamCommit { .. }
+            | Message::StreamAbort { .. } => {
+                return Err(ProtocolError::UnknownContent("a stream of protocol version 1").into());
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the news that every transaction that commits before `wal_end` was sent. `asked`
+    /// says that the server wants to hear soon how far we are.
+    pub(super) fn reached(&mut self, wal_end: Lsn, asked: bool) {
+        // Inside a transaction the server means the log it decodes, not what it has sent.
+        if self.transaction.is_none() {
+            self.reached = self.reached.max(wal_end);
+            self.asked |= asked;
+        }
+    }
+
+    /// When something is to be handed on if nothing more comes.
+    pub(super) fn due(&self) -> Option<Instant> {
+        if self.transaction.is_some() {
+            return None;
+        }
+        if self.complete.is_some() {
+            return Some(self.oldest? + self.limits.linger.0);
+        }
+        // Positions are inclusive and a commit may begin at `reached` itself.
+        if self.reached.0 <= self.announced.0 + 1 {
+            return None;
+        }
+        let pause = if self.asked { IDLE_ADVANCE_ASKED } else { IDLE_ADVANCE };
+        Some(self.last_advance + pause)
+    }
+
+    /// Hands on what [`due`](Self::due) promised, if its time has come.
+    pub(super) fn hand_on_when_due(&mut self, now: Instant) -> Result<()> {
+        if self.due().is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        if self.complete.is_some() {
+            return self.hand_on_with_boundary();
+        }
+        self.last_advance = now;
+        self.asked = false;
+        self.announce(Lsn(self.reached.0 - 1), None);
+        Ok(())
+    }
+
+    fn change<T>(&mut self, relation: u32, bytes: usize, decode: T) -> Result<()>
+    where
+        T: FnOnce(&mut TableDecoder, &ChangeContext<'_>) -> Result<i64>,
+    {
+        let transaction =
+            self.transaction.as_mut().ok_or(ProtocolError::UnknownContent("a change outside a transaction"))?;
+        let Some((decoder, counter)) = self.tables.decoder(relation)? else { return Ok(()) };
+        let context = ChangeContext {
+            position: &transaction.position,
+            ordinal: transaction.ordinal,
+            committed_at: Some(transaction.committed_at),
+        };
+        let rows = decode(decoder, &context)?;
+        transaction.ordinal += rows;
+        counter.increment(rows.unsigned_abs());
+        self.rows += 1;
+        self.bytes += bytes;
+        self.oldest.get_or_insert_with(Instant::now);
+        if self.is_full() {
+            self.hand_on()?;
+        }
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows >= self.limits.rows || self.bytes as u64 >= self.limits.bytes.0
+    }
+
+    fn age(&self) -> Duration {
+        self.oldest.map_or(Duration::ZERO, |oldest| oldest.elapsed())
+    }
+
+    fn hand_on(&mut self) -> Result<()> {
+        (self.rows, self.bytes, self.oldest) = (0, 0, None);
+        self.tables.hand_on(&mut self.outbox)
+    }
+
+    fn hand_on_with_boundary(&mut self) -> Result<()> {
+        self.hand_on()?;
+        if let Some((lsn, committed_at)) = self.complete.take() {
+            self.announce(lsn, Some(committed_at));
+        }
+        Ok(())
+    }
+
+    fn announce(&mut self, lsn: Lsn, committed_at: Option<i64>) {
+        self.announced = lsn;
+        self.outbox.push(SourceEvent::Boundary(Boundary {
+            partition: self.partition.clone(),
+            position: position_of(lsn),
+            table: None,
+            raises: Vec::new(),
+            committed_at,
+        }));
+    }
+}

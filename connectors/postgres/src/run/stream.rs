@@ -1,0 +1,161 @@
+//! The stream: bytes from the socket to the assembler, events to the engine, and replies to
+//! the server on time, whatever the engine does.
+
+use std::time::Duration;
+
+use millstream_core::{Checkpoint, Error, ErrorKind, PartitionId, Result};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::assembler::Assembler;
+use super::messages::{Envelope, status_update};
+use super::tables::UnknownTypes;
+use crate::catalog;
+use crate::clock;
+use crate::decode::Lsn;
+use crate::fault;
+use crate::plan::lsn_of;
+use crate::wire::{ConnectOptions, Connection, ReplicationStream, Session, WireError};
+
+/// A read that returned less than this was eager: the walsender sends a message per row, and
+/// waking for each makes the reader the bottleneck (ADR 2).
+const SMALL_READ: usize = 16 * 1024;
+/// How long the socket is left alone after a small read. A bounded time, never an amount of
+/// bytes, so that what an idle server sends is answered at once.
+const PAUSE: Duration = Duration::from_millis(1);
+/// A server that was silent for this long is asked for a sign of life; after twice this it is
+/// given up.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long the server may take to accept a status update. It reads them whenever it writes.
+const LONGEST_SEND: Duration = Duration::from_secs(30);
+
+/// A replication stream that runs.
+pub(super) struct Stream<'a> {
+    pub(super) options: &'a ConnectOptions,
+    pub(super) partition: PartitionId,
+    pub(super) wire: ReplicationStream,
+    pub(super) assembler: Assembler,
+    pub(super) durable: watch::Receiver<Checkpoint>,
+    pub(super) cancel: CancellationToken,
+    /// How often the server hears of us, at least.
+    pub(super) status_every: Duration,
+    pub(super) gauges: Gauges,
+}
+
+/// Where the stream stands, for metrics.
+pub(super) struct Gauges {
+    pub(super) received: metrics::Gauge,
+    pub(super) confirmed: metrics::Gauge,
+}
+
+impl Gauges {
+    pub(super) fn of(source: &str) -> Self {
+        let received = metrics::gauge!("millstream_postgres_received_lsn", "source" => source.to_owned());
+        let confirmed = metrics::gauge!("millstream_postgres_confirmed_lsn", "source" => source.to_owned());
+        Self { received, confirmed }
+    }
+}
+
+impl Stream<'_> {
+    /// Runs until it is cancelled or fails.
+    pub(super) async fn run(mut self) -> Result<()> {
+        let cancel = self.cancel.clone();
+        let mut status = interval(self.status_every);
+        status.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut engine_listens = true;
+        let (mut next_read, mut last_heard) = (Instant::now(), Instant::now());
+        loop {
+            if self.assembler.outbox.is_empty() {
+                self.decode().await?;
+            }
+            let taking = self.assembler.outbox.is_empty();
+            let due = self.assembler.due();
+            let now = Instant::now();
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                changed = self.durable.changed(), if engine_listens => {
+                    engine_listens = changed.is_ok();
+                    self.send_status(false).await?;
+                }
+                _ = status.tick() => {
+                    if !taking {
+                        // We are not listening, so the silence is ours.
+                        last_heard = now;
+                    }
+                    let silence = last_heard.elapsed();
+                    if silence > SILENCE * 2 {
+                        let error = WireError::TimedOut("a sign of life of the server", silence);
+                        return Err(fault::explain(error, "the replication stream broke", self.options));
+                    }
+                    self.send_status(silence > SILENCE).await?;
+                }
+                sent = self.assembler.outbox.drive(), if !taking => sent?,
+                () = sleep_until(next_read), if taking && next_read > now => {}
+                filled = self.wire.fill(), if taking && next_read <= now => {
+                    let bytes = filled.map_err(|error| fault::explain(error, "the replication stream broke", self.options))?;
+                    last_heard = Instant::now();
+                    next_read = if bytes < SMALL_READ { last_heard + PAUSE } else { last_heard };
+                }
+                () = sleep_until(due.unwrap_or(now)), if taking && due.is_some() => {
+                    self.assembler.hand_on_when_due(Instant::now())?;
+                }
+            }
+        }
+    }
+
+    /// Decodes what was read, until it is used up or something waits for the engine.
+    async fn decode(&mut self) -> Result<()> {
+        while self.assembler.outbox.is_empty() {
+            let broken = |error| fault::explain(error, "the replication stream ended", self.options);
+            let Some(content) = self.wire.next_buffered().map_err(broken)? else { break };
+            match Envelope::parse(content).map_err(broken)? {
+                Envelope::Data(data) => {
+                    let Some(unknown) = self.assembler.take(data)? else { continue };
+                    let message = data.to_vec();
+                    learn_types(&unknown, self.options, &mut self.assembler).await?;
+                    if self.assembler.take(&message)?.is_some() {
+                        return Err(Error::new(ErrorKind::Internal, "types stay unknown after they were looked up"));
+                    }
+                }
+                Envelope::KeepAlive { wal_end, reply } => {
+                    self.gauges.received.set(wal_end.0 as f64);
+                    self.assembler.reached(wal_end, reply);
+                    if reply {
+                        self.send_status(false).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the server what is durable in the target: one past the last commit that it holds,
+    /// which is exactly what a later start compares its position with.
+    async fn send_status(&mut self, ask_for_reply: bool) -> Result<()> {
+        let held = lsn_of(self.durable.borrow_and_update().position(&self.partition));
+        let confirmed = held.map_or(Lsn(0), |held| Lsn(held.0 + 1));
+        self.gauges.confirmed.set(confirmed.0 as f64);
+        let message = status_update(confirmed, clock::unix_micros(), ask_for_reply);
+        let sent = timeout(LONGEST_SEND, self.wire.send(&message)).await;
+        sent.unwrap_or(Err(WireError::TimedOut("sending a status update", LONGEST_SEND)))
+            .map_err(|error| fault::explain(error, "the replication stream broke", self.options))
+    }
+}
+
+/// Asks the server what the stream did not tell: names and kinds of types that came with a
+/// new column.
+async fn learn_types(unknown: &UnknownTypes, options: &ConnectOptions, assembler: &mut Assembler) -> Result<()> {
+    let lookup = async {
+        let mut sql = Connection::open(options, Session::Sql).await?;
+        let names = catalog::format_types(&mut sql, &unknown.0).await?;
+        let catalog = catalog::read_types(&mut sql).await?;
+        sql.close().await;
+        Ok::<_, WireError>((names, catalog))
+    };
+    let (names, catalog) =
+        lookup.await.map_err(|error| fault::explain(error, "cannot look up the types of a changed table", options))?;
+    assembler.tables.learn(unknown, names, catalog);
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! The tables of a stream: what the server calls them, and their decoders.
+
+use std::collections::HashMap;
+
+use millstream_core::{Error, ErrorKind, PartitionId, Result};
+
+use super::outbox::Outbox;
+use crate::decode::pgoutput::Relation;
+use crate::decode::{Catalog, ProtocolError, TableDecoder};
+use crate::shape::{Shape, TypeNames};
+
+/// Types `(OID, typmod)` that the stream mentions and nobody asked the server about.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct UnknownTypes(pub(super) Vec<(u32, i32)>);
+
+/// Our tables, found by the OIDs that the stream gives to relations.
+pub(super) struct Tables {
+    partition: PartitionId,
+    /// Whether the stream sends binary values.
+    binary: bool,
+    types: TypeNames,
+    tables: Vec<StreamedTable>,
+    /// `None` for a relation that is not ours.
+    by_oid: HashMap<u32, Option<usize>>,
+    /// The relation of the last row: rows of one table come in runs.
+    last: (u32, Option<usize>),
+}
+
+/// A table and what is decoded of it.
+struct StreamedTable {
+    shape: Shape,
+    /// Made by the first Relation message.
+    decoder: Option<TableDecoder>,
+    rows: metrics::Counter,
+}
+
+impl Tables {
+    /// `shapes` are the tables as the catalog describes them now, which may be later than what
+    /// the stream begins with.
+    pub(super) fn new(partition: PartitionId, shapes: Vec<Shape>, types: TypeNames, binary: bool) -> Self {
+        let tables = shapes.into_iter().map(|shape| StreamedTable {
+            rows: rows_counter(&shape.id, "stream"),
+            shape,
+            decoder: None,
+        });
+        // OID 0 is no relation's.
+        Self { partition, binary, types, tables: tables.collect(), by_oid: HashMap::new(), last: (0, None) }
+    }
+
+    /// Whether `message` is a change of a table that is not ours.
+    pub(super) fn ignores(&mut self, message: &[u8]) -> bool {
+        match message {
+            [b'I' | b'U' | b'D', a, b, c, d, ..] => {
+                let oid = u32::from_be_bytes([*a, *b, *c, *d]);
+                if self.last.0 != oid {
+                    match self.by_oid.get(&oid) {
+                        Some(index) => self.last = (oid, *index),
+                        // Unknown: the decoder will complain.
+                        None => return false,
+                    }
+                }
+                self.last.1.is_none()
+            }
+            _ => false,
+        }
+    }
+
+    /// The decoder of a relation that a change names; `None` if it is not ours.
+    pub(super) fn decoder(&mut self, oid: u32) -> Result<Option<(&mut TableDecoder, &metrics::Counter)>> {
+        let unknown = || ProtocolError::UnknownContent("a change before its relation");
+        let index = if self.last.0 == oid { self.last.1 } else { *self.by_oid.get(&oid).ok_or_else(unknown)? };
+        let Some(index) = index else { return Ok(None) };
+        let table = &mut self.tables[index];
+        let decoder = table.decoder.as_mut().ok_or_else(unknown)?;
+        Ok(Some((decoder, &table.rows)))
+    }
+
+    /// Takes a Relation message: changed columns end the decoder's batch and begin another's.
+    /// After `Some`, the types are to be learned and the message given again.
+    pub(super) fn describe(&mut self, relation: &Relation<'_>, outbox: &mut Outbox) -> Result<Option<UnknownTypes>> {
+        let found = self.tables.iter().position(|table| {
+            *table.shape.id.name == *relation.name && table.shape.id.namespace.as_deref() == Some(relation.namespace)
+        });
+        if let Some(Some(before)) = self.by_oid.get(&relation.oid)
+            && found != Some(*before)
+        {
+            return Err(Error::new(ErrorKind::SchemaChange, "a table was renamed")
+                .code("PG0032")
+                .with("table", &self.tables[*before].shape.id)
+                .with("now", format_args!("{}.{}", relation.namespace, relation.name))
+                .hint("name it back, or change the pipeline's `tables` to the new name, which copies it anew"));
+        }
+        let Some(index) = found else {
+            self.by_oid.insert(relation.oid, None);
+            self.last = (0, None);
+            return Ok(None);
+        };
+        let unknown = self.types.unknown(relation);
+        if !unknown.is_empty() {
+            return Ok(Some(UnknownTypes(unknown)));
+        }
+        self.by_oid.insert(relation.oid, Some(index));
+        self.last = (0, None);
+        let table = &mut self.tables[index];
+        let shape = Shape::from_relation(relation, &table.shape, &self.types);
+        if table.decoder.is_some() && shape == table.shape {
+            return Ok(None);
+        }
+        if self.binary && !shape.binary_is_exact(&self.types.catalog) {
+            // The mode belongs to the whole stream and is chosen when it starts.
+            return Err(Error::new(ErrorKind::Unavailable, "a new column needs the stream in text mode")
+                .code("PG0031")
+                .with("table", &shape.id));
+        }
+        if let Some(before) = table.decoder.take() {
+            tracing::info!(table = %shape.id, columns = shape.columns.len(), "the table's columns changed");
+            hand_on(before, outbox)?;
+        }
+        let types = shape.column_types(&self.types.catalog);
+        table.decoder = Some(TableDecoder::new(shape.schema(&self.types.catalog), types, self.partition.clone()));
+        table.shape = shape;
+        Ok(None)
+    }
+
+    /// Takes what the server said about [`UnknownTypes`]: their names, in the same order, and
+    /// all types that are not built in.
+    pub(super) fn learn(&mut self, unknown: &UnknownTypes, names: Vec<String>, catalog: Catalog) {
+        self.types.names.extend(unknown.0.iter().copied().zip(names));
+        self.types.catalog = catalog;
+    }
+
+    /// Hands on all rows of all tables.
+    pub(super) fn hand_on(&mut self, outbox: &mut Outbox) -> Result<()> {
+        for table in &mut self.tables {
+            if let Some(decoder) = &mut table.decoder {
+                take_batches(decoder, outbox)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rows that a source sent, by table and phase (`copy` or `stream`).
+pub(super) fn rows_counter(table: &millstream_core::TableId, phase: &'static str) -> metrics::Counter {
+    metrics::counter!(
+        "millstream_source_rows_total",
+        "source" => table.source.to_string(),
+        "table" => table.within_source(),
+        "phase" => phase
+    )
+}

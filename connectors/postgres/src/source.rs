@@ -1,0 +1,58 @@
+//! The source, as the engine sees it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use millstream_core::{Finding, Result, Source, SourceContext, TableSchema};
+
+use crate::config::{PostgresConfig, Settings};
+use crate::wire::{Connection, Session};
+use crate::{fault, preflight, run};
+
+/// Tables of one PostgreSQL database, read through a publication and a replication slot.
+#[derive(Debug)]
+pub struct PostgresSource {
+    name: String,
+    settings: Settings,
+}
+
+impl PostgresSource {
+    /// Checks the configuration, without I/O. `pipeline` and `name` name the slot unless the
+    /// configuration does.
+    ///
+    /// # Errors
+    /// `Config` (PG0029) for what cannot work.
+    pub fn new(pipeline: &str, name: &str, config: PostgresConfig) -> Result<Self> {
+        let settings = Settings::read(pipeline, name, &config)?;
+        Ok(Self { name: name.to_owned(), settings })
+    }
+
+    /// The replication slot's name.
+    pub fn slot(&self) -> &str {
+        &self.settings.slot
+    }
+}
+
+#[async_trait]
+impl Source for PostgresSource {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn preflight(&mut self) -> Result<Vec<Finding>> {
+        Ok(preflight::preflight(&self.settings).await)
+    }
+
+    async fn tables(&mut self) -> Result<Vec<Arc<TableSchema>>> {
+        let mut sql = Connection::open(&self.settings.connect, Session::Sql)
+            .await
+            .map_err(|error| fault::explain(error, "cannot connect", &self.settings.connect))?;
+        let (shapes, types) = run::describe(&self.settings, &mut sql).await?;
+        sql.close().await;
+        Ok(shapes.iter().map(|shape| shape.schema(&types.catalog)).collect())
+    }
+
+    async fn run(self: Box<Self>, context: SourceContext) -> Result<()> {
+        run::run(&self.settings, &self.name, context).await
+    }
+}

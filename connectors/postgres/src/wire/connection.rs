@@ -1,0 +1,429 @@
+//! A connection: messages in, messages out, and the three conversations that we hold on it.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::error::ServerError;
+use super::socket::{Duplex, Socket};
+use super::{ConnectOptions, WireError, auth};
+
+/// Room for one read. Large, since a system call costs more than the copy.
+const READ_BYTES: usize = 256 * 1024;
+/// A server that claims a longer message than this is not a PostgreSQL (its limit is 1 GiB).
+const LONGEST_MESSAGE: usize = (1 << 30) + 1024;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Session {
+    /// SQL.
+    Sql,
+    /// SQL and replication commands of one database.
+    Replication,
+}
+
+/// An authenticated connection. Dropping it closes the socket.
+pub struct Connection {
+    stream: Box<dyn Duplex>,
+    inbound: BytesMut,
+    outbound: BytesMut,
+    encrypted: bool,
+    end_point: Option<Vec<u8>>,
+    backend_pid: u32,
+    server_version: u32,
+}
+
+/// A row of text values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row(Vec<Option<String>>);
+
+impl Row {
+    /// The value of column `index`; `None` for NULL or where there is no such column.
+    pub fn get(&self, index: usize) -> Option<&str> {
+        self.0.get(index).and_then(Option::as_deref)
+    }
+
+    /// The value of column `index`, parsed.
+    ///
+    /// # Errors
+    /// `Protocol` if it is NULL or not a `T`.
+    pub fn parse<T: std::str::FromStr>(&self, index: usize) -> Result<T, WireError> {
+        let value = self.get(index).and_then(|text| text.parse().ok());
+        value.ok_or_else(|| WireError::Protocol(format!("column {index} of a catalog query has an unexpected form")))
+    }
+
+    /// Whether column `index` is a true boolean.
+    pub fn is_true(&self, index: usize) -> bool {
+        self.get(index) == Some("t")
+    }
+}
+
+impl Connection {
+    /// Connects, authenticates and pins the settings that values are printed by.
+    ///
+    /// # Errors
+    /// Those of the last host tried.
+    pub async fn open(options: &ConnectOptions, session: Session) -> Result<Self, WireError> {
+        let mut failure = WireError::Protocol("no host is configured".to_owned());
+        for host in &options.hosts {
+            let attempt = async {
+                let socket = Socket::open(host, options).await?;
+                Self::start(socket, options, session).await
+            };
+            match timeout(options.connect_timeout, attempt).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => failure = error,
+                Err(_) => {
+                    let source = io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!("no answer within {} s", options.connect_timeout.as_secs()),
+                    );
+                    failure = WireError::Unreachable { host: host.to_string(), source };
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    async fn start(socket: Socket, options: &ConnectOptions, session: Session) -> Result<Self, WireError> {
+        let mut connection = Self {
+            stream: socket.stream,
+            inbound: BytesMut::with_capacity(16 * 1024),
+            outbound: BytesMut::new(),
+            encrypted: socket.encrypted,
+            end_point: socket.end_point,
+            backend_pid: 0,
+            server_version: 0,
+        };
+        let mut parameters = vec![
+            ("user", options.user.as_str()),
+            ("database", options.database.as_str()),
+            ("application_name", "millstream"),
+            ("client_encoding", "UTF8"),
+            ("DateStyle", "ISO"),
+            ("IntervalStyle", "postgres"),
+            ("extra_float_digits", "3"),
+            ("bytea_output", "hex"),
+            ("TimeZone", "UTC"),
+            ("statement_timeout", "0"),
+            ("lock_timeout", "0"),
+            ("idle_in_transaction_session_timeout", "0"),
+        ];
+        if session == Session::Replication {
+            parameters.push(("replication", "database"));
+        }
+        connection.send(|out| frontend::startup_message(parameters, out)).await?;
+        auth::authenticate(&mut connection, options).await?;
+        loop {
+            let (tag, body) = connection.message().await?;
+            match tag {
+                b'K' if body.len() >= 4 => connection.backend_pid = (&body[..]).get_u32(),
+                b'Z' => return Ok(connection),
+                b'E' => return Err(ServerError::parse(&body).into()),
+                other => return Err(unexpected(other, "at the start of a session")),
+            }
+        }
+    }
+
+    /// The server's version as in `server_version_num`: 150004.
+    pub fn server_version(&self) -> u32 {
+        self.server_version
+    }
+
+    /// The process that serves this connection.
+    pub fn backend_pid(&self) -> u32 {
+        self.backend_pid
+    }
+
+    /// Whether TLS protects the connection.
+    pub fn is_encrypted(&self) -> bool {
+        self.encrypted
+    }
+
+    pub(super) fn end_point(&self) -> Option<&[u8]> {
+        self.end_point.as_deref()
+    }
+
+    /// Runs statements by the simple protocol and returns the rows of the last that has any.
+    ///
+    /// Not cancel safe: after a dropped call the connection must be dropped too.
+    pub async fn query(&mut self, sql: &str) -> Result<Vec<Row>, WireError> {
+        self.send(|out| frontend::query(sql, out)).await?;
+        let (mut rows, mut failure) = (Vec::new(), None);
+        loop {
+            let (tag, body) = self.message().await?;
+            match tag {
+                b'T' => rows.clear(),
+                b'D' => rows.push(parse_row(&body)?),
+                b'C' | b'I' => {}
+                b'E' => failure = Some(ServerError::parse(&body)),
+                b'Z' => break,
+                other => return Err(unexpected(other, "in reply to a query")),
+            }
+        }
+        failure.map_or(Ok(rows), |error| Err(error.into()))
+    }
+
+    /// Starts a `COPY … TO STDOUT`.
+    pub async fn copy_out(&mut self, sql: &str) -> Result<CopyOut<'_>, WireError> {
+        self.send(|out| frontend::query(sql, out)).await?;
+        self.expect(b'H', "in reply to COPY").await?;
+        Ok(CopyOut { connection: self, consumed: 0 })
+    }
+
+    /// Starts a `START_REPLICATION …`; the connection serves nothing else afterwards.
+    pub async fn replicate(mut self, command: &str) -> Result<ReplicationStream, WireError> {
+        self.send(|out| frontend::query(command, out)).await?;
+        self.expect(b'W', "in reply to START_REPLICATION").await?;
+        Ok(ReplicationStream { connection: self, consumed: 0 })
+    }
+
+    /// Says goodbye, so that the server logs no broken connection.
+    pub async fn close(mut self) {
+        let goodbye = self.send(|out| {
+            frontend::terminate(out);
+            Ok(())
+        });
+        // The socket is closed either way.
+        let _ = timeout(Duration::from_secs(1), goodbye).await;
+    }
+
+    pub(super) async fn send(
+        &mut self,
+        encode: impl FnOnce(&mut BytesMut) -> io::Result<()>,
+    ) -> Result<(), WireError> {
+        self.outbound.clear();
+        encode(&mut self.outbound)?;
+        self.stream.write_all(&self.outbound).await?;
+        self.stream.flush().await?;
+        Ok(())
+    }
+
+    /// The body of the next authentication request.
+    pub(super) async fn authentication_request(&mut self) -> Result<Bytes, WireError> {
+        match self.message().await? {
+            (b'R', body) => Ok(body),
+            (b'E', body) => Err(ServerError::parse(&body).into()),
+            (other, _) => Err(unexpected(other, "during authentication")),
+        }
+    }
+
+    /// Waits for a message of one kind; after an error, for the server to be ready again.
+    async fn expect(&mut self, wanted: u8, when: &str) -> Result<(), WireError> {
+        let mut failure = None;
+        loop {
+            match (self.message().await?, failure.take()) {
+                ((tag, _), None) if tag == wanted => return Ok(()),
+                ((b'E', body), _) => failure = Some(ServerError::parse(&body)),
+                ((b'Z', _), Some(error)) => return Err(error.into()),
+                ((other, _), _) => return Err(unexpected(other, when)),
+            }
+        }
+    }
+
+    /// The next message that is not a notice, a notification or a change of a parameter.
+    async fn message(&mut self) -> Result<(u8, Bytes), WireError> {
+        loop {
+            while let Some((tag, length)) = frame(&self.inbound)? {
+                let body = self.inbound.split_to(length).freeze().slice(5..);
+                match tag {
+                    b'N' | b'A' => {}
+                    b'S' => self.parameter(&body),
+                    _ => return Ok((tag, body)),
+                }
+            }
+            self.fill().await?;
+        }
+    }
+
+    fn parameter(&mut self, body: &[u8]) {
+        let mut parts = body.split(|byte| *byte == 0);
+        if parts.next() == Some(b"server_version") {
+            self.server_version = version_number(&String::from_utf8_lossy(parts.next().unwrap_or_default()));
+        }
+    }
+
+    /// Waits for bytes, then takes all that are there, up to one read's room. Returns how many.
+    ///
+    /// Cancel safe: what was read is in the buffer.
+    async fn fill(&mut self) -> Result<usize, WireError> {
+        self.inbound.reserve(READ_BYTES);
+        let (stream, inbound) = (&mut self.stream, &mut self.inbound);
+        let mut taken = 0;
+        poll_fn(|context| {
+            // Under TLS one read gives one record; what is ready is several.
+            loop {
+                match pin!(stream.read_buf(inbound)).poll(context) {
+                    Poll::Ready(Ok(0)) if taken == 0 => return Poll::Ready(Err(WireError::Closed)),
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Ok(taken)),
+                    Poll::Ready(Ok(bytes)) => taken += bytes,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                    Poll::Pending if taken == 0 => return Poll::Pending,
+                    Poll::Pending => return Poll::Ready(Ok(taken)),
+                }
+                if taken >= READ_BYTES || inbound.capacity() == inbound.len() {
+                    return Poll::Ready(Ok(taken));
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// A running `COPY … TO STDOUT`. Dropped before its end, it leaves the connection unusable.
+pub struct CopyOut<'a> {
+    connection: &'a mut Connection,
+    consumed: usize,
+}
+
+impl CopyOut<'_> {
+    /// The content of the next CopyData message; `None` at the end, when the connection can be
+    /// used again.
+    ///
+    /// Cancel safe.
+    pub async fn next(&mut self) -> Result<Option<&[u8]>, WireError> {
+        let connection = &mut *self.connection;
+        connection.inbound.advance(std::mem::take(&mut self.consumed));
+        loop {
+            match frame(&connection.inbound)? {
+                None => {
+                    connection.fill().await?;
+                }
+                Some((b'd', length)) => {
+                    self.consumed = length;
+                    return Ok(Some(&self.connection.inbound[5..length]));
+                }
+                Some(_) => break,
+            }
+        }
+        let mut failure = None;
+        loop {
+            match connection.message().await? {
+                (b'c' | b'C', _) => {}
+                (b'E', body) => failure = Some(ServerError::parse(&body)),
+                (b'Z', _) => return failure.map_or(Ok(None), |error| Err(error.into())),
+                (other, _) => return Err(unexpected(other, "during COPY")),
+            }
+        }
+    }
+}
+
+/// A running replication stream.
+pub struct ReplicationStream {
+    connection: Connection,
+    consumed: usize,
+}
+
+impl ReplicationStream {
+    /// The content of the next CopyData message that was read already.
+    ///
+    /// # Errors
+    /// `Server` if the server ended the stream with an error, `Closed` if without one.
+    pub fn next_buffered(&mut self) -> Result<Option<&[u8]>, WireError> {
+        let inbound = &mut self.connection.inbound;
+        inbound.advance(std::mem::take(&mut self.consumed));
+        loop {
+            match frame(inbound)? {
+                None => return Ok(None),
+                Some((b'd', length)) => {
+                    self.consumed = length;
+                    return Ok(Some(&self.connection.inbound[5..length]));
+                }
+                Some((b'E', length)) => return Err(ServerError::parse(&inbound[5..length]).into()),
+                Some((b'N' | b'S' | b'A', length)) => inbound.advance(length),
+                Some((b'c' | b'C' | b'Z', _)) => return Err(WireError::Closed),
+                Some((other, _)) => return Err(unexpected(other, "in a replication stream")),
+            }
+        }
+    }
+
+    /// Waits until the server sent something, takes all that is there, and returns how many
+    /// bytes that was. Call it when [`next_buffered`](Self::next_buffered) has no more.
+    ///
+    /// Cancel safe.
+    pub async fn fill(&mut self) -> Result<usize, WireError> {
+        self.connection.inbound.advance(std::mem::take(&mut self.consumed));
+        self.connection.fill().await
+    }
+
+    /// Sends a CopyData message.
+    ///
+    /// Not cancel safe: a dropped call may leave half a message on the wire.
+    pub async fn send(&mut self, content: &[u8]) -> Result<(), WireError> {
+        let message = frontend::CopyData::new(content)?;
+        self.connection
+            .send(|out| {
+                message.write(out);
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// The tag and whole length of the first message in `buffer`, if all of it is there.
+fn frame(buffer: &[u8]) -> Result<Option<(u8, usize)>, WireError> {
+    let Some((header, _)) = buffer.split_at_checked(5) else { return Ok(None) };
+    let length = (&header[1..]).get_u32() as usize;
+    if !(4..=LONGEST_MESSAGE).contains(&length) {
+        return Err(WireError::Protocol(format!("a message of {length} bytes")));
+    }
+    Ok((buffer.len() > length).then_some((header[0], length + 1)))
+}
+
+fn parse_row(body: &[u8]) -> Result<Row, WireError> {
+    let malformed = || WireError::Protocol("a malformed row".to_owned());
+    let mut rest = body;
+    let count = rest.try_get_u16().map_err(|_| malformed())?;
+    let values = (0..count).map(|_| {
+        let length = rest.try_get_i32().map_err(|_| malformed())?;
+        let Ok(length) = usize::try_from(length) else { return Ok(None) };
+        let (value, tail) = rest.split_at_checked(length).ok_or_else(malformed)?;
+        rest = tail;
+        Ok(Some(String::from_utf8(value.to_vec()).map_err(|_| malformed())?))
+    });
+    values.collect::<Result<_, _>>().map(Row)
+}
+
+/// `15.4 (Debian …)` is 150004, `16devel` is 160000.
+fn version_number(text: &str) -> u32 {
+    let mut parts = text.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse::<u32>().unwrap_or(0));
+    let major = parts.next().unwrap_or(0);
+    let minor = if text.contains('.') { parts.next().unwrap_or(0) } else { 0 };
+    major.saturating_mul(10_000).saturating_add(minor)
+}
+
+fn unexpected(tag: u8, when: &str) -> WireError {
+    WireError::Protocol(format!("message `{}` {when}", char::from(tag).escape_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_found_when_all_of_it_is_there() {
+        assert_eq!(frame(b"d\0\0\0").unwrap(), None);
+        assert_eq!(frame(b"d\0\0\0\x06a").unwrap(), None);
+        assert_eq!(frame(b"d\0\0\0\x06abE").unwrap(), Some((b'd', 7)));
+        assert!(frame(b"d\0\0\0\x03").is_err());
+        assert!(frame(b"d\xff\0\0\x03").is_err());
+    }
+
+    #[test]
+    fn rows_and_versions_are_read() {
+        let row = parse_row(b"\0\x03\0\0\0\x01t\xff\xff\xff\xff\0\0\0\x0242").unwrap();
+        assert!(row.is_true(0));
+        assert_eq!(row.get(1), None);
+        assert_eq!(row.parse::<u32>(2).unwrap(), 42);
+        assert!(parse_row(b"\0\x01\0\0\0\x09t").is_err());
+        assert_eq!(version_number("15.4 (Debian 15.4-1)"), 150_004);
+        assert_eq!(version_number("17beta1"), 170_000);
+    }
+}

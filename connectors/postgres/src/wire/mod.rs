@@ -1,0 +1,15 @@
+//! A thin client for the PostgreSQL wire protocol, version 3.0: what replication and first
+//! copies need and nothing more. Authentication, escaping and the encoding of requests come
+//! from `postgres-protocol`; sockets, TLS and framing are here, because how the socket is read
+//! decides how fast a walsender can send (ADR 2).
+
+mod auth;
+mod connection;
+mod error;
+mod options;
+mod socket;
+mod tls;
+
+pub use connection::{Connection, CopyOut, ReplicationStream, Row, Session};
+pub use error::{ServerError, WireError};
+pub use options::{ConnectOptions, Host, InvalidUrl, TlsMode};

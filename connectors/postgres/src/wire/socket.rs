@@ -1,0 +1,92 @@
+//! Sockets: TCP or Unix, plain or TLS.
+
+use std::io;
+
+use postgres_protocol::message::frontend;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpSocket, UnixStream};
+use tokio_rustls::{TlsConnector, rustls};
+
+use super::{ConnectOptions, Host, TlsMode, WireError, tls};
+
+/// A byte stream in both directions.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// An open socket, after the TLS handshake if there is one.
+pub(super) struct Socket {
+    pub(super) stream: Box<dyn Duplex>,
+    /// Whether TLS protects it.
+    pub(super) encrypted: bool,
+    /// The server's `tls-server-end-point`, where TLS is used and the certificate defines one.
+    pub(super) end_point: Option<Vec<u8>>,
+}
+
+impl Socket {
+    /// Opens a socket to one host. The caller sets a time limit.
+    pub(super) async fn open(host: &Host, options: &ConnectOptions) -> Result<Self, WireError> {
+        let unreachable = |source| WireError::Unreachable { host: host.to_string(), source };
+        match host {
+            Host::Unix(folder, port) => {
+                let path = folder.join(format!(".s.PGSQL.{port}"));
+                let stream = UnixStream::connect(path).await.map_err(unreachable)?;
+                Ok(Self { stream: Box::new(stream), encrypted: false, end_point: None })
+            }
+            Host::Tcp(name, port) => {
+                let stream = connect_tcp(name, *port).await.map_err(unreachable)?;
+                if options.tls == TlsMode::Disable {
+                    return Ok(Self { stream: Box::new(stream), encrypted: false, end_point: None });
+                }
+                upgrade(stream, name, options).await
+            }
+        }
+    }
+}
+
+async fn connect_tcp(name: &str, port: u16) -> io::Result<tokio::net::TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in tokio::net::lookup_host((name, port)).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_keepalive(true)?;
+        socket.set_nodelay(true)?;
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Asks for TLS (PostgreSQL manual, 55.2.11).
+async fn upgrade(mut stream: tokio::net::TcpStream, name: &str, options: &ConnectOptions) -> Result<Socket, WireError> {
+    let mut request = bytes::BytesMut::new();
+    frontend::ssl_request(&mut request);
+    stream.write_all(&request).await?;
+    // One byte and no more: whatever came after it in the clear must not be taken for TLS content.
+    match stream.read_u8().await? {
+        b'S' => {}
+        b'N' if options.tls == TlsMode::Prefer => {
+            return Ok(Socket { stream: Box::new(stream), encrypted: false, end_point: None });
+        }
+        b'N' => return Err(WireError::TlsNotOffered),
+        other => return Err(WireError::Protocol(format!("byte {other} in reply to a request for TLS"))),
+    }
+    let connector = TlsConnector::from(std::sync::Arc::new(tls::client_config(options)?));
+    let server = ServerName::try_from(name.to_owned())
+        .map_err(|error| WireError::Tls(rustls::Error::General(error.to_string())))?;
+    // rustls reads 4 KiB at a time; the buffer under it makes that one system call in sixteen.
+    let buffered = BufReader::with_capacity(64 * 1024, stream);
+    let stream = connector.connect(server, buffered).await.map_err(handshake_error)?;
+    let certificates = stream.get_ref().1.peer_certificates();
+    let end_point = certificates.and_then(|chain| chain.first()).and_then(|leaf| tls::server_end_point(leaf));
+    Ok(Socket { stream: Box::new(stream), encrypted: true, end_point })
+}
+
+fn handshake_error(error: io::Error) -> WireError {
+    match error.downcast::<rustls::Error>() {
+        Ok(tls) => WireError::Tls(tls),
+        Err(other) => WireError::Io(other),
+    }
+}

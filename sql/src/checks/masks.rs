@@ -1,0 +1,221 @@
+//! Row tests over a batch, as masks with one bit for each row.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder};
+use arrow_schema::DataType;
+use millstream_core::{ChangeBatch, Op, envelope};
+
+use super::plan::{ColumnTest, Compiled, RowTest};
+use super::program::Program;
+
+/// A batch, and which of its rows and cells may be checked at all.
+pub(super) struct View<'a> {
+    pub(super) rows: &'a RecordBatch,
+    /// Each row's operation.
+    pub(super) ops: Vec<Op>,
+    /// Rows with an after-image: not deletes, not truncates.
+    pub(super) living: BooleanBuffer,
+    /// Per column, the rows in which the source did not send it.
+    unchanged: HashMap<String, BooleanBuffer>,
+}
+
+/// What a check says of a batch.
+pub(super) struct Masks {
+    /// Rows that were checked, whole or in part.
+    pub(super) subject: BooleanBuffer,
+    /// Rows that fail, by reason.
+    pub(super) failing: Vec<(Arc<str>, BooleanBuffer)>,
+}
+
+impl Masks {
+    /// Rows that fail for any reason.
+    pub(super) fn any(&self) -> BooleanBuffer {
+        let none = BooleanBuffer::new_unset(self.subject.len());
+        self.failing.iter().fold(none, |any, (_, mask)| &any | mask)
+    }
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(batch: &'a ChangeBatch) -> Self {
+        // An unknown letter is treated as a delete, which passes through untouched.
+        let ops: Vec<Op> =
+            batch.ops().iter().map(|op| op.and_then(Op::from_letter).unwrap_or(Op::Delete)).collect();
+        let living = ops.iter().map(|op| matches!(op, Op::Read | Op::Create | Op::Update)).collect();
+        Self { rows: batch.rows(), living, unchanged: unchanged(batch.rows()), ops }
+    }
+
+    /// The rows of `subject` in which the source sent all of `columns`.
+    pub(super) fn sent<'n>(
+        &self,
+        subject: &BooleanBuffer,
+        columns: impl IntoIterator<Item = &'n str>,
+    ) -> BooleanBuffer {
+        let mut sent = subject.clone();
+        for missing in columns.into_iter().filter_map(|column| self.unchanged.get(column)) {
+            sent = &sent & &!missing;
+        }
+        sent
+    }
+
+    /// Whether the source left `column` out of `row`.
+    pub(super) fn is_unchanged(&self, column: &str, row: usize) -> bool {
+        self.unchanged.get(column).is_some_and(|rows| rows.value(row))
+    }
+
+    /// The living rows that a check's `where` picks, and those on which it cannot be evaluated.
+    pub(super) fn subject(&self, condition: Option<&Program>) -> (BooleanBuffer, Option<BooleanBuffer>) {
+        match condition {
+            None => (self.living.clone(), None),
+            Some(program) => {
+                let asked = self.sent(&self.living, program.names());
+                let verdicts = program.evaluate(self.rows, &asked);
+                (verdicts.yes, Some(verdicts.broken))
+            }
+        }
+    }
+}
+
+/// Evaluates a row test. A column that the source did not send is not checked in that row.
+pub(super) fn of(check: &Compiled, test: &RowTest, view: &View<'_>) -> Masks {
+    let (picked, broken) = view.subject(check.condition.as_ref());
+    let mut failing = Vec::new();
+    let subject = match test {
+        RowTest::NotNull(columns) => {
+            for column in columns {
+                let sent = view.sent(&picked, [column.name.as_str()]);
+                if let Some(nulls) = view.rows.column(column.index).logical_nulls() {
+                    failing.push((column.reason.clone(), &sent & &!nulls.inner()));
+                }
+            }
+            picked
+        }
+        RowTest::Regex(column, regex) => {
+            let sent = view.sent(&picked, [column.name.as_str()]);
+            let mask = text_fails(view.rows.column(column.index), &sent, |text| !regex.is_match(text));
+            note(column, mask, &sent, &mut failing);
+            sent
+        }
+        RowTest::Length { column, min, max } => {
+            let sent = view.sent(&picked, [column.name.as_str()]);
+            let array = view.rows.column(column.index);
+            let outside = |length: usize| !(*min..=*max).contains(&(length as u64));
+            let mask = text_fails(array, &sent, |text| outside(text.chars().count()))
+                .or_else(|| binary_fails(array, &sent, |bytes| outside(bytes.len())));
+            note(column, mask, &sent, &mut failing);
+            sent
+        }
+        RowTest::Condition { program, reason } => {
+            let sent = view.sent(&picked, program.names());
+            let verdicts = program.evaluate(view.rows, &sent);
+            failing.push((reason.clone(), verdicts.no));
+            let why = format!("{}: the condition cannot be evaluated on the row", check.kind);
+            failing.push((why.into(), verdicts.broken));
+            sent
+        }
+    };
+    let subject = match broken {
+        None => subject,
+        Some(broken) => {
+            let subject = &subject | &broken;
+            failing.push((format!("{}: its `where` cannot be evaluated on the row", check.kind).into(), broken));
+            subject
+        }
+    };
+    failing.retain(|(_, mask)| mask.count_set_bits() > 0);
+    Masks { subject, failing }
+}
+
+/// A column whose type is not the one that was planned fails whole rather than passing unseen.
+fn note(
+    column: &ColumnTest,
+    mask: Option<BooleanBuffer>,
+    sent: &BooleanBuffer,
+    failing: &mut Vec<(Arc<str>, BooleanBuffer)>,
+) {
+    failing.push((column.reason.clone(), mask.unwrap_or_else(|| sent.clone())));
+}
+
+/// Rows of `subject` whose text is there and `fails`; `None` if the column is not text.
+fn text_fails(array: &ArrayRef, subject: &BooleanBuffer, fails: impl Fn(&str) -> bool) -> Option<BooleanBuffer> {
+    match array.data_type() {
+        DataType::Utf8 => {
+            let texts = array.as_string::<i32>();
+            Some(mask(array, subject, |row| fails(texts.value(row))))
+        }
+        DataType::LargeUtf8 => {
+            let texts = array.as_string::<i64>();
+            Some(mask(array, subject, |row| fails(texts.value(row))))
+        }
+        DataType::Utf8View => {
+            let texts = array.as_string_view();
+            Some(mask(array, subject, |row| fails(texts.value(row))))
+        }
+        DataType::Dictionary(_, values) => {
+            text_fails(&arrow_cast::cast(array, values).ok()?, subject, fails)
+        }
+        _ => None,
+    }
+}
+
+/// Rows of `subject` whose bytes are there and `fail`; `None` if the column is not binary.
+fn binary_fails(array: &ArrayRef, subject: &BooleanBuffer, fails: impl Fn(&[u8]) -> bool) -> Option<BooleanBuffer> {
+    match array.data_type() {
+        DataType::Binary => {
+            let bytes = array.as_binary::<i32>();
+            Some(mask(array, subject, |row| fails(bytes.value(row))))
+        }
+        DataType::LargeBinary => {
+            let bytes = array.as_binary::<i64>();
+            Some(mask(array, subject, |row| fails(bytes.value(row))))
+        }
+        DataType::BinaryView => {
+            let bytes = array.as_binary_view();
+            Some(mask(array, subject, |row| fails(bytes.value(row))))
+        }
+        DataType::Dictionary(_, values) => {
+            binary_fails(&arrow_cast::cast(array, values).ok()?, subject, fails)
+        }
+        _ => None,
+    }
+}
+
+fn mask(array: &ArrayRef, subject: &BooleanBuffer, fails: impl Fn(usize) -> bool) -> BooleanBuffer {
+    let mut mask = BooleanBufferBuilder::new(subject.len());
+    mask.append_n(subject.len(), false);
+    for row in subject.set_indices() {
+        if array.is_valid(row) && fails(row) {
+            mask.set_bit(row, true);
+        }
+    }
+    mask.finish()
+}
+
+/// Which rows name which columns in `__unchanged`.
+fn unchanged(rows: &RecordBatch) -> HashMap<String, BooleanBuffer> {
+    let mut masks: HashMap<String, BooleanBufferBuilder> = HashMap::new();
+    let Some(lists) = rows.column_by_name(envelope::UNCHANGED).and_then(|column| column.as_list_opt::<i32>()) else {
+        return HashMap::new();
+    };
+    if lists.null_count() == lists.len() {
+        return HashMap::new();
+    }
+    let names = lists.values().as_string::<i32>();
+    for row in (0..lists.len()).filter(|row| lists.is_valid(*row)) {
+        let span = lists.value_offsets()[row] as usize..lists.value_offsets()[row + 1] as usize;
+        for name in span.map(|place| names.value(place)) {
+            if !masks.contains_key(name) {
+                let mut empty = BooleanBufferBuilder::new(lists.len());
+                empty.append_n(lists.len(), false);
+                masks.insert(name.to_owned(), empty);
+            }
+            if let Some(mask) = masks.get_mut(name) {
+                mask.set_bit(row, true);
+            }
+        }
+    }
+    masks.into_iter().map(|(name, mut mask)| (name, mask.finish())).collect()
+}

@@ -1,0 +1,188 @@
+//! Uniqueness among the rows that are alive in an epoch.
+//!
+//! A stream may create, delete and create one key again, so values are followed, not counted:
+//! a create or an update takes its value, a delete or a truncate frees it, and an update that
+//! moves a row to another value frees the old one. A row fails if its value is held by another.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_buffer::BooleanBuffer;
+use arrow_row::{RowConverter, Rows, SortField};
+use arrow_schema::ArrowError;
+use millstream_core::{Op, TableSchema};
+
+/// How many values an epoch may hold before uniqueness is no longer verified: at most 70 MB.
+pub(super) const MAX_VALUES: usize = 900_000;
+
+/// The columns that must be unique, and those that tell one row from another.
+#[derive(Debug)]
+pub(super) struct UniqueTest {
+    pub(super) reason: std::sync::Arc<str>,
+    names: Vec<String>,
+    columns: Vec<usize>,
+    values: RowConverter,
+    identity: Identity,
+}
+
+/// How rows are told apart.
+#[derive(Debug)]
+enum Identity {
+    /// The table has no key: an update cannot be told from another row, and is not checked.
+    None,
+    /// The unique columns are the key, so an update never takes another row's value.
+    Same,
+    /// The table's key.
+    Key { columns: Vec<usize>, converter: RowConverter },
+}
+
+/// The values that rows of this epoch hold, as 128-bit hashes.
+#[derive(Debug, Default)]
+pub(super) struct UniqueState {
+    /// Value to the row that holds it.
+    holders: HashMap<u128, u128>,
+    /// Row to the value that it holds; empty where the value is the row's identity.
+    held: HashMap<u128, u128>,
+    hashers: (RandomState, RandomState),
+    /// Rows whose value could not be remembered.
+    pub(super) unverified: u64,
+}
+
+/// The values and identities of a batch, ready to be compared.
+pub(super) struct Prepared {
+    values: Rows,
+    keys: Option<Rows>,
+    /// Rows with a NULL in a unique column, which equals nothing.
+    null: BooleanBuffer,
+}
+
+impl UniqueTest {
+    pub(super) fn new(names: &[String], columns: Vec<usize>, table: &TableSchema) -> Result<Self, ArrowError> {
+        let converter = |columns: &[usize]| {
+            let fields = columns.iter().map(|index| SortField::new(table.columns.field(*index).data_type().clone()));
+            RowConverter::new(fields.collect())
+        };
+        let mut key: Vec<usize> = table.key.iter().filter_map(|name| table.columns.index_of(name).ok()).collect();
+        key.sort_unstable();
+        let mut sorted = columns.clone();
+        sorted.sort_unstable();
+        let identity = if key.is_empty() {
+            Identity::None
+        } else if key == sorted {
+            Identity::Same
+        } else {
+            Identity::Key { converter: converter(&key)?, columns: key }
+        };
+        let listed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let reason = match names {
+            [_] => format!("unique: another row of the epoch holds the same value in column {listed}"),
+            _ => format!("unique: another row of the epoch holds the same values in columns {listed}"),
+        };
+        Ok(Self { reason: reason.into(), names: names.to_vec(), values: converter(&columns)?, columns, identity })
+    }
+
+    /// Names of the unique columns.
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    pub(super) fn prepare(&self, rows: &RecordBatch) -> Result<Prepared, ArrowError> {
+        let pick = |columns: &[usize]| -> Vec<ArrayRef> { columns.iter().map(|i| rows.column(*i).clone()).collect() };
+        let columns = pick(&self.columns);
+        let mut null = BooleanBuffer::new_unset(rows.num_rows());
+        for nulls in columns.iter().filter_map(|column| column.logical_nulls()) {
+            null = &null | &!nulls.inner();
+        }
+        let keys = match &self.identity {
+            Identity::Key { columns, converter } => Some(converter.convert_columns(&pick(columns))?),
+            Identity::None | Identity::Same => None,
+        };
+        Ok(Prepared { values: self.values.convert_columns(&columns)?, keys, null })
+    }
+
+    /// Whether `row`, which is about to live, takes a value that another row holds. `None` if
+    /// that cannot be told, or if its value is NULL.
+    pub(super) fn clashes(&self, batch: &Prepared, row: usize, op: Op, state: &UniqueState) -> Option<bool> {
+        if batch.null.value(row) || (matches!(self.identity, Identity::None) && op == Op::Update) {
+            return None;
+        }
+        let (value, owner) = state.hashes(batch, row);
+        let holder = state.holders.get(&value);
+        Some(match op {
+            Op::Update => holder.is_some_and(|holder| *holder != owner),
+            _ => holder.is_some(),
+        })
+    }
+
+    /// Notes that `row` lives with its value.
+    pub(super) fn admit(&self, batch: &Prepared, row: usize, op: Op, state: &mut UniqueState) {
+        let (value, owner) = state.hashes(batch, row);
+        if matches!(self.identity, Identity::None) && op == Op::Update {
+            return;
+        }
+        if batch.keys.is_some() {
+            state.free(owner);
+        }
+        if batch.null.value(row) {
+            return;
+        }
+        if state.holders.len() >= MAX_VALUES {
+            state.unverified += u64::from(!state.holders.contains_key(&value));
+            return;
+        }
+        state.holders.entry(value).or_insert(owner);
+        if batch.keys.is_some() {
+            state.held.insert(owner, value);
+        }
+    }
+
+    /// Notes that `row` is gone, or no longer subject to the check.
+    pub(super) fn release(&self, batch: &Prepared, row: usize, state: &mut UniqueState) {
+        let (value, owner) = state.hashes(batch, row);
+        match self.identity {
+            Identity::Key { .. } => state.free(owner),
+            Identity::Same | Identity::None => {
+                if !batch.null.value(row) {
+                    state.holders.remove(&value);
+                }
+            }
+        }
+    }
+}
+
+impl UniqueState {
+    /// Frees every value: the table was emptied.
+    pub(super) fn empty(&mut self) {
+        self.holders.clear();
+        self.held.clear();
+    }
+
+    /// Starts the next epoch, and gives the memory back.
+    pub(super) fn clear(&mut self) {
+        self.holders = HashMap::new();
+        self.held = HashMap::new();
+        self.unverified = 0;
+    }
+
+    fn free(&mut self, owner: u128) {
+        if let Some(value) = self.held.remove(&owner)
+            && self.holders.get(&value) == Some(&owner)
+        {
+            self.holders.remove(&value);
+        }
+    }
+
+    /// The hashes of a row's value and of its identity.
+    fn hashes(&self, batch: &Prepared, row: usize) -> (u128, u128) {
+        let value = self.hash(batch.values.row(row).data());
+        let owner = batch.keys.as_ref().map_or(value, |keys| self.hash(keys.row(row).data()));
+        (value, owner)
+    }
+
+    /// Two keyed 64-bit hashes: nobody can craft rows that collide.
+    fn hash(&self, bytes: &[u8]) -> u128 {
+        let (high, low) = (self.hashers.0.hash_one(bytes), self.hashers.1.hash_one(bytes));
+        (u128::from(high) << 64) | u128::from(low)
+    }
+}

@@ -1,0 +1,56 @@
+//! Prometheus metrics: the recorder, and what each metric means.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// Renders what was recorded.
+#[derive(Clone)]
+pub struct Exposition(Arc<PrometheusHandle>);
+
+static INSTALLED: OnceLock<Exposition> = OnceLock::new();
+
+/// Bounds of the commit-duration histogram, in seconds.
+const COMMIT_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+impl Exposition {
+    /// Installs the process's recorder, once; later calls return the same one.
+    ///
+    /// # Errors
+    /// If another recorder was installed by somebody else.
+    pub fn install() -> anyhow::Result<Self> {
+        if let Some(installed) = INSTALLED.get() {
+            return Ok(installed.clone());
+        }
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), COMMIT_SECONDS)?
+            .install_recorder()?;
+        describe();
+        Ok(INSTALLED.get_or_init(|| Self(Arc::new(handle))).clone())
+    }
+
+    /// The Prometheus text format.
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+
+    /// Folds histogram samples together now and then, which bounds their memory.
+    pub async fn keep_up(self) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            self.0.run_upkeep();
+        }
+    }
+}
+
+fn describe() {
+    describe_counter!("millstream_received_rows_total", Unit::Count, "Rows received from sources, rejected ones included");
+    describe_counter!("millstream_committed_rows_total", Unit::Count, "Rows published in target tables");
+    describe_counter!("millstream_quarantined_rows_total", Unit::Count, "Rows sent to quarantine");
+    describe_counter!("millstream_check_failures_total", Unit::Count, "Rows that failed a check, or failed epoch checks");
+    describe_counter!("millstream_pipeline_failures_total", Unit::Count, "Errors that ended a run of a pipeline, by kind");
+    describe_gauge!("millstream_commit_lag_seconds", Unit::Seconds, "Time between a source's commit and ours, last epoch");
+    describe_histogram!("millstream_commit_duration_seconds", Unit::Seconds, "Time that one epoch's commit took");
+}

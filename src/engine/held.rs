@@ -1,0 +1,42 @@
+//! Leaving out rows that a table already holds.
+
+use arrow_array::builder::BooleanBufferBuilder;
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, BooleanArray};
+use arrow_select::filter::filter_record_batch;
+use millstream_core::{ChangeBatch, Checkpoint, Error, ErrorKind, PartitionId, Position, Result};
+
+/// The rows of `batch` that lie after `held`; `None` if there are none.
+///
+/// Tables resume from the least position of all of them, so each meets rows again that its
+/// own last commit already holds.
+pub fn rows_after(batch: &ChangeBatch, held: &Checkpoint) -> Result<Option<ChangeBatch>> {
+    let partitions = batch.partitions();
+    let reached: Vec<Position> = partitions
+        .values()
+        .as_string::<i32>()
+        .iter()
+        .map(|name| held.position(&PartitionId::from(name.unwrap_or_default())).clone())
+        .collect();
+    if reached.iter().all(|position| *position == Position::Beginning) {
+        return Ok(Some(batch.clone()));
+    }
+    let positions = batch.positions();
+    let mut keep = BooleanBufferBuilder::new(batch.num_rows());
+    let mut kept = 0;
+    for (row, key) in partitions.keys().values().iter().enumerate() {
+        let partition = usize::try_from(*key).unwrap_or_default();
+        let new = !reached[partition].holds(positions.value(row));
+        kept += usize::from(new);
+        keep.append(new);
+    }
+    if kept == batch.num_rows() {
+        return Ok(Some(batch.clone()));
+    }
+    if kept == 0 {
+        return Ok(None);
+    }
+    let rows = filter_record_batch(batch.rows(), &BooleanArray::new(keep.finish(), None))
+        .map_err(|e| Error::new(ErrorKind::Internal, "cannot filter a change batch").caused_by(e))?;
+    batch.derive(batch.schema().clone(), rows).map(Some)
+}

@@ -1,0 +1,16 @@
+//! The engine: carries events from sources through SQL and checks into sinks, and commits.
+//!
+//! Decisions are pure functions ([`epoch`], [`resume`], [`held`]); [`run`] carries them out.
+//! Nothing here knows a particular connector, the command line or the admin interface.
+
+pub mod epoch;
+mod held;
+mod inlet;
+mod output;
+pub mod plan;
+pub mod resume;
+mod run;
+pub mod status;
+
+pub use plan::{ModelDefinition, PipelineSpec, SinkSpec};
+pub use run::{FAILPOINTS, Outcome, run};

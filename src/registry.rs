@@ -1,0 +1,94 @@
+//! Which connectors this binary holds: the one place that names them, and the one place with
+//! `#[cfg(feature)]`.
+
+use std::sync::Arc;
+
+use millstream_core::{Result, Sink, Source};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+
+/// The configuration of a source: `{postgres: {…}}`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceConfig {
+    /// PostgreSQL logical replication.
+    #[cfg(feature = "postgres")]
+    Postgres(millstream_postgres::PostgresConfig),
+    /// Kafka topics.
+    #[cfg(feature = "kafka")]
+    Kafka(millstream_kafka::KafkaConfig),
+}
+
+impl SourceConfig {
+    /// The connector's name, as in the configuration.
+    pub fn connector(&self) -> &'static str {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => "postgres",
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_) => "kafka",
+        }
+    }
+
+    /// Builds the source `name` of `pipeline`, without I/O.
+    ///
+    /// # Errors
+    /// `Config` for settings that contradict each other.
+    pub fn build(&self, pipeline: &str, name: &str) -> Result<Box<dyn Source>> {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => {
+                Ok(Box::new(millstream_postgres::PostgresSource::new(pipeline, name, config.clone())?))
+            }
+            #[cfg(feature = "kafka")]
+            Self::Kafka(config) => Ok(Box::new(millstream_kafka::KafkaSource::new(pipeline, name, config.clone())?)),
+        }
+    }
+}
+
+/// The configuration of a sink: what stands under `parquet:` and the like.
+#[derive(Debug, Clone)]
+pub enum SinkConfig {
+    /// Parquet files on an object store.
+    #[cfg(feature = "parquet")]
+    Parquet(millstream_parquet::ParquetConfig),
+}
+
+/// The sinks that a configuration may name.
+pub const SINKS: &[&str] = &[
+    #[cfg(feature = "parquet")]
+    "parquet",
+];
+
+impl SinkConfig {
+    /// Reads the configuration of the sink connector called `connector`.
+    ///
+    /// # Errors
+    /// An unknown field where no connector has that name.
+    pub fn deserialize<'de, D: Deserializer<'de>>(connector: &str, deserializer: D) -> Result<Self, D::Error> {
+        match connector {
+            #[cfg(feature = "parquet")]
+            "parquet" => millstream_parquet::ParquetConfig::deserialize(deserializer).map(Self::Parquet),
+            other => Err(D::Error::custom(format!("there is no sink connector `{other}`"))),
+        }
+    }
+
+    /// The connector's name, as in the configuration.
+    pub fn connector(&self) -> &'static str {
+        match self {
+            #[cfg(feature = "parquet")]
+            Self::Parquet(_) => "parquet",
+        }
+    }
+
+    /// Builds the sink, without I/O.
+    ///
+    /// # Errors
+    /// `Config` for settings that contradict each other.
+    pub fn build(&self) -> Result<Arc<dyn Sink>> {
+        match self {
+            #[cfg(feature = "parquet")]
+            Self::Parquet(config) => Ok(Arc::new(millstream_parquet::ParquetSink::new(config.clone())?)),
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The integration tests: the engine on memory connectors, and the daemon on real servers.
+
+mod bad_input;
+mod daemon;
+mod engine;
+mod lake;
+mod postgres_to_parquet;
+mod project;
