@@ -1,0 +1,381 @@
+//! Changes of one table: wire rows into the columns of a change batch.
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch, StructArray};
+use arrow_buffer::NullBufferBuilder;
+use arrow_schema::SchemaRef;
+use arrow_select::filter::filter_record_batch;
+use millstream_core::quarantine::{QuarantineBuilder, Raw, RowPlace};
+use millstream_core::{ChangeBatch, EnvelopeBuilder, Error, ErrorKind, Op, PartitionId, Result, TableSchema};
+
+use super::column::ColumnBuilder;
+use super::pgoutput::OldTuple;
+use super::raw_row::row_as_json;
+use super::value_error::ValueError;
+use super::{ColumnType, CopyRow, ProtocolError, Tuple, TupleValue};
+use crate::clock;
+
+/// The `check` under which quarantine files rows that could not be decoded.
+const CHECK: &str = "decode";
+/// What the reserved columns of a row take, roughly.
+const ENVELOPE_BYTES: usize = 48;
+
+/// Where a change stands in its partition.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChangeContext<'a> {
+    /// The text of `__position`: [`Lsn::padded`](super::Lsn::padded) of the commit.
+    pub(crate) position: &'a str,
+    /// The ordinal of the change's first row.
+    pub(crate) ordinal: i64,
+    /// Commit time in microseconds since the Unix epoch.
+    pub(crate) committed_at: Option<i64>,
+}
+
+/// Collects changes of one table with one set of columns.
+///
+/// Each call that takes a change returns how many ordinals it used: 2 for an update that moved
+/// a row to another key, which is a delete and a create, else 1. A row that cannot be decoded
+/// uses its ordinal too and goes to the rejected rows with the column, its type and the
+/// reason. Their `Err` means that the stream itself makes no sense.
+pub(crate) struct TableDecoder {
+    schema: Arc<TableSchema>,
+    batch_schema: SchemaRef,
+    types: Vec<ColumnType>,
+    partition: PartitionId,
+    /// Whether each column belongs to the key.
+    key: Vec<bool>,
+    columns: Vec<ColumnBuilder>,
+    before: Option<BeforeImage>,
+    envelope: EnvelopeBuilder,
+    /// Indexes of rows that were completed with nulls because one of their values was refused.
+    /// They are taken out when the batch is built.
+    refused: Vec<usize>,
+    rejects: QuarantineBuilder,
+    bytes: usize,
+}
+
+struct BeforeImage {
+    columns: Vec<ColumnBuilder>,
+    nulls: NullBufferBuilder,
+}
+
+/// A row to append: its values, what fills the values that were not sent, and what it was before.
+struct Row<'a, V> {
+    op: Op,
+    values: V,
+    old: Option<&'a OldTuple<'a>>,
+    before: Option<&'a Tuple<'a>>,
+}
+
+/// Which value was refused.
+struct Refusal {
+    column: usize,
+    in_before: bool,
+    error: ValueError,
+}
+
+impl TableDecoder {
+    /// An empty decoder. `types` are those of `schema.columns`, in the same order, which is also
+    /// the order of the columns in every row.
+    pub(crate) fn new(schema: Arc<TableSchema>, types: Vec<ColumnType>, partition: PartitionId) -> Self {
+        debug_assert!(schema.columns.fields().iter().zip(&types).all(|(f, t)| *f.data_type() == t.arrow()));
+        let builders = || types.iter().map(ColumnBuilder::new).collect::<Vec<_>>();
+        let before = schema.before_image.then(|| BeforeImage { columns: builders(), nulls: NullBufferBuilder::new(0) });
+        Self {
+            batch_schema: schema.batch_schema(),
+            key: schema.columns.fields().iter().map(|field| schema.key.contains(field.name())).collect(),
+            columns: builders(),
+            before,
+            schema,
+            types,
+            partition,
+            envelope: EnvelopeBuilder::default(),
+            refused: Vec::new(),
+            rejects: QuarantineBuilder::default(),
+            bytes: 0,
+        }
+    }
+
+    /// The table as this decoder's batches have it.
+    pub(crate) fn schema(&self) -> &Arc<TableSchema> {
+        &self.schema
+    }
+
+    /// Takes a row of a first copy. Columns that need text must have been copied as text.
+    ///
+    /// # Errors
+    /// `Corrupt` if the row has another number of columns than the table; so for all changes.
+    pub(crate) fn copy(&mut self, context: &ChangeContext<'_>, row: &CopyRow<'_>) -> Result<i64> {
+        self.expect_columns(row.len())?;
+        self.bytes += row.wire_bytes();
+        // Taken out for the call, because the values are told apart by them.
+        let types = std::mem::take(&mut self.types);
+        let values = row.iter().zip(&types).map(|(field, r#type)| match field {
+            None => TupleValue::Null,
+            Some(bytes) if r#type.needs_text() => TupleValue::Text(bytes),
+            Some(bytes) => TupleValue::Binary(bytes),
+        });
+        self.append(context, &types, &Row { op: Op::Read, values, old: None, before: None });
+        self.types = types;
+        Ok(1)
+    }
+
+    /// Takes an insert.
+    pub(crate) fn insert(&mut self, context: &ChangeContext<'_>, new: &Tuple<'_>) -> Result<i64> {
+        self.expect_columns(new.len())?;
+        self.append_tuple(context, Op::Create, new, None, None);
+        Ok(1)
+    }
+
+    /// Takes an update. Values that were not sent because they did not change are taken from the
+    /// old row where it has them, and named in `__unchanged` where it has not.
+    pub(crate) fn update(
+        &mut self,
+        context: &ChangeContext<'_>,
+        old: Option<&OldTuple<'_>>,
+        new: &Tuple<'_>,
+    ) -> Result<i64> {
+        self.expect_columns(new.len())?;
+        if let Some(OldTuple::Key(tuple) | OldTuple::Full(tuple)) = old {
+            self.expect_columns(tuple.len())?;
+            if self.moves_key(tuple, new) {
+                self.append_tuple(context, Op::Delete, tuple, None, whole(old));
+                let second = ChangeContext { ordinal: context.ordinal + 1, ..*context };
+                self.append_tuple(&second, Op::Create, new, old, None);
+                return Ok(2);
+            }
+        }
+        self.append_tuple(context, Op::Update, new, old, whole(old));
+        Ok(1)
+    }
+
+    /// Takes a delete: the key, or with REPLICA IDENTITY FULL the whole row.
+    pub(crate) fn delete(&mut self, context: &ChangeContext<'_>, old: &OldTuple<'_>) -> Result<i64> {
+        let (OldTuple::Key(tuple) | OldTuple::Full(tuple)) = old;
+        self.expect_columns(tuple.len())?;
+        self.append_tuple(context, Op::Delete, tuple, None, whole(Some(old)));
+        Ok(1)
+    }
+
+    /// Takes a truncate.
+    pub(crate) fn truncate(&mut self, context: &ChangeContext<'_>) -> Result<i64> {
+        for column in &mut self.columns {
+            column.append_null();
+        }
+        if let Some(before) = &mut self.before {
+            before.append_null();
+        }
+        self.close_row(context, Op::Truncate, &[]);
+        Ok(1)
+    }
+
+    /// Rows that [`finish`](Self::finish) would return.
+    pub(crate) fn len(&self) -> usize {
+        self.envelope.len() - self.refused.len()
+    }
+
+    /// Whether neither [`finish`](Self::finish) nor [`finish_rejects`](Self::finish_rejects)
+    /// would return anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0 && self.rejects.is_empty()
+    }
+
+    /// About how many bytes the rows take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The rows since the last call; `None` if there are none.
+    ///
+    /// # Errors
+    /// `Internal` if the columns do not fit the schema, which is a fault of this crate.
+    pub(crate) fn finish(&mut self) -> Result<Option<ChangeBatch>> {
+        self.bytes = 0;
+        let refused = std::mem::take(&mut self.refused);
+        let total = self.envelope.len();
+        if total == 0 {
+            return Ok(None);
+        }
+        let fault =
+            |error| Error::new(ErrorKind::Internal, "cannot build a change batch").with("table", &self.schema.id).caused_by(error);
+        let mut arrays: Vec<ArrayRef> = self.columns.iter_mut().map(ColumnBuilder::finish).collect();
+        arrays.extend(self.envelope.finish());
+        if let Some(before) = &mut self.before {
+            let fields = self.schema.columns.fields().clone();
+            let columns = before.columns.iter_mut().map(ColumnBuilder::finish).collect();
+            let image = StructArray::try_new_with_length(fields, columns, before.nulls.finish(), total).map_err(fault)?;
+            arrays.push(Arc::new(image));
+        }
+        let mut rows = RecordBatch::try_new(self.batch_schema.clone(), arrays).map_err(fault)?;
+        if !refused.is_empty() {
+            let mut keep = vec![true; total];
+            for row in refused {
+                keep[row] = false;
+            }
+            rows = filter_record_batch(&rows, &BooleanArray::from(keep)).map_err(fault)?;
+        }
+        if rows.num_rows() == 0 { Ok(None) } else { ChangeBatch::try_new(self.schema.clone(), rows).map(Some) }
+    }
+
+    /// The rejected rows since the last call, as a quarantine batch; `None` if there are none.
+    ///
+    /// # Errors
+    /// As [`QuarantineBuilder::finish`].
+    pub(crate) fn finish_rejects(&mut self) -> Result<Option<ChangeBatch>> {
+        if self.rejects.is_empty() { Ok(None) } else { self.rejects.finish().map(Some) }
+    }
+
+    fn expect_columns(&self, found: usize) -> Result<()> {
+        let expected = self.columns.len();
+        if found == expected { Ok(()) } else { Err(ProtocolError::ColumnCount { expected, found }.into()) }
+    }
+
+    /// Whether an update gives another key to the row. A key that was not sent did not change.
+    fn moves_key(&self, old: &Tuple<'_>, new: &Tuple<'_>) -> bool {
+        let mut pairs = self.key.iter().zip(old.iter().zip(new.iter()));
+        pairs.any(|(key, (old, new))| *key && new != TupleValue::Unchanged && old != new)
+    }
+
+    fn append_tuple(
+        &mut self,
+        context: &ChangeContext<'_>,
+        op: Op,
+        tuple: &Tuple<'_>,
+        old: Option<&OldTuple<'_>>,
+        before: Option<&Tuple<'_>>,
+    ) {
+        self.bytes += tuple.wire_bytes() + before.map_or(0, Tuple::wire_bytes);
+        let types = std::mem::take(&mut self.types);
+        self.append(context, &types, &Row { op, values: tuple.iter(), old, before });
+        self.types = types;
+    }
+
+    /// Appends a row, or rejects it; either way every builder grows by one.
+    fn append<'a, V>(&mut self, context: &ChangeContext<'_>, types: &[ColumnType], row: &Row<'a, V>)
+    where
+        V: Iterator<Item = TupleValue<'a>> + Clone,
+    {
+        let mut unchanged = Vec::new();
+        let refusal = self.append_values(row, &mut unchanged).and_then(|()| self.append_before(row.before));
+        let Err(refusal) = refusal else { return self.close_row(context, row.op, &unchanged) };
+        let at = self.envelope.len();
+        for column in &mut self.columns {
+            if column.len() == at {
+                column.append_null();
+            }
+        }
+        if let Some(before) = &mut self.before {
+            before.complete(at);
+        }
+        self.refused.push(at);
+        self.close_row(context, row.op, &[]);
+
+        let names = self.schema.columns.fields().iter().map(|field| field.name().as_str());
+        let raw = row_as_json(row.op, names.zip(types), row.values.clone(), row.before.map(Tuple::iter));
+        let reason = format!(
+            "column `{}` ({}){}: {}",
+            self.schema.columns.field(refusal.column).name(),
+            types[refusal.column].name(),
+            if refusal.in_before { " before the change" } else { "" },
+            refusal.error
+        );
+        let place = RowPlace {
+            partition: &self.partition,
+            position: context.position,
+            ordinal: context.ordinal,
+            committed_at: context.committed_at,
+        };
+        let table = self.schema.id.to_string();
+        self.rejects.append(&table, CHECK, &reason, Raw::Json(&raw), place, clock::unix_micros());
+    }
+
+    /// Appends the values and gathers the columns that stay unknown.
+    fn append_values<'a, V>(&mut self, row: &Row<'a, V>, unchanged: &mut Vec<usize>) -> Result<(), Refusal>
+    where
+        V: Iterator<Item = TupleValue<'a>> + Clone,
+    {
+        for (index, (column, value)) in self.columns.iter_mut().zip(row.values.clone()).enumerate() {
+            let value = match (value, row.old) {
+                (TupleValue::Unchanged, Some(OldTuple::Full(old))) => old.iter().nth(index).unwrap_or(value),
+                (TupleValue::Unchanged, Some(OldTuple::Key(old))) if self.key[index] => {
+                    old.iter().nth(index).unwrap_or(value)
+                }
+                _ => value,
+            };
+            if value == TupleValue::Unchanged {
+                unchanged.push(index);
+            }
+            append_value(column, value).map_err(|error| Refusal { column: index, in_before: false, error })?;
+        }
+        Ok(())
+    }
+
+    fn append_before(&mut self, image: Option<&Tuple<'_>>) -> Result<(), Refusal> {
+        let Some(before) = &mut self.before else { return Ok(()) };
+        let Some(image) = image else {
+            before.append_null();
+            return Ok(());
+        };
+        for (index, (column, value)) in before.columns.iter_mut().zip(image.iter()).enumerate() {
+            append_value(column, value).map_err(|error| Refusal { column: index, in_before: true, error })?;
+        }
+        before.nulls.append_non_null();
+        Ok(())
+    }
+
+    fn close_row(&mut self, context: &ChangeContext<'_>, op: Op, unchanged: &[usize]) {
+        self.bytes += ENVELOPE_BYTES;
+        let ChangeContext { position, ordinal, committed_at } = *context;
+        if unchanged.is_empty() {
+            return self.envelope.append(op, &self.partition, position, ordinal, committed_at);
+        }
+        let fields = self.schema.columns.fields();
+        let names: Vec<&str> = unchanged.iter().map(|index| fields[*index].name().as_str()).collect();
+        self.envelope.append_partial(op, &self.partition, position, ordinal, committed_at, &names);
+    }
+}
+
+impl BeforeImage {
+    fn append_null(&mut self) {
+        for column in &mut self.columns {
+            column.append_null();
+        }
+        self.nulls.append_null();
+    }
+
+    /// Brings every builder to `row + 1` values.
+    fn complete(&mut self, row: usize) {
+        for column in &mut self.columns {
+            if column.len() == row {
+                column.append_null();
+            }
+        }
+        if self.nulls.len() == row {
+            self.nulls.append_null();
+        }
+    }
+}
+
+/// The old row, where all of it was sent.
+fn whole<'a>(old: Option<&'a OldTuple<'a>>) -> Option<&'a Tuple<'a>> {
+    match old {
+        Some(OldTuple::Full(tuple)) => Some(tuple),
+        _ => None,
+    }
+}
+
+fn append_value(column: &mut ColumnBuilder, value: TupleValue<'_>) -> Result<(), ValueError> {
+    match value {
+        TupleValue::Null | TupleValue::Unchanged => {
+            column.append_null();
+            Ok(())
+        }
+        TupleValue::Text(text) => column.append_text(text),
+        TupleValue::Binary(bytes) => column.append_binary(bytes),
+    }
+}
+
+#[cfg(test)]
+#[path = "rows_tests.rs"]
+mod tests;
