@@ -1,6 +1,5 @@
 //! The connection to the brokers: librdkafka's configuration, what it reports, and requests.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +38,9 @@ struct Reported {
     refusal: Option<(RDKafkaErrorCode, String)>,
     /// The last thing that went wrong on any connection.
     last: Option<String>,
+    /// Whether a broker was ever connected: a TLS handshake that fails later than that is one
+    /// that a restarting broker broke off.
+    connected: bool,
     /// Since when no broker is connected.
     down_since: Option<Instant>,
     /// The last report on partitions.
@@ -95,7 +97,8 @@ impl ClientContext for Reports {
         tracing::debug!(?code, reason, "kafka connection error");
         let mut state = self.state();
         state.last = Some(reason.to_owned());
-        if let Some(code) = code.filter(|code| is_refusal(*code)) {
+        let broken_off = code == Some(RDKafkaErrorCode::SSL) && state.connected;
+        if let Some(code) = code.filter(|code| is_refusal(*code) && !broken_off) {
             state.refusal.get_or_insert_with(|| (code, reason.to_owned()));
         }
     }
@@ -103,7 +106,7 @@ impl ClientContext for Reports {
     fn stats(&self, statistics: Statistics) {
         let mut state = self.state();
         if statistics.brokers.values().any(|broker| broker.state == "UP") {
-            state.down_since = None;
+            (state.down_since, state.connected) = (None, true);
         } else {
             state.down_since.get_or_insert_with(Instant::now);
         }
@@ -129,22 +132,27 @@ impl Client {
     /// # Errors
     /// `Config` if librdkafka refuses an option.
     pub fn new(config: &KafkaConfig, group: &str) -> Result<Self> {
-        let consumer = native_config(config, group)?.create_with_context(Reports::default()).map_err(refused_option)?;
+        Self::from_native(config, &native_config(config, group)?)
+    }
+
+    /// As [`new`](Self::new), for a client whose polls also tell when a partition's end is reached.
+    pub fn that_sees_ends(config: &KafkaConfig, group: &str) -> Result<Self> {
+        Self::from_native(config, native_config(config, group)?.set("enable.partition.eof", "true"))
+    }
+
+    fn from_native(config: &KafkaConfig, native: &ClientConfig) -> Result<Self> {
+        let consumer = native.create_with_context(Reports::default()).map_err(refused_option)?;
         Ok(Self { consumer, brokers: config.brokers.to_string(), timeout: config.timeout.0 })
     }
 
-    /// The number of partitions of each of `topics`.
+    /// The number of partitions of `topic`.
     ///
     /// # Errors
-    /// `Config` for a topic that does not exist, `Denied`, `Unavailable`.
-    pub fn partitions(&self, topics: &[String]) -> Result<HashMap<String, i32>> {
-        topics.iter().map(|topic| Ok((topic.clone(), self.partitions_of(topic)?))).collect()
-    }
-
-    /// The number of partitions of `topic`; errors as for [`partitions`](Self::partitions).
+    /// `Config` if it does not exist, `Denied`, `Unavailable`.
     pub fn partitions_of(&self, topic: &str) -> Result<i32> {
         let metadata =
             self.consumer.fetch_metadata(Some(topic), self.timeout).map_err(|error| self.explain(&error))?;
+        self.consumer.context().state().connected = true;
         let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
             return Err(no_topic(topic));
         };

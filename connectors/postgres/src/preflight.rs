@@ -2,7 +2,7 @@
 //! that mends it.
 
 use millstream_core::envelope;
-use millstream_core::{Finding, Severity, TableId};
+use millstream_core::{Finding, Severity};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::catalog::{self, CatalogTable, ReplicaIdentity, Slot};
@@ -287,7 +287,3 @@ impl Facts {
     }
 }
 
-/// The tables of `wanted` that `found` lacks.
-pub(crate) fn missing<'a>(wanted: &'a [TableId], found: &[CatalogTable]) -> Vec<&'a TableId> {
-    wanted.iter().filter(|id| found.iter().all(|table| table.id != **id)).collect()
-}

@@ -59,10 +59,10 @@ async fn shows_nothing_before_the_commit(subject: &dyn SinkSubject) {
     let mut writer = open(subject, table).await;
     assert!(writer.checkpoint().is_empty(), "a new table holds nothing");
     write(&mut writer, table, 1..=5).await;
-    assert_eq!(places(subject, table).await, [], "written rows must be invisible");
+    assert_eq!(places(subject, table).await, Vec::<u64>::new(), "written rows must be invisible");
     let prepared = writer.prepare(advance(0, 5)).await.unwrap();
     assert_eq!(prepared.rows, 5);
-    assert_eq!(places(subject, table).await, [], "prepared rows must be invisible");
+    assert_eq!(places(subject, table).await, Vec::<u64>::new(), "prepared rows must be invisible");
     let receipt = writer.commit(prepared).await.unwrap();
     assert_eq!(receipt.rows, 5);
     assert_eq!(places(subject, table).await, [1, 2, 3, 4, 5]);
@@ -172,7 +172,7 @@ async fn commits_positions_alone(subject: &dyn SinkSubject) {
     writer.commit(prepared).await.unwrap();
     assert_eq!(writer.checkpoint(), &forms);
     assert_eq!(open(subject, table).await.checkpoint(), &forms);
-    assert_eq!(places(subject, table).await, []);
+    assert_eq!(places(subject, table).await, Vec::<u64>::new());
 }
 
 async fn aborts_without_a_trace(subject: &dyn SinkSubject) {
@@ -184,7 +184,7 @@ async fn aborts_without_a_trace(subject: &dyn SinkSubject) {
     let _prepared = writer.prepare(advance(0, 3)).await.unwrap();
     writer.abort().await.unwrap();
     assert_eq!(writer.checkpoint(), &Checkpoint::default());
-    assert_eq!(places(subject, table).await, []);
+    assert_eq!(places(subject, table).await, Vec::<u64>::new());
     write(&mut writer, table, 1..=1).await;
     commit(&mut writer, 0, 1).await;
     assert_eq!(

@@ -11,31 +11,29 @@ use super::ColumnType;
 use super::text_form::write_any;
 use super::tuple::TupleValue;
 
-/// The name and type of each column, in the order of the values.
-type Columns<'a> = &'a mut dyn Iterator<Item = (&'a str, &'a ColumnType)>;
-
 /// Writes a row. The values are as they were sent, decoded or not.
-pub(super) fn row_as_json<'a>(
+pub(super) fn row_as_json<'c, 'a>(
     op: Op,
-    columns: impl Iterator<Item = (&'a str, &'a ColumnType)> + Clone,
+    columns: impl Iterator<Item = (&'c str, &'c ColumnType)> + Clone,
     values: impl Iterator<Item = TupleValue<'a>>,
     before: Option<impl Iterator<Item = TupleValue<'a>>>,
 ) -> String {
     let mut out = format!("{{\"__op\":\"{}\"", op.letter());
-    write_columns(&mut out, ",", &mut columns.clone(), values);
+    write_columns(&mut out, ",", columns.clone(), values);
     if let Some(before) = before {
         out.push_str(",\"__before\":{");
-        write_columns(&mut out, "", &mut columns.clone(), before);
+        write_columns(&mut out, "", columns, before);
         out.push('}');
     }
     out.push('}');
     out
 }
 
-fn write_columns<'a>(
+/// Writes the values that were sent, named by the columns, which may be more.
+fn write_columns<'c, 'a>(
     out: &mut String,
     first_separator: &str,
-    columns: Columns<'a>,
+    columns: impl Iterator<Item = (&'c str, &'c ColumnType)>,
     values: impl Iterator<Item = TupleValue<'a>>,
 ) {
     let mut separator = first_separator;

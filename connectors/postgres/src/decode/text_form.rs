@@ -111,7 +111,10 @@ fn write_bits(out: &mut String, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn fields<'a, T>(bytes: &'a [u8], read: impl Fn(&mut Reader<'a>) -> Result<T, ProtocolError>) -> Result<T> {
+/// Reads the fields of a value.
+type WireRead<'a, T> = fn(&mut Reader<'a>) -> std::result::Result<T, ProtocolError>;
+
+fn fields<'a, T>(bytes: &'a [u8], read: WireRead<'a, T>) -> Result<T> {
     let mut reader = Reader::new(bytes);
     let value = read(&mut reader).map_err(|_| ValueError::Length)?;
     reader.end().map_err(|_| ValueError::Length)?;

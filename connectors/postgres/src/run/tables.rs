@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use millstream_core::{Error, ErrorKind, PartitionId, Result};
+use millstream_core::{Error, ErrorKind, PartitionId, Result, SourceEvent};
 
 use super::outbox::Outbox;
 use crate::decode::pgoutput::Relation;
@@ -112,9 +112,9 @@ impl Tables {
                 .code("PG0031")
                 .with("table", &shape.id));
         }
-        if let Some(before) = table.decoder.take() {
+        if let Some(mut before) = table.decoder.take() {
             tracing::info!(table = %shape.id, columns = shape.columns.len(), "the table's columns changed");
-            hand_on(before, outbox)?;
+            take_batches(&mut before, outbox)?;
         }
         let types = shape.column_types(&self.types.catalog);
         table.decoder = Some(TableDecoder::new(shape.schema(&self.types.catalog), types, self.partition.clone()));
@@ -148,4 +148,16 @@ pub(super) fn rows_counter(table: &millstream_core::TableId, phase: &'static str
         "table" => table.within_source(),
         "phase" => phase
     )
+}
+
+/// Moves the rows of a decoder to the outbox.
+pub(super) fn take_batches(decoder: &mut TableDecoder, outbox: &mut Outbox) -> Result<()> {
+    let batches = decoder.finish()?;
+    if let Some(batch) = batches.changes {
+        outbox.push(SourceEvent::Changes(batch));
+    }
+    if let Some(rows) = batches.rejects {
+        outbox.push(SourceEvent::Rejected { origin: decoder.schema().id.clone(), rows });
+    }
+    Ok(())
 }

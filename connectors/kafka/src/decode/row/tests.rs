@@ -137,7 +137,9 @@ proptest! {
             let unknown: serde_json::Map<_, _> = object.as_object().unwrap().iter()
                 .filter(|(name, _)| names.iter().all(|(known, _)| known != name)).map(|(n, v)| (n.clone(), v.clone())).collect();
             let found = (!extra.is_null(row)).then(|| serde_json::from_str::<Value>(extra.as_string::<i32>().value(row)).unwrap());
-            prop_assert_eq!(found, (!unknown.is_empty()).then_some(Value::Object(unknown)));
+            // serde_json reads some floats one unit off, so both sides are read by it.
+            let sent = serde_json::from_str::<Value>(&Value::Object(unknown.clone()).to_string()).unwrap();
+            prop_assert_eq!(found, (!unknown.is_empty()).then_some(sent));
         }
     }
 

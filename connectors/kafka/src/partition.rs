@@ -1,0 +1,215 @@
+//! A partition that is being read.
+
+use std::collections::HashMap;
+
+use millstream_core::{Boundary, Error, ErrorKind, PartitionId, Result, SourceEvent, TableId};
+use rdkafka::Message;
+
+use crate::client::PartitionReport;
+use crate::codes;
+use crate::layout::Layout;
+use crate::offsets::{self, Loss};
+use crate::topic_rows::{Place, TopicRows, micros};
+
+/// A partition and the rows that were read from it since the last boundary.
+///
+/// Each has rows of its own, because a boundary concerns one partition: what is sent before
+/// it must not hold rows of another.
+pub struct Partition {
+    /// The partition's number.
+    pub number: i32,
+    /// The offset to read next.
+    pub next: i64,
+    id: PartitionId,
+    /// The offset of the last message that came; -1 before the first.
+    received: i64,
+    committed_at: Option<i64>,
+    rows: TopicRows,
+    /// The boundary that is still to be sent: all offsets below `next`.
+    due: bool,
+    /// The end of the log in the last report, if everything up to it was fetched.
+    fetched_to: Option<i64>,
+    /// Confirmed by a second report.
+    passed_to: Option<i64>,
+}
+
+impl Partition {
+    /// A partition to be read from `next` on.
+    pub fn new(id: PartitionId, layout: Layout, number: i32, next: i64) -> Self {
+        Self {
+            number,
+            next,
+            id,
+            received: -1,
+            committed_at: None,
+            rows: TopicRows::new(layout),
+            due: false,
+            fetched_to: None,
+            passed_to: None,
+        }
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.rows.layout().topic
+    }
+
+    /// The table that the topic is.
+    pub fn table(&self) -> &TableId {
+        &self.rows.layout().schema.id
+    }
+
+    /// Makes the next round tell where the partition stands, though no message came.
+    pub fn announce(&mut self) {
+        self.due = true;
+    }
+
+    /// Takes a message; `now` is in microseconds since the Unix epoch.
+    pub fn push(&mut self, message: &impl Message, now: i64) -> Result<()> {
+        let offset = message.offset();
+        if offset <= self.received {
+            tracing::debug!(partition = %self.id, offset, "kafka message came twice");
+            return Ok(());
+        }
+        if offset < self.next {
+            return Err(Error::new(ErrorKind::Internal, "a message came from before the offset that was asked for")
+                .with("partition", &self.id)
+                .with("offset", offset)
+                .with("asked_for", self.next));
+        }
+        self.rows.push(message, Place { partition: &self.id, position: &offsets::position_text(offset), now });
+        self.committed_at = micros(message);
+        (self.received, self.next) = (offset, offset + 1);
+        (self.fetched_to, self.passed_to) = (None, None);
+        self.due = true;
+        Ok(())
+    }
+
+    /// Notes what librdkafka reports. Two reports with the same end, all of it fetched, mean
+    /// that what lies between the last message and the end holds no message: transaction
+    /// markers, rows of aborted transactions, or what compaction removed.
+    pub fn note(&mut self, report: &PartitionReport) {
+        let ahead = (report.next > self.next && report.next >= report.end && report.end >= 0).then_some(report.next);
+        self.passed_to = ahead.filter(|_| ahead == self.fetched_to);
+        self.fetched_to = ahead;
+    }
+
+    /// Forgets reports: fetching was interrupted, and what was fetched may be dropped.
+    pub fn forget_reports(&mut self) {
+        (self.fetched_to, self.passed_to) = (None, None);
+    }
+
+    /// Passes over offsets that hold no message. Call it when there is no message to poll,
+    /// which means that everything fetched before the second report has come.
+    pub fn pass_over_gap(&mut self) {
+        if let Some(end) = self.passed_to.take() {
+            self.next = end;
+            self.due = true;
+        }
+    }
+
+    /// The events of the round: rows, rejected rows, and the boundary after them.
+    pub fn drain(&mut self, events: &mut Vec<SourceEvent>) -> Result<Drained> {
+        let mut drained = Drained::default();
+        if !self.due {
+            return Ok(drained);
+        }
+        self.due = false;
+        let (rows, rejected) = self.rows.finish()?;
+        if let Some(batch) = rows {
+            drained.rows = batch.num_rows() as u64;
+            events.push(SourceEvent::Changes(batch));
+        }
+        if let Some(rows) = rejected {
+            drained.rejected = rows.num_rows() as u64;
+            events.push(SourceEvent::Rejected { origin: self.table().clone(), rows });
+        }
+        events.push(SourceEvent::Boundary(Boundary {
+            partition: self.id.clone(),
+            position: offsets::position(self.next - 1),
+            table: Some(self.table().clone()),
+            raises: Vec::new(),
+            committed_at: self.committed_at,
+        }));
+        Ok(drained)
+    }
+}
+
+/// How much a partition sent in one round.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Drained {
+    /// Rows.
+    pub rows: u64,
+    /// Rejected rows.
+    pub rejected: u64,
+}
+
+/// The partitions that are being read, found by topic and number.
+#[derive(Default)]
+pub struct Partitions {
+    all: Vec<Partition>,
+    by_name: HashMap<String, HashMap<i32, usize>>,
+    /// Where the last message belonged: messages come in runs of one partition.
+    last: usize,
+}
+
+impl Partitions {
+    /// Adds a partition.
+    pub fn add(&mut self, partition: Partition) {
+        let topic = self.by_name.entry(partition.topic().to_owned()).or_default();
+        topic.insert(partition.number, self.all.len());
+        self.all.push(partition);
+    }
+
+    /// The partition of that topic and number.
+    pub fn get_mut(&mut self, topic: &str, number: i32) -> Option<&mut Partition> {
+        let same = self.all.get(self.last).is_some_and(|p| p.number == number && p.topic() == topic);
+        if !same {
+            self.last = *self.by_name.get(topic)?.get(&number)?;
+        }
+        self.all.get_mut(self.last)
+    }
+
+    /// How many partitions of `topic` are being read.
+    pub fn count(&self, topic: &str) -> i32 {
+        self.by_name.get(topic).map_or(0, |numbers| numbers.len() as i32)
+    }
+
+    /// All of them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Partition> {
+        self.all.iter_mut()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Partition> {
+        self.all.iter()
+    }
+}
+
+/// The error of a partition that lost what was to be read next, at `next`; `low` is the oldest offset left.
+pub fn position_lost(topic: &str, partition: i32, next: i64, marks: offsets::Watermarks, loss: Loss) -> Error {
+    let (message, count, hint) = match loss {
+        Loss::Expired { count } => (
+            "a topic no longer holds what follows the committed offset",
+            count,
+            "retention removed messages before they were read: raise the topic's retention; to go on without them, \
+             drop the table's state in the target on purpose, which reads the topic anew",
+        ),
+        Loss::Beyond { count } => (
+            "the committed offset lies beyond the end of the topic",
+            count,
+            "the topic was deleted and created anew, or its log was truncated: find out which; to read the topic as \
+             it is now, drop the table's state in the target on purpose",
+        ),
+    };
+    let lost = if matches!(loss, Loss::Expired { .. }) { "offsets_lost" } else { "offsets_beyond_end" };
+    Error::new(ErrorKind::PositionLost, message)
+        .code(codes::POSITION_LOST)
+        .with("topic", topic)
+        .with("partition", partition)
+        .with("committed_offset", next - 1)
+        .with("earliest_offset", marks.low)
+        .with("end_offset", marks.high)
+        .with(lost, count)
+        .hint(hint)
+}

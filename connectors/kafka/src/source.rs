@@ -1,0 +1,215 @@
+//! The source itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use millstream_core::{Error, ErrorKind, Finding, Result, Severity, Source, SourceContext, TableSchema};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::client::Client;
+use crate::codes;
+use crate::config::{Decode, Json, KafkaConfig};
+use crate::layout::Layout;
+use crate::reader::{Reader, Round};
+use crate::sample::infer_columns;
+
+/// Reads topics of a Kafka cluster.
+///
+/// Each topic is a table; [`Layout`]'s columns are those of the messages, then their metadata.
+/// A partition is called `source/topic/number`, and its position is the offset of the last
+/// message that was read, padded to 20 digits. No offsets are committed to Kafka: the target
+/// holds them. Only committed transactions are read.
+///
+/// [`Layout`]: crate::layout
+pub struct KafkaSource {
+    pipeline: String,
+    name: String,
+    config: KafkaConfig,
+    /// Found by the first call of [`tables`](Source::tables), and read by: columns that are
+    /// inferred must not change between planning and reading.
+    layouts: Option<Vec<Layout>>,
+}
+
+/// A thread that does not notice a cancellation is left to end by itself after this time.
+const STOP: Duration = Duration::from_secs(3);
+
+impl KafkaSource {
+    /// A source called `name` in `pipeline`. Does not connect.
+    ///
+    /// # Errors
+    /// `Config` for what can be seen to be wrong without connecting.
+    pub fn new(pipeline: &str, name: &str, config: KafkaConfig) -> Result<Self> {
+        config.validate().map_err(|error| error.with("source", name))?;
+        Ok(Self { pipeline: pipeline.to_owned(), name: name.to_owned(), config, layouts: None })
+    }
+
+    /// Never joined, so it matters only for the brokers' logs and for group ACLs.
+    fn group(&self) -> String {
+        format!("millstream-{}-{}", self.pipeline, self.name)
+    }
+
+    async fn layouts(&mut self) -> Result<Vec<Layout>> {
+        if let Some(layouts) = &self.layouts {
+            return Ok(layouts.clone());
+        }
+        let (name, config, group) = (self.name.clone(), self.config.clone(), self.group());
+        let layouts = on_a_thread("kafka-sample", move || find_layouts(&name, &config, &group)).await??;
+        self.layouts = Some(layouts.clone());
+        Ok(layouts)
+    }
+}
+
+#[async_trait]
+impl Source for KafkaSource {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn preflight(&mut self) -> Result<Vec<Finding>> {
+        let (config, group) = (self.config.clone(), self.group());
+        let mut findings = on_a_thread("kafka-preflight", move || look(&config, &group)).await?;
+        let infers = matches!(self.config.decode, Decode::Json(Json { columns: None, .. }));
+        if infers && findings.is_empty() {
+            match self.layouts().await {
+                Ok(layouts) => findings.extend(layouts.iter().filter_map(unsampled)),
+                Err(error) => findings.push(Finding::from(&error)),
+            }
+        }
+        Ok(findings)
+    }
+
+    async fn tables(&mut self) -> Result<Vec<Arc<TableSchema>>> {
+        Ok(self.layouts().await?.into_iter().map(|layout| layout.schema).collect())
+    }
+
+    /// Only the topics that `context.resume` names are read.
+    async fn run(mut self: Box<Self>, context: SourceContext) -> Result<()> {
+        let SourceContext { resume, events, durable: _durable, cancel } = context;
+        let layouts = tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            layouts = self.layouts() => layouts?,
+        };
+        let layouts: Vec<_> = layouts.into_iter().filter(|layout| resume.0.contains_key(&layout.schema.id)).collect();
+        if layouts.is_empty() {
+            cancel.cancelled().await;
+            return Ok(());
+        }
+        let (rounds, mut gathered) = mpsc::channel::<Round>(1);
+        let group = self.group();
+        let reader = Reader {
+            pipeline: self.pipeline,
+            source: self.name,
+            config: self.config,
+            layouts,
+            resume,
+            rounds,
+            cancel: cancel.clone(),
+            runtime: Handle::current(),
+        };
+        let reading = on_a_thread("kafka-reader", move || reader.run(&group));
+        tokio::pin!(reading);
+        let mut ended = None;
+        loop {
+            let round = tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                round = gathered.recv() => round,
+                outcome = &mut reading, if ended.is_none() => {
+                    // Rounds that were handed over before it ended are still to be sent.
+                    ended = Some(outcome?);
+                    continue;
+                }
+            };
+            let Some(round) = round else { break };
+            for event in round {
+                tokio::select! {
+                    () = cancel.cancelled() => break,
+                    sent = events.send(event) => sent?,
+                }
+            }
+        }
+        drop(gathered);
+        if let Some(outcome) = ended {
+            return outcome;
+        }
+        if !cancel.is_cancelled() {
+            return reading.await?;
+        }
+        match tokio::time::timeout(STOP, reading).await {
+            Ok(outcome) => {
+                if let Err(error) = outcome.and_then(|read| read) {
+                    tracing::debug!(error = error.summary(), "kafka reader failed while stopping");
+                }
+            }
+            Err(_) => tracing::warn!("kafka reader is slow to stop, left behind"),
+        }
+        Ok(())
+    }
+}
+
+/// Runs blocking work on a thread of its own: a pool's threads are not for work that lasts for weeks.
+async fn on_a_thread<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let failed = |what: &'static str| Error::new(ErrorKind::Internal, what).with("thread", name);
+    let (done, outcome) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            // Nobody waits any more where the pipeline was stopped.
+            let _ = done.send(work());
+        })
+        .map_err(|error| failed("cannot start a thread").caused_by(error))?;
+    outcome.await.map_err(|_| failed("a thread panicked"))
+}
+
+fn find_layouts(source: &str, config: &KafkaConfig, group: &str) -> Result<Vec<Layout>> {
+    let columns_of = |topic: &str| match &config.decode {
+        Decode::Bytes => Ok(Vec::new()),
+        Decode::Json(Json { columns: Some(columns), .. }) => Ok(columns.clone()),
+        Decode::Json(Json { columns: None, sample }) => infer_columns(config, group, topic, *sample),
+    };
+    let layout_of = |topic: &str| {
+        let layout = Layout::new(source, topic, config, columns_of(topic)?);
+        match config.key.iter().find(|key| layout.schema.columns.index_of(key).is_err()) {
+            None => Ok(layout),
+            Some(key) => Err(Error::new(ErrorKind::Config, "`key` names a column that no sampled message has")
+                .code(codes::NO_SAMPLE)
+                .with("topic", topic)
+                .with("column", key)
+                .hint("declare the columns under `decode: {json: {columns: …}}`")),
+        }
+    };
+    config.topics.iter().map(|topic| layout_of(topic)).collect()
+}
+
+/// Connects and looks at every topic.
+fn look(config: &KafkaConfig, group: &str) -> Vec<Finding> {
+    let client = match Client::new(config, group) {
+        Ok(client) => client,
+        Err(error) => return vec![Finding::from(&error)],
+    };
+    let mut findings = Vec::new();
+    for topic in &config.topics {
+        let looked = client.partitions_of(topic).and_then(|_| client.watermarks(topic, 0));
+        if let Err(error) = looked {
+            let connection = matches!(error.error_code(), Some(codes::UNREACHABLE | codes::TLS));
+            let subject = if connection { config.brokers.to_string() } else { topic.to_string() };
+            findings.push(Finding { subject, ..Finding::from(&error) });
+            if connection {
+                // Every topic would say the same.
+                break;
+            }
+        }
+    }
+    findings
+}
+
+fn unsampled(layout: &Layout) -> Option<Finding> {
+    let empty = layout.json.as_ref().is_some_and(Vec::is_empty);
+    empty.then(|| {
+        Finding::new(Severity::Warning, &layout.topic, "there is no message to infer columns from")
+            .code(codes::NO_SAMPLE)
+            .hint("every field will be in `_extra` until the next start; declare the columns to have them now")
+    })
+}

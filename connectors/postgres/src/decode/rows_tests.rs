@@ -1,0 +1,159 @@
+//! Tests of [`super::TableDecoder`].
+
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, Int64Type};
+use arrow_schema::Schema;
+use millstream_core::{TableId, envelope};
+
+use super::super::Catalog;
+use super::super::reader::Reader;
+use super::super::tuple::encode;
+use super::TupleValue::{Binary, Null, Text, Unchanged};
+use super::*;
+
+const CONTEXT: ChangeContext<'_> =
+    ChangeContext { position: "00000000000000FF", ordinal: 5, committed_at: Some(1_000_000) };
+
+/// `id int4, note text, amount numeric(5,2)` with the key `id`.
+fn decoder(before_image: bool) -> TableDecoder {
+    let catalog = Catalog::new();
+    let columns = [("id", 23, -1), ("note", 25, -1), ("amount", 1700, (5 << 16 | 2) + 4)];
+    let types: Vec<_> = columns.iter().map(|&(_, oid, typmod)| ColumnType::resolve(oid, typmod, &catalog)).collect();
+    let fields: Vec<_> = columns.iter().zip(&types).map(|((name, ..), r#type)| r#type.field(name)).collect();
+    let schema = TableSchema {
+        id: TableId::new("shop", Some("public"), "orders"),
+        columns: Arc::new(Schema::new(fields)),
+        key: vec!["id".to_owned()],
+        not_null: Vec::new(),
+        before_image,
+    };
+    TableDecoder::new(Arc::new(schema), types, PartitionId::new("shop", "wal"))
+}
+
+fn tuple(bytes: &[u8]) -> Tuple<'_> {
+    Tuple::read(&mut Reader::new(bytes)).unwrap()
+}
+
+struct Found {
+    ops: Vec<String>,
+    ordinals: Vec<i64>,
+    ids: Vec<Option<i32>>,
+    notes: Vec<Option<String>>,
+}
+
+fn found(batch: &ChangeBatch) -> Found {
+    let notes = batch.rows().column(1).as_string::<i32>();
+    Found {
+        ops: batch.ops().iter().flatten().map(str::to_owned).collect(),
+        ordinals: batch.ordinals().values().to_vec(),
+        ids: batch.rows().column(0).as_primitive::<Int32Type>().iter().collect(),
+        notes: notes.iter().map(|note| note.map(str::to_owned)).collect(),
+    }
+}
+
+#[test]
+fn each_change_becomes_its_rows() {
+    let mut decoder = decoder(false);
+    let row = encode(&[Binary(&[0, 0, 0, 7]), Text(b"a"), Text(b"1.50")]);
+    let moved = encode(&[Text(b"8"), Text(b"b"), Null]);
+    let key = encode(&[Text(b"7"), Null, Null]);
+    assert_eq!(decoder.insert(&CONTEXT, &tuple(&row)).unwrap(), 1);
+    assert_eq!(decoder.update(&CONTEXT, None, &tuple(&row)).unwrap(), 1);
+    assert_eq!(decoder.update(&CONTEXT, Some(&OldTuple::Key(tuple(&key))), &tuple(&moved)).unwrap(), 2);
+    assert_eq!(decoder.delete(&CONTEXT, &OldTuple::Key(tuple(&key))).unwrap(), 1);
+    assert_eq!(decoder.truncate(&CONTEXT).unwrap(), 1);
+    assert_eq!(decoder.len(), 6);
+    assert!(decoder.bytes() > row.len() * 2);
+
+    let batch = decoder.finish().unwrap().unwrap();
+    let rows = found(&batch);
+    assert_eq!(rows.ops, ["c", "u", "d", "c", "d", "t"]);
+    assert_eq!(rows.ordinals, [5, 5, 5, 6, 5, 5]);
+    assert_eq!(rows.ids, [Some(7), Some(7), Some(7), Some(8), Some(7), None]);
+    assert_eq!(rows.notes[..4], [Some("a".to_owned()), Some("a".to_owned()), None, Some("b".to_owned())]);
+    assert_eq!(batch.positions().value(0), CONTEXT.position);
+    assert!(decoder.finish().unwrap().is_none());
+    assert!(decoder.is_empty());
+    assert_eq!(decoder.bytes(), 0);
+}
+
+#[test]
+fn a_value_that_was_not_sent_is_named_or_resolved() {
+    let mut decoder = decoder(true);
+    let new = encode(&[Text(b"7"), Unchanged, Text(b"2.00")]);
+    let old = encode(&[Text(b"7"), Text(b"long"), Text(b"1.00")]);
+    decoder.update(&CONTEXT, None, &tuple(&new)).unwrap();
+    decoder.update(&CONTEXT, Some(&OldTuple::Full(tuple(&old))), &tuple(&new)).unwrap();
+    let batch = decoder.finish().unwrap().unwrap();
+    let rows = found(&batch);
+    assert_eq!(rows.ops, ["u", "u"]);
+    assert_eq!(rows.notes, [None, Some("long".to_owned())]);
+    let unchanged = batch.rows().column_by_name(envelope::UNCHANGED).unwrap().as_list::<i32>();
+    assert_eq!(unchanged.value(0).as_string::<i32>().value(0), "note");
+    assert!(unchanged.is_null(1));
+    let before = batch.rows().column_by_name(envelope::BEFORE).unwrap().as_struct();
+    assert!(before.is_null(0));
+    assert_eq!(before.column(1).as_string::<i32>().value(1), "long");
+}
+
+#[test]
+fn with_a_full_identity_a_moved_row_is_whole_on_both_sides() {
+    let mut decoder = decoder(true);
+    let old = encode(&[Text(b"7"), Text(b"long"), Text(b"1.00")]);
+    let new = encode(&[Text(b"8"), Unchanged, Text(b"1.00")]);
+    assert_eq!(decoder.update(&CONTEXT, Some(&OldTuple::Full(tuple(&old))), &tuple(&new)).unwrap(), 2);
+    decoder.delete(&CONTEXT, &OldTuple::Full(tuple(&old))).unwrap();
+    let batch = decoder.finish().unwrap().unwrap();
+    let rows = found(&batch);
+    assert_eq!(rows.ops, ["d", "c", "d"]);
+    assert!(rows.notes.iter().all(|note| note.as_deref() == Some("long")));
+    let before = batch.rows().column_by_name(envelope::BEFORE).unwrap();
+    assert_eq!((0..3).map(|row| before.is_valid(row)).collect::<Vec<_>>(), [true, false, true]);
+}
+
+#[test]
+fn a_refused_row_leaves_its_neighbours_and_goes_to_quarantine() {
+    let mut decoder = decoder(true);
+    let good = encode(&[Text(b"7"), Text(b"a"), Text(b"1.50")]);
+    let bad = encode(&[Text(b"8"), Text(b"b"), Text(b"NaN")]);
+    decoder.insert(&CONTEXT, &tuple(&good)).unwrap();
+    assert_eq!(decoder.insert(&CONTEXT, &tuple(&bad)).unwrap(), 1);
+    assert_eq!(decoder.update(&CONTEXT, Some(&OldTuple::Full(tuple(&bad))), &tuple(&good)).unwrap(), 2);
+    assert_eq!(decoder.len(), 2);
+
+    let batch = decoder.finish().unwrap().unwrap();
+    assert_eq!(found(&batch).ids, [Some(7), Some(7)]);
+    assert_eq!(found(&batch).ordinals, [5, 6]);
+    assert!(!decoder.is_empty());
+    let rejects = decoder.finish_rejects().unwrap().unwrap();
+    assert_eq!(rejects.num_rows(), 2);
+    let column = |name: &str| rejects.rows().column_by_name(name).unwrap().clone();
+    assert_eq!(column("table").as_string::<i32>().value(0), "shop.public.orders");
+    let reason = "column `amount` (numeric(5,2)): NaN and infinity have no place in a decimal column";
+    assert_eq!(column("reason").as_string::<i32>().value(0), reason);
+    let raw = column("raw");
+    let raw = |row| std::str::from_utf8(raw.as_binary::<i32>().value(row)).unwrap().to_owned();
+    assert_eq!(raw(0), r#"{"__op":"c","id":"8","note":"b","amount":"NaN"}"#);
+    let before = r#""__before":{"id":"8","note":"b","amount":"NaN"}"#;
+    assert_eq!(raw(1), format!(r#"{{"__op":"d","id":"8","note":"b","amount":"NaN",{before}}}"#));
+    assert_eq!(column(envelope::ORDINAL).as_primitive::<Int64Type>().value(0), 5);
+    assert!(decoder.finish_rejects().unwrap().is_none());
+}
+
+#[test]
+fn a_batch_of_refused_rows_alone_is_none() {
+    let mut decoder = decoder(false);
+    decoder.insert(&CONTEXT, &tuple(&encode(&[Text(b"x"), Null, Null]))).unwrap();
+    assert_eq!(decoder.len(), 0);
+    assert!(decoder.finish().unwrap().is_none());
+    assert!(decoder.finish_rejects().unwrap().is_some());
+}
+
+#[test]
+fn a_row_of_another_width_is_an_error() {
+    let mut decoder = decoder(false);
+    let error = decoder.insert(&CONTEXT, &tuple(&encode(&[Null]))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(error.error_code(), Some("PG0040"));
+}
