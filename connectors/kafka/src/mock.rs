@@ -15,9 +15,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Produc
 
 /// A running cluster with a producer; stopped when dropped.
 pub struct KafkaMock {
-    // Dropped first, so that it does not look for brokers that are gone.
+    /// The cluster belongs to its client; a `MockCluster` itself stays on one thread.
     producer: BaseProducer,
-    cluster: MockCluster<'static, DefaultProducerContext>,
 }
 
 const FLUSH: Duration = Duration::from_secs(10);
@@ -28,24 +27,27 @@ impl KafkaMock {
     /// # Errors
     /// `Internal` if librdkafka cannot start it.
     pub fn start(brokers: i32) -> Result<Self> {
-        let cluster = MockCluster::new(brokers).map_err(|error| failed("start the mock cluster", &error))?;
         let producer = ClientConfig::new()
-            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("test.mock.num.brokers", brokers.to_string())
             .set("linger.ms", "5")
             .set("message.timeout.ms", "10000")
             .create()
-            .map_err(|error| failed("make a producer", &error))?;
-        Ok(Self { producer, cluster })
+            .map_err(|error| failed("start the mock cluster", &error))?;
+        Ok(Self { producer })
+    }
+
+    fn cluster(&self) -> MockCluster<'_, DefaultProducerContext> {
+        self.producer.client().mock_cluster().expect("the client was made with a mock cluster")
     }
 
     /// The value for `brokers` of a configuration.
     pub fn brokers(&self) -> String {
-        self.cluster.bootstrap_servers()
+        self.cluster().bootstrap_servers()
     }
 
     /// Creates a topic.
     pub fn create_topic(&self, topic: &str, partitions: i32) -> Result<()> {
-        self.cluster.create_topic(topic, partitions, 1).map_err(|error| failed("create a topic", &error))
+        self.cluster().create_topic(topic, partitions, 1).map_err(|error| failed("create a topic", &error))
     }
 
     /// Queues a message; [`flush`](Self::flush) waits until it is in the log. `None` as the
@@ -92,12 +94,12 @@ impl KafkaMock {
 
     /// Takes a broker away, numbered from 1.
     pub fn stop_broker(&self, broker: i32) -> Result<()> {
-        self.cluster.broker_down(broker).map_err(|error| failed("stop a broker", &error))
+        self.cluster().broker_down(broker).map_err(|error| failed("stop a broker", &error))
     }
 
     /// Brings a broker back.
     pub fn start_broker(&self, broker: i32) -> Result<()> {
-        self.cluster.broker_up(broker).map_err(|error| failed("start a broker", &error))
+        self.cluster().broker_up(broker).map_err(|error| failed("start a broker", &error))
     }
 }
 

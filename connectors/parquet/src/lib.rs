@@ -38,7 +38,7 @@ pub use config::{Compression, FileTarget, ParquetConfig};
 pub use failpoint::FAILPOINTS;
 pub use names::DataFileName;
 pub use partition::PartitionExpr;
-pub use reader::{CommittedFile, CommittedTable, committed_files, committed_files_in};
+pub use reader::{CommittedFile, CommittedTable, committed_files};
 pub use record::{CommitKind, CommitRecord, DataFile};
 pub use sink::ParquetSink;
 pub use stored_schema::{StoredColumn, StoredSchema};

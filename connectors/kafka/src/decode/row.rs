@@ -82,11 +82,6 @@ impl RowDecoder {
         }
     }
 
-    /// Rows decoded since the last [`finish`](Self::finish).
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// Whether the key has columns among these.
     pub fn has_key(&self) -> bool {
         !self.key.is_empty()

@@ -32,16 +32,26 @@ pub(super) fn micros_from_wire(micros: i64) -> Result<i64> {
 
 /// Microseconds since midnight, up to and including 24:00:00.
 pub(super) fn time_from_wire(micros: i64) -> Result<i64> {
-    if (0..=MICROS_PER_DAY).contains(&micros) { Ok(micros) } else { Err(TOO_LATE) }
+    if (0..=MICROS_PER_DAY).contains(&micros) {
+        Ok(micros)
+    } else {
+        Err(TOO_LATE)
+    }
 }
 
 /// A finite value must not be taken for an infinity.
 fn finite_days(days: i64) -> Result<i32> {
-    i32::try_from(days).ok().filter(|d| *d != i32::MIN && *d != i32::MAX).ok_or(TOO_LATE)
+    i32::try_from(days)
+        .ok()
+        .filter(|d| *d != i32::MIN && *d != i32::MAX)
+        .ok_or(TOO_LATE)
 }
 
 fn finite_micros(micros: i128) -> Result<i64> {
-    i64::try_from(micros).ok().filter(|m| *m != i64::MIN && *m != i64::MAX).ok_or(TOO_LATE)
+    i64::try_from(micros)
+        .ok()
+        .filter(|m| *m != i64::MIN && *m != i64::MAX)
+        .ok_or(TOO_LATE)
 }
 
 /// `2024-02-29`, `0044-03-15 BC`, `infinity`.
@@ -190,8 +200,7 @@ fn days_from_civil((year, month, day): (i64, i64, i64), bc: bool) -> Result<i64>
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
     let (cycle, day_of_cycle) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_cycle =
-        (day_of_cycle - day_of_cycle / 1_460 + day_of_cycle / 36_524 - day_of_cycle / 146_096) / 365;
+    let year_of_cycle = (day_of_cycle - day_of_cycle / 1_460 + day_of_cycle / 36_524 - day_of_cycle / 146_096) / 365;
     let day_of_year = day_of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
@@ -246,7 +255,10 @@ fn write_era(out: &mut String, year: i64) {
 pub(super) fn write_time(out: &mut String, micros: i64) {
     let micros = micros.unsigned_abs();
     let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
-    put(out, format_args!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60));
+    put(
+        out,
+        format_args!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
+    );
     if fraction != 0 {
         put(out, format_args!(".{fraction:06}"));
         out.truncate(out.trim_end_matches('0').len());
@@ -330,7 +342,15 @@ mod tests {
             assert_eq!(shown, text);
         }
         assert!(days_from_wire(i32::MAX - 1).is_err());
-        for text in ["", "2024", "2024-13-01", "2024-1-1", "24-01-01", "2024-01-01 AD", "0000-01-01"] {
+        for text in [
+            "",
+            "2024",
+            "2024-13-01",
+            "2024-1-1",
+            "24-01-01",
+            "2024-01-01 AD",
+            "0000-01-01",
+        ] {
             assert!(parse_date(text.as_bytes()).is_err(), "{text}");
         }
     }
@@ -360,12 +380,23 @@ mod tests {
 
     #[test]
     fn known_times() {
-        for (text, micros) in
-            [("00:00:00", 0), ("12:34:56.789", 45_296_789_000), ("24:00:00", MICROS_PER_DAY), ("23:59:60", MICROS_PER_DAY)]
-        {
+        for (text, micros) in [
+            ("00:00:00", 0),
+            ("12:34:56.789", 45_296_789_000),
+            ("24:00:00", MICROS_PER_DAY),
+            ("23:59:60", MICROS_PER_DAY),
+        ] {
             assert_eq!(parse_time(text.as_bytes()), Ok(micros), "{text}");
         }
-        for text in ["1:00:00", "12:00", "25:00:00", "24:00:01", "12:00:00.1234567", "12:00:00.", "12:00:00 "] {
+        for text in [
+            "1:00:00",
+            "12:00",
+            "25:00:00",
+            "24:00:01",
+            "12:00:00.1234567",
+            "12:00:00.",
+            "12:00:00 ",
+        ] {
             assert!(parse_time(text.as_bytes()).is_err(), "{text}");
         }
         assert!(time_from_wire(-1).is_err());

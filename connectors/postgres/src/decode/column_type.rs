@@ -24,9 +24,7 @@
 
 use std::sync::Arc;
 
-use arrow_schema::{
-    DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Field, TimeUnit,
-};
+use arrow_schema::{DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Field, TimeUnit};
 
 use super::catalog_type::{Catalog, TypeKind};
 
@@ -143,7 +141,10 @@ impl ColumnType {
         let declared = catalog.get(&oid).map(|found| found.name.clone());
         let (form, name) = resolve_form(oid, type_modifier, catalog, MAX_DOMAIN_DEPTH)
             .unwrap_or_else(|| (Form::Scalar(Scalar::Text(TextForm::Unknown)), format!("type {oid}")));
-        Self { name: declared.unwrap_or(name), form }
+        Self {
+            name: declared.unwrap_or(name),
+            form,
+        }
     }
 
     /// The column's Arrow type.
@@ -245,7 +246,11 @@ fn numeric(typmod: i32) -> (Scalar, String) {
     };
     let precision = packed >> 16 & 0xFFFF;
     let scale = ((packed & 0x7FF) ^ 1024) - 1024;
-    let digits = if scale < 0 { precision - scale } else { precision.max(scale) };
+    let digits = if scale < 0 {
+        precision - scale
+    } else {
+        precision.max(scale)
+    };
     let fraction = scale.max(0);
     let scalar = match (u8::try_from(digits), u8::try_from(fraction)) {
         (Ok(precision @ 1..=DECIMAL128_MAX_PRECISION), Ok(scale)) => Scalar::Decimal128 { precision, scale },
@@ -271,7 +276,16 @@ mod tests {
 
     fn catalog(types: &[(u32, &str, TypeKind, Option<(u32, i32)>, Option<u32>)]) -> Catalog {
         let entry = |&(oid, name, kind, base, element): &(u32, &str, TypeKind, Option<(u32, i32)>, Option<u32>)| {
-            (oid, CatalogType { oid, name: name.to_owned(), kind, base, element })
+            (
+                oid,
+                CatalogType {
+                    oid,
+                    name: name.to_owned(),
+                    kind,
+                    base,
+                    element,
+                },
+            )
         };
         types.iter().map(entry).collect()
     }
@@ -287,7 +301,10 @@ mod tests {
         assert_eq!(arrow(1700, -1), DataType::Utf8);
         assert_eq!(arrow(1700, typmod(3, -2)), DataType::Decimal128(5, 0));
         assert_eq!(arrow(1700, typmod(2, 4)), DataType::Decimal128(4, 4));
-        assert_eq!(ColumnType::resolve(1700, typmod(3, -2), &Catalog::new()).name(), "numeric(3,-2)");
+        assert_eq!(
+            ColumnType::resolve(1700, typmod(3, -2), &Catalog::new()).name(),
+            "numeric(3,-2)"
+        );
         let list = DataType::List(Arc::new(Field::new_list_field(DataType::Decimal128(10, 2), true)));
         assert_eq!(arrow(1231, typmod(10, 2)), list);
     }
@@ -309,7 +326,10 @@ mod tests {
         ]);
         let resolve = |oid| ColumnType::resolve(oid, -1, &catalog);
         let list = |of| DataType::List(Arc::new(Field::new_list_field(of, true)));
-        assert_eq!((resolve(20000).arrow(), resolve(20000).needs_text()), (DataType::Utf8, false));
+        assert_eq!(
+            (resolve(20000).arrow(), resolve(20000).needs_text()),
+            (DataType::Utf8, false)
+        );
         assert_eq!(resolve(20001).arrow(), list(DataType::Utf8));
         assert_eq!(resolve(20003).arrow(), DataType::Decimal128(12, 3));
         assert_eq!(resolve(20003).name(), "fine_price");

@@ -84,7 +84,11 @@ impl CopyDecoder {
     /// # Errors
     /// [`ProtocolError::NoTrailer`] if the stream was cut short.
     pub(crate) fn finish(self) -> Result<(), ProtocolError> {
-        if self.is_complete() { Ok(()) } else { Err(ProtocolError::NoTrailer) }
+        if self.is_complete() {
+            Ok(())
+        } else {
+            Err(ProtocolError::NoTrailer)
+        }
     }
 }
 
@@ -147,7 +151,10 @@ fn read_row<'a>(reader: &mut Reader<'a>) -> Result<Option<CopyRow<'a>>, Protocol
     for _ in 0..fields {
         read_field(reader)?;
     }
-    Ok(Some(CopyRow { fields, bytes: &start[..start.len() - reader.rest().len()] }))
+    Ok(Some(CopyRow {
+        fields,
+        bytes: &start[..start.len() - reader.rest().len()],
+    }))
 }
 
 fn read_field<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, ProtocolError> {
@@ -208,10 +215,16 @@ mod tests {
     #[test]
     fn other_formats_and_bytes_after_the_trailer_are_refused() {
         let mut rows = Vec::new();
-        assert_eq!(feed(&mut CopyDecoder::default(), b"1\ttext\n", &mut rows), Err(ProtocolError::NoSignature));
+        assert_eq!(
+            feed(&mut CopyDecoder::default(), b"1\ttext\n", &mut rows),
+            Err(ProtocolError::NoSignature)
+        );
         let mut bytes = stream(&Vec::new());
         bytes.push(0);
-        assert_eq!(feed(&mut CopyDecoder::default(), &bytes, &mut rows), Err(ProtocolError::Trailing));
+        assert_eq!(
+            feed(&mut CopyDecoder::default(), &bytes, &mut rows),
+            Err(ProtocolError::Trailing)
+        );
         bytes[12] = 1;
         assert!(matches!(
             feed(&mut CopyDecoder::default(), &bytes, &mut rows),

@@ -40,7 +40,11 @@ impl FromStr for Lsn {
     fn from_str(text: &str) -> Result<Self, InvalidLsn> {
         let part = |digits: &str| {
             let hex = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
-            if hex { u64::from_str_radix(digits, 16).map_err(|_| InvalidLsn) } else { Err(InvalidLsn) }
+            if hex {
+                u64::from_str_radix(digits, 16).map_err(|_| InvalidLsn)
+            } else {
+                Err(InvalidLsn)
+            }
         };
         let (high, low) = text.split_once('/').ok_or(InvalidLsn)?;
         Ok(Self(part(high)? << 32 | part(low)?))

@@ -12,7 +12,7 @@
 
 pub(crate) mod calendar;
 pub(crate) mod catalog_type;
-pub(crate) mod column;
+mod column;
 pub(crate) mod column_type;
 pub(crate) mod copy;
 mod list;

@@ -12,7 +12,9 @@ const FAMILY_V6: u8 = 3;
 
 /// Writes an address, with its mask where it is a `cidr` or not a single host.
 pub(super) fn write_inet(out: &mut String, bytes: &[u8]) -> Result<()> {
-    let [family, bits, is_cidr, len, address @ ..] = bytes else { return Err(ValueError::Length) };
+    let [family, bits, is_cidr, len, address @ ..] = bytes else {
+        return Err(ValueError::Length);
+    };
     if usize::from(*len) != address.len() {
         return Err(ValueError::Length);
     }
@@ -60,7 +62,10 @@ fn write_v6(out: &mut String, octets: &[u8; 16]) {
             out.push(':');
         }
         if index == 6 && best_start == 0 && (best_len == 6 || best_len == 5 && words[5] == 0xFFFF) {
-            put(out, format_args!("{}.{}.{}.{}", octets[12], octets[13], octets[14], octets[15]));
+            put(
+                out,
+                format_args!("{}.{}.{}.{}", octets[12], octets[13], octets[14], octets[15]),
+            );
             return;
         }
         put(out, format_args!("{:x}", words[index]));
@@ -102,9 +107,16 @@ mod tests {
         assert_eq!(inet(2, 32, 0, &[192, 168, 0, 1]).unwrap(), "192.168.0.1");
         assert_eq!(inet(2, 24, 0, &[192, 168, 0, 1]).unwrap(), "192.168.0.1/24");
         assert_eq!(inet(2, 32, 1, &[192, 168, 0, 1]).unwrap(), "192.168.0.1/32");
-        for text in
-            ["::", "::1", "1::", "2001:db8::1", "1:0:0:2::", "1:2:3:4:5:6:7:8", "::ffff:1.2.3.4", "1:0:2:3:4:5:6:7"]
-        {
+        for text in [
+            "::",
+            "::1",
+            "1::",
+            "2001:db8::1",
+            "1:0:0:2::",
+            "1:2:3:4:5:6:7:8",
+            "::ffff:1.2.3.4",
+            "1:0:2:3:4:5:6:7",
+        ] {
             let address: Ipv6Addr = text.parse().unwrap();
             assert_eq!(inet(3, 128, 0, &address.octets()).unwrap(), text);
         }

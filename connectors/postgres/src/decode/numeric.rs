@@ -47,7 +47,8 @@ impl Unscaled for i256 {
     const ZERO: Self = i256::ZERO;
 
     fn scale_add(self, factor: u64, add: u64) -> Option<Self> {
-        self.checked_mul(i256::from_i128(i128::from(factor)))?.checked_add(i256::from_i128(i128::from(add)))
+        self.checked_mul(i256::from_i128(i128::from(factor)))?
+            .checked_add(i256::from_i128(i128::from(add)))
     }
 
     fn negate(self) -> Self {
@@ -68,16 +69,27 @@ impl<'a> Wire<'a> {
         let mut reader = Reader::new(bytes);
         let mut fields = || Ok((reader.u16()?, reader.i16()?, reader.u16()?, reader.u16()?));
         let (count, weight, sign, display_scale) = fields().map_err(|_: super::ProtocolError| ValueError::Length)?;
-        let (digits, []) = reader.rest().as_chunks::<2>() else { return Err(ValueError::Length) };
+        let (digits, []) = reader.rest().as_chunks::<2>() else {
+            return Err(ValueError::Length);
+        };
         if digits.len() != usize::from(count) {
             return Err(ValueError::Length);
         }
-        Ok(Self { weight: i32::from(weight), sign, display_scale, digits })
+        Ok(Self {
+            weight: i32::from(weight),
+            sign,
+            display_scale,
+            digits,
+        })
     }
 
     fn digit(&self, index: usize) -> Result<u64> {
         let digit = self.digits.get(index).map_or(0, |digit| u16::from_be_bytes(*digit));
-        if digit < 10_000 { Ok(u64::from(digit)) } else { Err(MALFORMED) }
+        if digit < 10_000 {
+            Ok(u64::from(digit))
+        } else {
+            Err(MALFORMED)
+        }
     }
 }
 
@@ -152,7 +164,13 @@ const NARROW_LIMIT: u64 = 1_000_000_000_000_000;
 
 impl<T: Unscaled> Digits<T> {
     fn new(precision: u8) -> Self {
-        Self { wide: T::ZERO, narrow: 0, narrow_factor: 1, significant: 0, precision: u32::from(precision) }
+        Self {
+            wide: T::ZERO,
+            narrow: 0,
+            narrow_factor: 1,
+            significant: 0,
+            precision: u32::from(precision),
+        }
     }
 
     /// Appends `places` (at most 4) decimal digits.
@@ -235,8 +253,11 @@ pub(super) fn write_text(out: &mut String, bytes: &[u8]) -> Result<()> {
     }
     for power in (0..=wire.weight).rev() {
         let digit = place(power)?;
-        let written =
-            if power == wire.weight { write!(out, "{digit}") } else { write!(out, "{digit:04}") };
+        let written = if power == wire.weight {
+            write!(out, "{digit}")
+        } else {
+            write!(out, "{digit:04}")
+        };
         written.expect("writing to a string cannot fail");
     }
     let decimals = usize::from(wire.display_scale);
@@ -261,8 +282,11 @@ pub(super) fn encode(text: &str) -> Vec<u8> {
     while !padded.len().is_multiple_of(4) {
         padded.push('0');
     }
-    let mut digits: Vec<u16> =
-        padded.as_bytes().chunks(4).map(|group| std::str::from_utf8(group).unwrap().parse().unwrap()).collect();
+    let mut digits: Vec<u16> = padded
+        .as_bytes()
+        .chunks(4)
+        .map(|group| std::str::from_utf8(group).unwrap().parse().unwrap())
+        .collect();
     let mut weight = i16::try_from(whole_groups).unwrap() - 1;
     while digits.first() == Some(&0) {
         digits.remove(0);
@@ -314,8 +338,14 @@ mod tests {
         assert_eq!(both("999.99", 5, 2), Ok(99_999));
         assert_eq!(both("10000000000", 38, 20), Ok(10i128.pow(30)));
         assert_eq!(both("0.0000000001", 10, 10), Ok(1));
-        assert_eq!(both("99999999999999999999999999999999999999", 38, 0), Ok(10i128.pow(38) - 1));
-        assert_eq!(both("0.99999999999999999999999999999999999999", 38, 38), Ok(10i128.pow(38) - 1));
+        assert_eq!(
+            both("99999999999999999999999999999999999999", 38, 0),
+            Ok(10i128.pow(38) - 1)
+        );
+        assert_eq!(
+            both("0.99999999999999999999999999999999999999", 38, 38),
+            Ok(10i128.pow(38) - 1)
+        );
         assert_eq!(both("1000", 5, 2), Err(TOO_LARGE));
         assert_eq!(both("0.001", 5, 2), Err(TOO_FINE));
         assert_eq!(both("0.00001", 5, 2), Err(TOO_FINE));
@@ -327,7 +357,10 @@ mod tests {
         let nines = "9".repeat(76);
         let expected = i256::from_string(&nines).unwrap();
         assert_eq!(unscaled_from_text::<i256>(nines.as_bytes(), 76, 0), Ok(expected));
-        assert_eq!(unscaled_from_wire::<i256>(&encode(&format!("-{nines}")), 76, 0), Ok(expected.wrapping_neg()));
+        assert_eq!(
+            unscaled_from_wire::<i256>(&encode(&format!("-{nines}")), 76, 0),
+            Ok(expected.wrapping_neg())
+        );
     }
 
     #[test]
@@ -335,7 +368,10 @@ mod tests {
         for (sign, text) in [(NAN, "NaN"), (INFINITY, "Infinity"), (NEGATIVE_INFINITY, "-Infinity")] {
             let bytes = [&[0, 0, 0, 0][..], &sign.to_be_bytes(), &[0, 0]].concat();
             assert_eq!(unscaled_from_wire::<i128>(&bytes, 10, 2), Err(ValueError::NotFinite));
-            assert_eq!(unscaled_from_text::<i128>(text.as_bytes(), 10, 2), Err(ValueError::NotFinite));
+            assert_eq!(
+                unscaled_from_text::<i128>(text.as_bytes(), 10, 2),
+                Err(ValueError::NotFinite)
+            );
             let mut out = String::new();
             write_text(&mut out, &bytes).unwrap();
             assert_eq!(out, text);
@@ -349,7 +385,10 @@ mod tests {
         }
         let digit_of_10000 = [0, 1, 0, 0, 0, 0, 0, 0, 0x27, 0x10];
         assert_eq!(unscaled_from_wire::<i128>(&digit_of_10000, 10, 2), Err(MALFORMED));
-        assert_eq!(unscaled_from_wire::<i128>(&digit_of_10000[..9], 10, 2), Err(ValueError::Length));
+        assert_eq!(
+            unscaled_from_wire::<i128>(&digit_of_10000[..9], 10, 2),
+            Err(ValueError::Length)
+        );
     }
 
     proptest! {

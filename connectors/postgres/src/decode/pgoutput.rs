@@ -211,15 +211,29 @@ pub(crate) fn parse(bytes: &[u8], in_stream: bool) -> Result<Parsed<'_>> {
 
 fn read_message<'a>(tag: u8, reader: &mut Reader<'a>) -> Result<Message<'a>> {
     Ok(match tag {
-        b'B' => Message::Begin(Begin { final_lsn: lsn(reader)?, committed_at: time(reader)?, xid: reader.u32()? }),
+        b'B' => Message::Begin(Begin {
+            final_lsn: lsn(reader)?,
+            committed_at: time(reader)?,
+            xid: reader.u32()?,
+        }),
         b'C' => Message::Commit(read_commit(reader)?),
-        b'O' => Message::Origin { commit_lsn: lsn(reader)?, name: reader.name()? },
+        b'O' => Message::Origin {
+            commit_lsn: lsn(reader)?,
+            name: reader.name()?,
+        },
         b'R' => Message::Relation(read_relation(reader)?),
-        b'Y' => Message::Type { oid: reader.u32()?, namespace: reader.name()?, name: reader.name()? },
+        b'Y' => Message::Type {
+            oid: reader.u32()?,
+            namespace: reader.name()?,
+            name: reader.name()?,
+        },
         b'I' => {
             let relation = reader.u32()?;
             expect(reader, b'N')?;
-            Message::Insert { relation, new: Tuple::read(reader)? }
+            Message::Insert {
+                relation,
+                new: Tuple::read(reader)?,
+            }
         }
         b'U' => {
             let relation = reader.u32()?;
@@ -228,13 +242,23 @@ fn read_message<'a>(tag: u8, reader: &mut Reader<'a>) -> Result<Message<'a>> {
                 _ => Some(read_old(reader)?),
             };
             expect(reader, b'N')?;
-            Message::Update { relation, old, new: Tuple::read(reader)? }
+            Message::Update {
+                relation,
+                old,
+                new: Tuple::read(reader)?,
+            }
         }
-        b'D' => Message::Delete { relation: reader.u32()?, old: read_old(reader)? },
+        b'D' => Message::Delete {
+            relation: reader.u32()?,
+            old: read_old(reader)?,
+        },
         b'T' => {
             let relations = reader.u32()?;
             let options = reader.u8()?;
-            let len = usize::try_from(relations).ok().and_then(|n| n.checked_mul(4)).ok_or(ProtocolError::Truncated)?;
+            let len = usize::try_from(relations)
+                .ok()
+                .and_then(|n| n.checked_mul(4))
+                .ok_or(ProtocolError::Truncated)?;
             Message::Truncate {
                 relations: RelationIds(reader.bytes(len)?),
                 cascade: options & 1 != 0,
@@ -245,11 +269,22 @@ fn read_message<'a>(tag: u8, reader: &mut Reader<'a>) -> Result<Message<'a>> {
             let transactional = reader.u8()? & 1 != 0;
             let (lsn, prefix, len) = (lsn(reader)?, reader.name()?, reader.u32()?);
             let content = reader.bytes(usize::try_from(len).map_err(|_| ProtocolError::Truncated)?)?;
-            Message::Logical { transactional, lsn, prefix, content }
+            Message::Logical {
+                transactional,
+                lsn,
+                prefix,
+                content,
+            }
         }
-        b'S' => Message::StreamStart { xid: reader.u32()?, first: reader.u8()? == 1 },
+        b'S' => Message::StreamStart {
+            xid: reader.u32()?,
+            first: reader.u8()? == 1,
+        },
         b'E' => Message::StreamStop,
-        b'c' => Message::StreamCommit { xid: reader.u32()?, commit: read_commit(reader)? },
+        b'c' => Message::StreamCommit {
+            xid: reader.u32()?,
+            commit: read_commit(reader)?,
+        },
         b'A' => {
             let (xid, subxid) = (reader.u32()?, reader.u32()?);
             // Protocol 4 adds the abort's LSN and time where parallel streaming was asked for.
@@ -267,16 +302,27 @@ fn lsn(reader: &mut Reader<'_>) -> Result<Lsn> {
 }
 
 fn time(reader: &mut Reader<'_>) -> Result<i64> {
-    reader.i64()?.checked_add(EPOCH_OFFSET_MICROS).ok_or(ProtocolError::UnknownContent("a commit time"))
+    reader
+        .i64()?
+        .checked_add(EPOCH_OFFSET_MICROS)
+        .ok_or(ProtocolError::UnknownContent("a commit time"))
 }
 
 fn expect(reader: &mut Reader<'_>, tag: u8) -> Result<()> {
-    if reader.u8()? == tag { Ok(()) } else { Err(ProtocolError::UnknownContent("a row's kind")) }
+    if reader.u8()? == tag {
+        Ok(())
+    } else {
+        Err(ProtocolError::UnknownContent("a row's kind"))
+    }
 }
 
 fn read_commit(reader: &mut Reader<'_>) -> Result<Commit> {
     let _unused_flags = reader.u8()?;
-    Ok(Commit { commit_lsn: lsn(reader)?, end_lsn: lsn(reader)?, committed_at: time(reader)? })
+    Ok(Commit {
+        commit_lsn: lsn(reader)?,
+        end_lsn: lsn(reader)?,
+        committed_at: time(reader)?,
+    })
 }
 
 fn read_old<'a>(reader: &mut Reader<'a>) -> Result<OldTuple<'a>> {
@@ -295,7 +341,14 @@ fn read_relation<'a>(reader: &mut Reader<'a>) -> Result<Relation<'a>> {
         read_column(reader)?;
     }
     let bytes = &start[..start.len() - reader.rest().len()];
-    Ok(Relation { oid, namespace, name, replica_identity, columns, bytes })
+    Ok(Relation {
+        oid,
+        namespace,
+        name,
+        replica_identity,
+        columns,
+        bytes,
+    })
 }
 
 fn read_column<'a>(reader: &mut Reader<'a>) -> Result<RelationColumn<'a>> {
@@ -320,13 +373,35 @@ mod tests {
 
     #[test]
     fn a_transaction_is_framed() {
-        let begin = message(b'B', &[&0x16_0000_0001u64.to_be_bytes(), &0i64.to_be_bytes(), &7u32.to_be_bytes()]);
-        let expected = Begin { final_lsn: Lsn(0x16_0000_0001), committed_at: 946_684_800_000_000, xid: 7 };
+        let begin = message(
+            b'B',
+            &[
+                &0x16_0000_0001u64.to_be_bytes(),
+                &0i64.to_be_bytes(),
+                &7u32.to_be_bytes(),
+            ],
+        );
+        let expected = Begin {
+            final_lsn: Lsn(0x16_0000_0001),
+            committed_at: 946_684_800_000_000,
+            xid: 7,
+        };
         assert_eq!(parse(&begin, false).unwrap().message, Message::Begin(expected));
 
-        let commit =
-            message(b'C', &[&[0], &5u64.to_be_bytes(), &9u64.to_be_bytes(), &(-946_684_800_000_000i64).to_be_bytes()]);
-        let expected = Commit { commit_lsn: Lsn(5), end_lsn: Lsn(9), committed_at: 0 };
+        let commit = message(
+            b'C',
+            &[
+                &[0],
+                &5u64.to_be_bytes(),
+                &9u64.to_be_bytes(),
+                &(-946_684_800_000_000i64).to_be_bytes(),
+            ],
+        );
+        let expected = Commit {
+            commit_lsn: Lsn(5),
+            end_lsn: Lsn(9),
+            committed_at: 0,
+        };
         assert_eq!(parse(&commit, false).unwrap().message, Message::Commit(expected));
     }
 
@@ -337,20 +412,43 @@ mod tests {
         };
         let bytes = message(
             b'R',
-            &[&42u32.to_be_bytes(), b"public\0orders\0d", &[0, 2], &column(1, "id", 20, -1), &column(0, "n", 1700, 655_366)],
+            &[
+                &42u32.to_be_bytes(),
+                b"public\0orders\0d",
+                &[0, 2],
+                &column(1, "id", 20, -1),
+                &column(0, "n", 1700, 655_366),
+            ],
         );
-        let Message::Relation(relation) = parse(&bytes, false).unwrap().message else { panic!("not a relation") };
-        assert_eq!((relation.oid, relation.namespace, relation.name), (42, "public", "orders"));
+        let Message::Relation(relation) = parse(&bytes, false).unwrap().message else {
+            panic!("not a relation")
+        };
+        assert_eq!(
+            (relation.oid, relation.namespace, relation.name),
+            (42, "public", "orders")
+        );
         assert_eq!(relation.replica_identity, b'd');
-        let columns: Vec<_> = relation.columns().map(|c| (c.key, c.name, c.type_oid, c.type_modifier)).collect();
+        let columns: Vec<_> = relation
+            .columns()
+            .map(|c| (c.key, c.name, c.type_oid, c.type_modifier))
+            .collect();
         assert_eq!(columns, [(true, "id", 20, -1), (false, "n", 1700, 655_366)]);
     }
 
     #[test]
     fn changes_carry_their_rows() {
-        let new = [TupleValue::Binary(&[0, 1]), TupleValue::Unchanged, TupleValue::Null, TupleValue::Text(b"x")];
+        let new = [
+            TupleValue::Binary(&[0, 1]),
+            TupleValue::Unchanged,
+            TupleValue::Null,
+            TupleValue::Text(b"x"),
+        ];
         let insert = message(b'I', &[&9u32.to_be_bytes(), b"N", &encode(&new)]);
-        let Message::Insert { relation: 9, new: tuple } = parse(&insert, false).unwrap().message else {
+        let Message::Insert {
+            relation: 9,
+            new: tuple,
+        } = parse(&insert, false).unwrap().message
+        else {
             panic!("not an insert")
         };
         assert_eq!(tuple.iter().collect::<Vec<_>>(), new);
@@ -358,45 +456,80 @@ mod tests {
         let old = [TupleValue::Text(b"k")];
         for (letter, full) in [(b"K", false), (b"O", true)] {
             let update = message(b'U', &[&9u32.to_be_bytes(), letter, &encode(&old), b"N", &encode(&new)]);
-            let Message::Update { old: Some(sent), new: tuple, .. } = parse(&update, false).unwrap().message else {
+            let Message::Update {
+                old: Some(sent),
+                new: tuple,
+                ..
+            } = parse(&update, false).unwrap().message
+            else {
                 panic!("not an update with its old row")
             };
             assert_eq!(matches!(sent, OldTuple::Full(_)), full);
             assert_eq!(tuple.len(), 4);
             let delete = message(b'D', &[&9u32.to_be_bytes(), letter, &encode(&old)]);
-            assert_eq!(parse(&delete, false).unwrap().message, Message::Delete { relation: 9, old: sent });
+            assert_eq!(
+                parse(&delete, false).unwrap().message,
+                Message::Delete { relation: 9, old: sent }
+            );
         }
         let update = message(b'U', &[&9u32.to_be_bytes(), b"N", &encode(&new)]);
-        assert!(matches!(parse(&update, false).unwrap().message, Message::Update { old: None, .. }));
+        assert!(matches!(
+            parse(&update, false).unwrap().message,
+            Message::Update { old: None, .. }
+        ));
     }
 
     #[test]
     fn truncate_and_logical_messages() {
-        let truncate =
-            message(b'T', &[&2u32.to_be_bytes(), &[2], &1u32.to_be_bytes(), &u32::MAX.to_be_bytes()]);
-        let Message::Truncate { relations, cascade: false, restart_identity: true } =
-            parse(&truncate, false).unwrap().message
+        let truncate = message(
+            b'T',
+            &[&2u32.to_be_bytes(), &[2], &1u32.to_be_bytes(), &u32::MAX.to_be_bytes()],
+        );
+        let Message::Truncate {
+            relations,
+            cascade: false,
+            restart_identity: true,
+        } = parse(&truncate, false).unwrap().message
         else {
             panic!("not a truncate")
         };
         assert_eq!(relations.iter().collect::<Vec<_>>(), [1, u32::MAX]);
 
         let logical = message(b'M', &[&[1], &3u64.to_be_bytes(), b"ms\0", &2u32.to_be_bytes(), b"hi"]);
-        let expected = Message::Logical { transactional: true, lsn: Lsn(3), prefix: "ms", content: b"hi" };
+        let expected = Message::Logical {
+            transactional: true,
+            lsn: Lsn(3),
+            prefix: "ms",
+            content: b"hi",
+        };
         assert_eq!(parse(&logical, false).unwrap().message, expected);
     }
 
     #[test]
     fn a_streamed_block_names_its_transaction() {
         let start = message(b'S', &[&7u32.to_be_bytes(), &[1]]);
-        assert_eq!(parse(&start, false).unwrap().message, Message::StreamStart { xid: 7, first: true });
-        let insert = message(b'I', &[&8u32.to_be_bytes(), &9u32.to_be_bytes(), b"N", &encode(&[TupleValue::Null])]);
+        assert_eq!(
+            parse(&start, false).unwrap().message,
+            Message::StreamStart { xid: 7, first: true }
+        );
+        let insert = message(
+            b'I',
+            &[
+                &8u32.to_be_bytes(),
+                &9u32.to_be_bytes(),
+                b"N",
+                &encode(&[TupleValue::Null]),
+            ],
+        );
         let parsed = parse(&insert, true).unwrap();
         assert_eq!(parsed.xid, Some(8));
         assert!(matches!(parsed.message, Message::Insert { relation: 9, .. }));
         assert_eq!(parse(b"E", true).unwrap().message, Message::StreamStop);
         let abort = message(b'A', &[&7u32.to_be_bytes(), &8u32.to_be_bytes()]);
-        assert_eq!(parse(&abort, false).unwrap().message, Message::StreamAbort { xid: 7, subxid: 8 });
+        assert_eq!(
+            parse(&abort, false).unwrap().message,
+            Message::StreamAbort { xid: 7, subxid: 8 }
+        );
     }
 
     #[test]
@@ -406,7 +539,10 @@ mod tests {
         for len in 0..update.len() {
             assert!(parse(&update[..len], false).is_err(), "{len}");
         }
-        assert_eq!(parse(&[&update[..], &[0]].concat(), false), Err(ProtocolError::Trailing));
+        assert_eq!(
+            parse(&[&update[..], &[0]].concat(), false),
+            Err(ProtocolError::Trailing)
+        );
         assert_eq!(parse(b"Z", false), Err(ProtocolError::UnknownMessage(b'Z')));
     }
 

@@ -96,8 +96,7 @@ mod tests {
         ];
         let before = [TupleValue::Text(b"1")];
         let json = row_as_json(Op::Update, columns, values.into_iter(), Some(before.into_iter()));
-        let expected =
-            r#"{"__op":"u","n":"NaN","b\"":{"hex":"00ff"},"t":{"hex":"ff"},"i":null,"__before":{"n":"1"}}"#;
+        let expected = r#"{"__op":"u","n":"NaN","b\"":{"hex":"00ff"},"t":{"hex":"ff"},"i":null,"__before":{"n":"1"}}"#;
         assert_eq!(json, expected);
     }
 }

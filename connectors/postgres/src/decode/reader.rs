@@ -60,7 +60,11 @@ impl<'a> Reader<'a> {
 
     /// A name that ends with a zero byte.
     pub(crate) fn name(&mut self) -> Result<&'a str> {
-        let end = self.0.iter().position(|&byte| byte == 0).ok_or(ProtocolError::Truncated)?;
+        let end = self
+            .0
+            .iter()
+            .position(|&byte| byte == 0)
+            .ok_or(ProtocolError::Truncated)?;
         let (name, rest) = self.0.split_at(end);
         self.0 = &rest[1..];
         std::str::from_utf8(name).map_err(|_| ProtocolError::NotUtf8)
@@ -68,6 +72,10 @@ impl<'a> Reader<'a> {
 
     /// That nothing is left.
     pub(crate) fn end(self) -> Result<()> {
-        if self.0.is_empty() { Ok(()) } else { Err(ProtocolError::Trailing) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(ProtocolError::Trailing)
+        }
     }
 }

@@ -79,12 +79,27 @@ impl TableDecoder {
     /// An empty decoder. `types` are those of `schema.columns`, in the same order, which is also
     /// the order of the columns in every row.
     pub(crate) fn new(schema: Arc<TableSchema>, types: Vec<ColumnType>, partition: PartitionId) -> Self {
-        debug_assert!(schema.columns.fields().iter().zip(&types).all(|(f, t)| *f.data_type() == t.arrow()));
+        debug_assert!(
+            schema
+                .columns
+                .fields()
+                .iter()
+                .zip(&types)
+                .all(|(f, t)| *f.data_type() == t.arrow())
+        );
         let builders = || types.iter().map(ColumnBuilder::new).collect::<Vec<_>>();
-        let before = schema.before_image.then(|| BeforeImage { columns: builders(), nulls: NullBufferBuilder::new(0) });
+        let before = schema.before_image.then(|| BeforeImage {
+            columns: builders(),
+            nulls: NullBufferBuilder::new(0),
+        });
         Self {
             batch_schema: schema.batch_schema(),
-            key: schema.columns.fields().iter().map(|field| schema.key.contains(field.name())).collect(),
+            key: schema
+                .columns
+                .fields()
+                .iter()
+                .map(|field| schema.key.contains(field.name()))
+                .collect(),
             columns: builders(),
             before,
             schema,
@@ -116,7 +131,16 @@ impl TableDecoder {
             Some(bytes) if r#type.needs_text() => TupleValue::Text(bytes),
             Some(bytes) => TupleValue::Binary(bytes),
         });
-        self.append(context, &types, &Row { op: Op::Read, values, old: None, before: None });
+        self.append(
+            context,
+            &types,
+            &Row {
+                op: Op::Read,
+                values,
+                old: None,
+                before: None,
+            },
+        );
         self.types = types;
         Ok(1)
     }
@@ -141,7 +165,10 @@ impl TableDecoder {
             self.expect_columns(tuple.len())?;
             if self.moves_key(tuple, new) {
                 self.append_tuple(context, Op::Delete, tuple, None, whole(old));
-                let second = ChangeContext { ordinal: context.ordinal + 1, ..*context };
+                let second = ChangeContext {
+                    ordinal: context.ordinal + 1,
+                    ..*context
+                };
                 self.append_tuple(&second, Op::Create, new, old, None);
                 return Ok(2);
             }
@@ -197,14 +224,18 @@ impl TableDecoder {
         if total == 0 {
             return Ok(None);
         }
-        let fault =
-            |error| Error::new(ErrorKind::Internal, "cannot build a change batch").with("table", &self.schema.id).caused_by(error);
+        let fault = |error| {
+            Error::new(ErrorKind::Internal, "cannot build a change batch")
+                .with("table", &self.schema.id)
+                .caused_by(error)
+        };
         let mut arrays: Vec<ArrayRef> = self.columns.iter_mut().map(ColumnBuilder::finish).collect();
         arrays.extend(self.envelope.finish());
         if let Some(before) = &mut self.before {
             let fields = self.schema.columns.fields().clone();
             let columns = before.columns.iter_mut().map(ColumnBuilder::finish).collect();
-            let image = StructArray::try_new_with_length(fields, columns, before.nulls.finish(), total).map_err(fault)?;
+            let image =
+                StructArray::try_new_with_length(fields, columns, before.nulls.finish(), total).map_err(fault)?;
             arrays.push(Arc::new(image));
         }
         let mut rows = RecordBatch::try_new(self.batch_schema.clone(), arrays).map_err(fault)?;
@@ -215,7 +246,11 @@ impl TableDecoder {
             }
             rows = filter_record_batch(&rows, &BooleanArray::from(keep)).map_err(fault)?;
         }
-        if rows.num_rows() == 0 { Ok(None) } else { ChangeBatch::try_new(self.schema.clone(), rows).map(Some) }
+        if rows.num_rows() == 0 {
+            Ok(None)
+        } else {
+            ChangeBatch::try_new(self.schema.clone(), rows).map(Some)
+        }
     }
 
     /// The rejected rows since the last call, as a quarantine batch; `None` if there are none.
@@ -223,12 +258,20 @@ impl TableDecoder {
     /// # Errors
     /// As [`QuarantineBuilder::finish`].
     pub(crate) fn finish_rejects(&mut self) -> Result<Option<ChangeBatch>> {
-        if self.rejects.is_empty() { Ok(None) } else { self.rejects.finish().map(Some) }
+        if self.rejects.is_empty() {
+            Ok(None)
+        } else {
+            self.rejects.finish().map(Some)
+        }
     }
 
     fn expect_columns(&self, found: usize) -> Result<()> {
         let expected = self.columns.len();
-        if found == expected { Ok(()) } else { Err(ProtocolError::ColumnCount { expected, found }.into()) }
+        if found == expected {
+            Ok(())
+        } else {
+            Err(ProtocolError::ColumnCount { expected, found }.into())
+        }
     }
 
     /// Whether an update gives another key to the row. A key that was not sent did not change.
@@ -247,7 +290,16 @@ impl TableDecoder {
     ) {
         self.bytes += tuple.wire_bytes() + before.map_or(0, Tuple::wire_bytes);
         let types = std::mem::take(&mut self.types);
-        self.append(context, &types, &Row { op, values: tuple.iter(), old, before });
+        self.append(
+            context,
+            &types,
+            &Row {
+                op,
+                values: tuple.iter(),
+                old,
+                before,
+            },
+        );
         self.types = types;
     }
 
@@ -257,8 +309,12 @@ impl TableDecoder {
         V: Iterator<Item = TupleValue<'a>> + Clone,
     {
         let mut unchanged = Vec::new();
-        let refusal = self.append_values(row, &mut unchanged).and_then(|()| self.append_before(row.before));
-        let Err(refusal) = refusal else { return self.close_row(context, row.op, &unchanged) };
+        let refusal = self
+            .append_values(row, &mut unchanged)
+            .and_then(|()| self.append_before(row.before));
+        let Err(refusal) = refusal else {
+            return self.close_row(context, row.op, &unchanged);
+        };
         let at = self.envelope.len();
         for column in &mut self.columns {
             if column.len() == at {
@@ -272,7 +328,12 @@ impl TableDecoder {
         self.close_row(context, row.op, &[]);
 
         let names = self.schema.columns.fields().iter().map(|field| field.name().as_str());
-        let raw = row_as_json(row.op, names.zip(types), row.values.clone(), row.before.map(Tuple::iter));
+        let raw = row_as_json(
+            row.op,
+            names.zip(types),
+            row.values.clone(),
+            row.before.map(Tuple::iter),
+        );
         let reason = format!(
             "column `{}` ({}){}: {}",
             self.schema.columns.field(refusal.column).name(),
@@ -287,7 +348,8 @@ impl TableDecoder {
             committed_at: context.committed_at,
         };
         let table = self.schema.id.to_string();
-        self.rejects.append(&table, CHECK, &reason, Raw::Json(&raw), place, clock::unix_micros());
+        self.rejects
+            .append(&table, CHECK, &reason, Raw::Json(&raw), place, clock::unix_micros());
     }
 
     /// Appends the values and gathers the columns that stay unknown.
@@ -306,7 +368,11 @@ impl TableDecoder {
             if value == TupleValue::Unchanged {
                 unchanged.push(index);
             }
-            append_value(column, value).map_err(|error| Refusal { column: index, in_before: false, error })?;
+            append_value(column, value).map_err(|error| Refusal {
+                column: index,
+                in_before: false,
+                error,
+            })?;
         }
         Ok(())
     }
@@ -318,7 +384,11 @@ impl TableDecoder {
             return Ok(());
         };
         for (index, (column, value)) in before.columns.iter_mut().zip(image.iter()).enumerate() {
-            append_value(column, value).map_err(|error| Refusal { column: index, in_before: true, error })?;
+            append_value(column, value).map_err(|error| Refusal {
+                column: index,
+                in_before: true,
+                error,
+            })?;
         }
         before.nulls.append_non_null();
         Ok(())
@@ -326,13 +396,20 @@ impl TableDecoder {
 
     fn close_row(&mut self, context: &ChangeContext<'_>, op: Op, unchanged: &[usize]) {
         self.bytes += ENVELOPE_BYTES;
-        let ChangeContext { position, ordinal, committed_at } = *context;
+        let ChangeContext {
+            position,
+            ordinal,
+            committed_at,
+        } = *context;
         if unchanged.is_empty() {
-            return self.envelope.append(op, &self.partition, position, ordinal, committed_at);
+            return self
+                .envelope
+                .append(op, &self.partition, position, ordinal, committed_at);
         }
         let fields = self.schema.columns.fields();
         let names: Vec<&str> = unchanged.iter().map(|index| fields[*index].name().as_str()).collect();
-        self.envelope.append_partial(op, &self.partition, position, ordinal, committed_at, &names);
+        self.envelope
+            .append_partial(op, &self.partition, position, ordinal, committed_at, &names);
     }
 }
 

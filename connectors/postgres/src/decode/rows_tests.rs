@@ -12,15 +12,25 @@ use super::super::tuple::encode;
 use super::TupleValue::{Binary, Null, Text, Unchanged};
 use super::*;
 
-const CONTEXT: ChangeContext<'_> =
-    ChangeContext { position: "00000000000000FF", ordinal: 5, committed_at: Some(1_000_000) };
+const CONTEXT: ChangeContext<'_> = ChangeContext {
+    position: "00000000000000FF",
+    ordinal: 5,
+    committed_at: Some(1_000_000),
+};
 
 /// `id int4, note text, amount numeric(5,2)` with the key `id`.
 fn decoder(before_image: bool) -> TableDecoder {
     let catalog = Catalog::new();
     let columns = [("id", 23, -1), ("note", 25, -1), ("amount", 1700, (5 << 16 | 2) + 4)];
-    let types: Vec<_> = columns.iter().map(|&(_, oid, typmod)| ColumnType::resolve(oid, typmod, &catalog)).collect();
-    let fields: Vec<_> = columns.iter().zip(&types).map(|((name, ..), r#type)| r#type.field(name)).collect();
+    let types: Vec<_> = columns
+        .iter()
+        .map(|&(_, oid, typmod)| ColumnType::resolve(oid, typmod, &catalog))
+        .collect();
+    let fields: Vec<_> = columns
+        .iter()
+        .zip(&types)
+        .map(|((name, ..), r#type)| r#type.field(name))
+        .collect();
     let schema = TableSchema {
         id: TableId::new("shop", Some("public"), "orders"),
         columns: Arc::new(Schema::new(fields)),
@@ -60,7 +70,12 @@ fn each_change_becomes_its_rows() {
     let key = encode(&[Text(b"7"), Null, Null]);
     assert_eq!(decoder.insert(&CONTEXT, &tuple(&row)).unwrap(), 1);
     assert_eq!(decoder.update(&CONTEXT, None, &tuple(&row)).unwrap(), 1);
-    assert_eq!(decoder.update(&CONTEXT, Some(&OldTuple::Key(tuple(&key))), &tuple(&moved)).unwrap(), 2);
+    assert_eq!(
+        decoder
+            .update(&CONTEXT, Some(&OldTuple::Key(tuple(&key))), &tuple(&moved))
+            .unwrap(),
+        2
+    );
     assert_eq!(decoder.delete(&CONTEXT, &OldTuple::Key(tuple(&key))).unwrap(), 1);
     assert_eq!(decoder.truncate(&CONTEXT).unwrap(), 1);
     assert_eq!(decoder.len(), 6);
@@ -71,7 +86,10 @@ fn each_change_becomes_its_rows() {
     assert_eq!(rows.ops, ["c", "u", "d", "c", "d", "t"]);
     assert_eq!(rows.ordinals, [5, 5, 5, 6, 5, 5]);
     assert_eq!(rows.ids, [Some(7), Some(7), Some(7), Some(8), Some(7), None]);
-    assert_eq!(rows.notes[..4], [Some("a".to_owned()), Some("a".to_owned()), None, Some("b".to_owned())]);
+    assert_eq!(
+        rows.notes[..4],
+        [Some("a".to_owned()), Some("a".to_owned()), None, Some("b".to_owned())]
+    );
     assert_eq!(batch.positions().value(0), CONTEXT.position);
     assert!(decoder.finish().unwrap().is_none());
     assert!(decoder.is_empty());
@@ -84,12 +102,18 @@ fn a_value_that_was_not_sent_is_named_or_resolved() {
     let new = encode(&[Text(b"7"), Unchanged, Text(b"2.00")]);
     let old = encode(&[Text(b"7"), Text(b"long"), Text(b"1.00")]);
     decoder.update(&CONTEXT, None, &tuple(&new)).unwrap();
-    decoder.update(&CONTEXT, Some(&OldTuple::Full(tuple(&old))), &tuple(&new)).unwrap();
+    decoder
+        .update(&CONTEXT, Some(&OldTuple::Full(tuple(&old))), &tuple(&new))
+        .unwrap();
     let batch = decoder.finish().unwrap().unwrap();
     let rows = found(&batch);
     assert_eq!(rows.ops, ["u", "u"]);
     assert_eq!(rows.notes, [None, Some("long".to_owned())]);
-    let unchanged = batch.rows().column_by_name(envelope::UNCHANGED).unwrap().as_list::<i32>();
+    let unchanged = batch
+        .rows()
+        .column_by_name(envelope::UNCHANGED)
+        .unwrap()
+        .as_list::<i32>();
     assert_eq!(unchanged.value(0).as_string::<i32>().value(0), "note");
     assert!(unchanged.is_null(1));
     let before = batch.rows().column_by_name(envelope::BEFORE).unwrap().as_struct();
@@ -102,14 +126,22 @@ fn with_a_full_identity_a_moved_row_is_whole_on_both_sides() {
     let mut decoder = decoder(true);
     let old = encode(&[Text(b"7"), Text(b"long"), Text(b"1.00")]);
     let new = encode(&[Text(b"8"), Unchanged, Text(b"1.00")]);
-    assert_eq!(decoder.update(&CONTEXT, Some(&OldTuple::Full(tuple(&old))), &tuple(&new)).unwrap(), 2);
+    assert_eq!(
+        decoder
+            .update(&CONTEXT, Some(&OldTuple::Full(tuple(&old))), &tuple(&new))
+            .unwrap(),
+        2
+    );
     decoder.delete(&CONTEXT, &OldTuple::Full(tuple(&old))).unwrap();
     let batch = decoder.finish().unwrap().unwrap();
     let rows = found(&batch);
     assert_eq!(rows.ops, ["d", "c", "d"]);
     assert!(rows.notes.iter().all(|note| note.as_deref() == Some("long")));
     let before = batch.rows().column_by_name(envelope::BEFORE).unwrap();
-    assert_eq!((0..3).map(|row| before.is_valid(row)).collect::<Vec<_>>(), [true, false, true]);
+    assert_eq!(
+        (0..3).map(|row| before.is_valid(row)).collect::<Vec<_>>(),
+        [true, false, true]
+    );
 }
 
 #[test]
@@ -119,7 +151,12 @@ fn a_refused_row_leaves_its_neighbours_and_goes_to_quarantine() {
     let bad = encode(&[Text(b"8"), Text(b"b"), Text(b"NaN")]);
     decoder.insert(&CONTEXT, &tuple(&good)).unwrap();
     assert_eq!(decoder.insert(&CONTEXT, &tuple(&bad)).unwrap(), 1);
-    assert_eq!(decoder.update(&CONTEXT, Some(&OldTuple::Full(tuple(&bad))), &tuple(&good)).unwrap(), 2);
+    assert_eq!(
+        decoder
+            .update(&CONTEXT, Some(&OldTuple::Full(tuple(&bad))), &tuple(&good))
+            .unwrap(),
+        2
+    );
     assert_eq!(decoder.len(), 2);
 
     let batch = decoder.finish().unwrap().unwrap();
@@ -133,10 +170,17 @@ fn a_refused_row_leaves_its_neighbours_and_goes_to_quarantine() {
     let reason = "column `amount` (numeric(5,2)): NaN and infinity have no place in a decimal column";
     assert_eq!(column("reason").as_string::<i32>().value(0), reason);
     let raw = column("raw");
-    let raw = |row| std::str::from_utf8(raw.as_binary::<i32>().value(row)).unwrap().to_owned();
+    let raw = |row| {
+        std::str::from_utf8(raw.as_binary::<i32>().value(row))
+            .unwrap()
+            .to_owned()
+    };
     assert_eq!(raw(0), r#"{"__op":"c","id":"8","note":"b","amount":"NaN"}"#);
     let before = r#""__before":{"id":"8","note":"b","amount":"NaN"}"#;
-    assert_eq!(raw(1), format!(r#"{{"__op":"d","id":"8","note":"b","amount":"NaN",{before}}}"#));
+    assert_eq!(
+        raw(1),
+        format!(r#"{{"__op":"d","id":"8","note":"b","amount":"NaN",{before}}}"#)
+    );
     assert_eq!(column(envelope::ORDINAL).as_primitive::<Int64Type>().value(0), 5);
     assert!(decoder.finish_rejects().unwrap().is_none());
 }
@@ -144,7 +188,9 @@ fn a_refused_row_leaves_its_neighbours_and_goes_to_quarantine() {
 #[test]
 fn a_batch_of_refused_rows_alone_is_none() {
     let mut decoder = decoder(false);
-    decoder.insert(&CONTEXT, &tuple(&encode(&[Text(b"x"), Null, Null]))).unwrap();
+    decoder
+        .insert(&CONTEXT, &tuple(&encode(&[Text(b"x"), Null, Null])))
+        .unwrap();
     assert_eq!(decoder.len(), 0);
     assert!(decoder.finish().unwrap().is_none());
     assert!(decoder.finish_rejects().unwrap().is_some());

@@ -41,7 +41,9 @@ pub(super) fn write_text_form(out: &mut String, form: TextForm, bytes: &[u8]) ->
 /// Writes a readable text of any binary value we know, for rejected rows: the text that
 /// PostgreSQL would write, but for the last digits of floats. Fails for lists and `bytea`.
 pub(super) fn write_any(out: &mut String, form: Form, bytes: &[u8]) -> Result<()> {
-    let Form::Scalar(scalar) = form else { return Err(ValueError::NoBinaryForm) };
+    let Form::Scalar(scalar) = form else {
+        return Err(ValueError::NoBinaryForm);
+    };
     match scalar {
         Scalar::Bool => out.push_str(if exactly::<1>(bytes)? == [0] { "f" } else { "t" }),
         Scalar::Int2 => put(out, format_args!("{}", i16::from_be_bytes(exactly(bytes)?))),
@@ -107,7 +109,13 @@ fn write_bits(out: &mut String, bytes: &[u8]) -> Result<()> {
     if packed.len() != len.div_ceil(8) {
         return Err(ValueError::Length);
     }
-    out.extend((0..len).map(|bit| if packed[bit / 8] >> (7 - bit % 8) & 1 == 1 { '1' } else { '0' }));
+    out.extend((0..len).map(|bit| {
+        if packed[bit / 8] >> (7 - bit % 8) & 1 == 1 {
+            '1'
+        } else {
+            '0'
+        }
+    }));
     Ok(())
 }
 
@@ -139,18 +147,35 @@ mod tests {
     #[test]
     fn known_bytes() {
         let uuid: Vec<u8> = (0..16).map(|n| n * 17).collect();
-        assert_eq!(text(TextForm::Uuid, &uuid).unwrap(), "00112233-4455-6677-8899-aabbccddeeff");
+        assert_eq!(
+            text(TextForm::Uuid, &uuid).unwrap(),
+            "00112233-4455-6677-8899-aabbccddeeff"
+        );
         assert_eq!(text(TextForm::Versioned, b"\x01{\"a\": 1}").unwrap(), "{\"a\": 1}");
-        assert_eq!(text(TextForm::Bits, &[0, 0, 0, 10, 0b1010_0000, 0b0100_0000]).unwrap(), "1010000001");
-        assert_eq!(text(TextForm::Lsn, &0x16_B374_D848u64.to_be_bytes()).unwrap(), "16/B374D848");
+        assert_eq!(
+            text(TextForm::Bits, &[0, 0, 0, 10, 0b1010_0000, 0b0100_0000]).unwrap(),
+            "1010000001"
+        );
+        assert_eq!(
+            text(TextForm::Lsn, &0x16_B374_D848u64.to_be_bytes()).unwrap(),
+            "16/B374D848"
+        );
         assert_eq!(text(TextForm::Tid, &[0, 0, 0, 7, 0, 2]).unwrap(), "(7,2)");
         assert_eq!(text(TextForm::Unsigned32, &[255; 4]).unwrap(), "4294967295");
         assert_eq!(text(TextForm::Unsigned64, &[255; 8]).unwrap(), "18446744073709551615");
         assert_eq!(text(TextForm::Char, &[0]).unwrap(), "");
         assert_eq!(text(TextForm::Char, b"a").unwrap(), "a");
         assert_eq!(text(TextForm::Char, &[0xE9]).unwrap(), "\\351");
-        let interval = [&1_000_000i64.to_be_bytes()[..], &3i32.to_be_bytes(), &14i32.to_be_bytes()].concat();
-        assert_eq!(text(TextForm::Interval, &interval).unwrap(), "1 year 2 mons 3 days 00:00:01");
+        let interval = [
+            &1_000_000i64.to_be_bytes()[..],
+            &3i32.to_be_bytes(),
+            &14i32.to_be_bytes(),
+        ]
+        .concat();
+        assert_eq!(
+            text(TextForm::Interval, &interval).unwrap(),
+            "1 year 2 mons 3 days 00:00:01"
+        );
         let time_tz = [&0i64.to_be_bytes()[..], &(-7200i32).to_be_bytes()].concat();
         assert_eq!(text(TextForm::TimeTz, &time_tz).unwrap(), "00:00:00+02");
     }
@@ -158,7 +183,10 @@ mod tests {
     #[test]
     fn broken_bytes_are_refused() {
         assert_eq!(text(TextForm::Uuid, &[0; 15]), Err(ValueError::Length));
-        assert_eq!(text(TextForm::Versioned, b"\x02{}"), Err(ValueError::Malformed("unknown version of the binary form")));
+        assert_eq!(
+            text(TextForm::Versioned, b"\x02{}"),
+            Err(ValueError::Malformed("unknown version of the binary form"))
+        );
         assert_eq!(text(TextForm::Verbatim, &[0xFF]), Err(ValueError::NotUtf8));
         assert_eq!(text(TextForm::Bits, &[0, 0, 0, 9, 0]), Err(ValueError::Length));
         assert_eq!(text(TextForm::Interval, &[0; 17]), Err(ValueError::Length));

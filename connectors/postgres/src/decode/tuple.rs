@@ -74,7 +74,11 @@ fn read_value<'a>(reader: &mut Reader<'a>) -> Result<TupleValue<'a>, ProtocolErr
         b't' | b'b' => {
             let len = usize::try_from(reader.i32()?).map_err(|_| ProtocolError::UnknownContent("a column's length"))?;
             let bytes = reader.bytes(len)?;
-            Ok(if format == b't' { TupleValue::Text(bytes) } else { TupleValue::Binary(bytes) })
+            Ok(if format == b't' {
+                TupleValue::Text(bytes)
+            } else {
+                TupleValue::Binary(bytes)
+            })
         }
         _ => Err(ProtocolError::UnknownContent("a column's format")),
     }
@@ -89,7 +93,11 @@ pub(crate) fn encode(values: &[TupleValue<'_>]) -> Vec<u8> {
             TupleValue::Null => out.push(b'n'),
             TupleValue::Unchanged => out.push(b'u'),
             TupleValue::Text(bytes) | TupleValue::Binary(bytes) => {
-                out.push(if matches!(value, TupleValue::Text(_)) { b't' } else { b'b' });
+                out.push(if matches!(value, TupleValue::Text(_)) {
+                    b't'
+                } else {
+                    b'b'
+                });
                 out.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());
                 out.extend(*bytes);
             }

@@ -39,7 +39,7 @@ pub(super) async fn copy_table(
         bytes += content.len();
         rows.feed(content, |row| {
             let context = ChangeContext { position: &position, ordinal, committed_at: None };
-            decoder.copy_row(&context, &row)?;
+            decoder.copy(&context, &row)?;
             ordinal += 1;
             pending += 1;
             Ok::<_, Error>(())

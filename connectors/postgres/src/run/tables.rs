@@ -152,11 +152,10 @@ pub(super) fn rows_counter(table: &millstream_core::TableId, phase: &'static str
 
 /// Moves the rows of a decoder to the outbox.
 pub(super) fn take_batches(decoder: &mut TableDecoder, outbox: &mut Outbox) -> Result<()> {
-    let batches = decoder.finish()?;
-    if let Some(batch) = batches.changes {
+    if let Some(batch) = decoder.finish()? {
         outbox.push(SourceEvent::Changes(batch));
     }
-    if let Some(rows) = batches.rejects {
+    if let Some(rows) = decoder.finish_rejects()? {
         outbox.push(SourceEvent::Rejected { origin: decoder.schema().id.clone(), rows });
     }
     Ok(())

@@ -1,0 +1,221 @@
+//! The only writer of one table.
+
+use std::sync::Arc;
+
+use arrow_schema::{Schema, SchemaRef};
+use async_trait::async_trait;
+use millstream_core::{
+    ChangeBatch, Checkpoint, CheckpointDelta, CommitReceipt, Error, ErrorKind, Prepared, Result, TableWriter,
+};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use uuid::Uuid;
+
+use crate::commit_log::{CommitLog, PublishFault};
+use crate::config::{Compression, ParquetConfig};
+use crate::data_file::{WriteFault, properties};
+use crate::decision::recover::{Stamp, data_record};
+use crate::evolution::{adapt, evolve};
+use crate::open_files::{Destination, OpenFiles};
+use crate::partition::{PartitionExpr, split};
+use crate::record::{CommitRecord, DataFile};
+use crate::storage::Storage;
+use crate::stored_schema::StoredSchema;
+use crate::{failpoint, fault};
+
+/// Writes one table from its open commit on.
+pub(crate) struct ParquetWriter {
+    table: String,
+    log: CommitLog,
+    store: Arc<dyn ObjectStore>,
+    /// The newest record of the table, which is our own.
+    head: CommitRecord,
+    /// Orphans of generations below this one are gone.
+    swept_generation: u64,
+    schema: StoredSchema,
+    arrow: SchemaRef,
+    partition_by: Vec<PartitionExpr>,
+    compression: Compression,
+    files: OpenFiles,
+    /// The id of the next commit, which its files carry in their metadata.
+    commit_id: String,
+}
+
+/// What [`Prepared::token`] holds.
+struct Token {
+    record: CommitRecord,
+    /// The files as objects, for the case that the commit is given up.
+    objects: Vec<Path>,
+}
+
+impl ParquetWriter {
+    /// The writer whose open commit is `head`.
+    pub(crate) fn new(
+        storage: &Storage,
+        config: &ParquetConfig,
+        table: &str,
+        log: CommitLog,
+        head: CommitRecord,
+        arrow: Schema,
+        swept_generation: u64,
+    ) -> Self {
+        let arrow = Arc::new(arrow);
+        let commit_id = Uuid::new_v4().to_string();
+        let destination = Destination {
+            store: storage.store.clone(),
+            table: storage.table(table),
+            generation: head.generation,
+            writer: head.writer_id[..8].to_owned(),
+            target: config.file,
+            buffer: usize::try_from(config.buffer.0).unwrap_or(usize::MAX),
+        };
+        let schema = head.schema.clone();
+        let files = OpenFiles::new(
+            destination,
+            (schema.id, arrow.clone()),
+            properties(config.compression, table, &commit_id),
+        );
+        Self {
+            table: table.to_owned(),
+            log,
+            store: storage.store.clone(),
+            head,
+            swept_generation,
+            schema,
+            arrow,
+            partition_by: config.partition_by.clone(),
+            compression: config.compression,
+            files,
+            commit_id,
+        }
+    }
+
+    /// Moves the table's columns on to those of `incoming`, where they differ.
+    async fn follow(&mut self, incoming: &Schema) -> Result<()> {
+        let evolved = evolve(Some(&self.arrow), incoming).map_err(|fault| fault::schema(&self.table, fault))?;
+        if evolved == *self.arrow {
+            return Ok(());
+        }
+        let id = self.schema.id + 1;
+        self.schema = StoredSchema::of(id, &evolved)
+            .map_err(|fault| fault::unknown_type(&self.table, self.head.version, fault))?;
+        self.arrow = Arc::new(evolved);
+        let schema = (id, self.arrow.clone());
+        self.files.set_schema(schema).await.map_err(|fault| write_error(&self.table, fault))
+    }
+
+    fn next_commit(&mut self) {
+        self.commit_id = Uuid::new_v4().to_string();
+        self.files.set_properties(properties(self.compression, &self.table, &self.commit_id));
+    }
+}
+
+/// Removes files that no commit holds. What cannot be removed now is left to the next sweep.
+async fn remove(store: &dyn ObjectStore, objects: &[Path]) {
+    for path in objects {
+        match store.delete(path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => tracing::debug!(%error, "an uncommitted file stays until the next sweep"),
+        }
+    }
+}
+
+fn write_error(table: &str, fault: WriteFault) -> Error {
+    match fault {
+        WriteFault::Store(error) => fault::store("write a data file", error).with("table", table),
+        other => Error::new(ErrorKind::Internal, "cannot write a data file").with("table", table).caused_by(other),
+    }
+}
+
+#[async_trait]
+impl TableWriter for ParquetWriter {
+    fn checkpoint(&self) -> &Checkpoint {
+        &self.head.positions
+    }
+
+    async fn write(&mut self, batch: ChangeBatch) -> Result<()> {
+        self.follow(batch.rows().schema_ref()).await?;
+        let rows = adapt(batch.rows(), &self.arrow).map_err(|error| {
+            Error::new(ErrorKind::SchemaChange, "rows do not fit the table's columns")
+                .with("table", &self.table)
+                .caused_by(error)
+        })?;
+        let slices = split(&self.partition_by, rows).map_err(|fault| fault::partition(&self.table, fault))?;
+        for slice in slices {
+            self.files.write(slice).await.map_err(|fault| write_error(&self.table, fault))?;
+        }
+        Ok(())
+    }
+
+    async fn prepare(&mut self, advance: CheckpointDelta) -> Result<Prepared> {
+        failpoint::pass("parquet::before-prepare")?;
+        self.files.finish_all().await.map_err(|fault| write_error(&self.table, fault))?;
+        let (files, objects): (Vec<DataFile>, Vec<Path>) = self.files.take();
+        failpoint::pass("parquet::after-upload")?;
+        let stamp = Stamp {
+            writer_id: self.head.writer_id.clone(),
+            commit_id: self.commit_id.clone(),
+            committed_at: crate::sink::now(),
+        };
+        let record =
+            data_record(&self.head, files, self.schema.clone(), advance.clone(), self.swept_generation, stamp)
+                .map_err(|fault| fault::internal("the commit does not follow on", &self.table).caused_by(fault))?;
+        self.next_commit();
+        let (rows, bytes) = (record.rows, record.bytes);
+        Ok(Prepared { advance, rows, bytes, token: Box::new(Token { record, objects }) })
+    }
+
+    async fn commit(&mut self, prepared: Prepared) -> Result<CommitReceipt> {
+        let started = std::time::Instant::now();
+        let token = prepared
+            .token
+            .downcast::<Token>()
+            .map_err(|_| fault::internal("a table was given another sink's token", &self.table))?;
+        let Token { record, objects } = *token;
+        failpoint::pass("parquet::before-commit")?;
+        match self.log.publish(&record).await {
+            Ok(()) => {}
+            Err(PublishFault::Taken) => {
+                // Our record is not there and never will be, so its files belong to nobody.
+                remove(&*self.store, &objects).await;
+                return Err(fenced(&self.table, record.version));
+            }
+            // The files stay: the commit may be there. The next open finds out, and sweeps if not.
+            Err(PublishFault::Failed { error, may_have_landed: true }) => return Err(error),
+            Err(PublishFault::Failed { error, may_have_landed: false }) => {
+                remove(&*self.store, &objects).await;
+                return Err(error);
+            }
+        }
+        failpoint::pass("parquet::after-commit")?;
+        let receipt = CommitReceipt {
+            version: record.version,
+            rows: record.rows,
+            bytes: record.bytes,
+            files: record.files.len() as u64,
+        };
+        self.head = record;
+        self.log.leave_hint(receipt.version).await;
+        let table = self.table.clone();
+        metrics::counter!("millstream_sink_rows_total", "table" => table.clone()).increment(receipt.rows);
+        metrics::counter!("millstream_sink_bytes_total", "table" => table.clone()).increment(receipt.bytes);
+        metrics::counter!("millstream_sink_files_total", "table" => table.clone()).increment(receipt.files);
+        metrics::histogram!("millstream_sink_commit_duration_seconds", "table" => table)
+            .record(started.elapsed().as_secs_f64());
+        Ok(receipt)
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        let objects = self.files.discard().await;
+        remove(&*self.store, &objects).await;
+        Ok(())
+    }
+}
+
+fn fenced(table: &str, version: u64) -> Error {
+    Error::new(ErrorKind::Fenced, "another writer has taken over the table")
+        .code("PQ0015")
+        .with("table", table)
+        .with("version", version)
+        .hint("run one daemon for each table; stop the other, then reload this one")
+}
