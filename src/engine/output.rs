@@ -83,7 +83,7 @@ impl Output {
         stage.follow(batch.schema()).await?;
         if let Some(model) = &stage.model {
             let transformed = model.apply(&rows).await?;
-            self.gathered.filtered += transformed.filtered;
+            self.gathered.filtered += transformed.filtered as u64;
             if let Some(rejected) = transformed.rejected {
                 self.gathered.quarantined += rejected.num_rows() as u64;
                 taken.rejected.push(rejected);

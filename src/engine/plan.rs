@@ -130,7 +130,10 @@ pub async fn plan(
                 continue;
             }
             match find_table(name, schemas) {
-                Ok(schema) => planned.push(PlannedTable::new(sink, &target_name(schema, schemas), Stage::of_table(schema))),
+                Ok(schema) => match Stage::of_table(schema) {
+                    Ok(stage) => planned.push(PlannedTable::new(sink, &target_name(schema, schemas), stage)),
+                    Err(errors) => faults.extend(errors.into_iter().map(|error| PlanFault { subject: subject.clone(), error })),
+                },
                 Err(error) => faults.push(PlanFault { subject, error }),
             }
         }
@@ -152,14 +155,14 @@ impl PlannedTable {
 }
 
 impl Stage {
-    fn of_table(schema: &Arc<TableSchema>) -> Self {
-        Self {
+    fn of_table(schema: &Arc<TableSchema>) -> Result<Self, Vec<Error>> {
+        Ok(Self {
             definition: None,
             inputs: [(schema.id.clone(), schema.clone())].into_iter().collect(),
             model: None,
-            checks: Checks::none(),
+            checks: checks::plan(&[], schema)?,
             schema: schema.clone(),
-        }
+        })
     }
 
     async fn of_model(definition: &ModelDefinition, schemas: &[Arc<TableSchema>]) -> Result<Self, Vec<Error>> {
@@ -194,10 +197,10 @@ impl Stage {
                 .hint("adapt the model's SQL or checks to the new columns, then reload")
                 .caused_by(first)
         })?;
-        // The epoch's counts survive: the checks of an epoch speak of all its rows.
-        let checks = self.checks.carry_over(replanned.checks);
-        *self = Self { checks, ..replanned };
         tracing::info!(table = %schema.id, target_table = %definition.model.name, "model planned again for changed columns");
+        let before = std::mem::replace(self, replanned);
+        // The checks follow the columns on their own, and keep what they have seen of the epoch.
+        self.checks = before.checks;
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use millstream_core::{
     ByteBudget, ChangeBatch, Error, ErrorKind, Prepared, Result, SinkTable, SourceEvent, TableId, TableSchema,
     event_channel, quarantine,
 };
-use millstream_sql::checks::CheckReport;
+use millstream_sql::checks::{CheckReport, Scope};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -167,7 +167,7 @@ impl Running {
                         return Ok(Outcome::Finished);
                     }
                 },
-                () = sleep(wait) => self.on_tick(),
+                () = sleep(wait) => self.on_tick()?,
             }
         }
     }
@@ -237,24 +237,31 @@ impl Running {
         self.board.update(|status| status.rows_in += rows as u64);
     }
 
+    /// Counts failing rows by batch, and tells operators of verdicts on epochs and of timers:
+    /// a line for every batch would drown them.
     fn report(&self, reports: &[CheckReport]) {
         for report in reports {
-            metrics::counter!("millstream_check_failures_total",
-                "pipeline" => self.pipeline.clone(), "table" => report.table.clone(), "check" => report.check.clone())
-            .increment(report.failing.max(1));
+            if report.scope == Scope::Batch {
+                metrics::counter!("millstream_check_failures_total",
+                    "pipeline" => self.pipeline.clone(), "table" => report.table.clone(), "check" => report.check.clone())
+                .increment(report.failing);
+                continue;
+            }
             tracing::warn!(pipeline = %self.pipeline, table = %report.table, check = %report.check,
                 failing = report.failing, rows = report.rows, "{}", report.message);
-            self.board.update(|status| status.tables.entry(report.table.clone()).or_default().warnings += 1);
+            let name = report.table.rsplit('.').next().unwrap_or(&report.table).to_owned();
+            self.board.update(|status| status.tables.entry(name).or_default().warnings += 1);
         }
     }
 
     /// Looks at timers: an idle source must trip a freshness check too.
-    fn on_tick(&mut self) {
+    fn on_tick(&mut self) -> Result<()> {
         let now = chrono::Utc::now().timestamp_micros();
-        let reports: Vec<_> =
-            self.outputs.iter_mut().filter_map(|output| output.stage.as_mut()).flat_map(|stage| stage.checks.on_timer(now)).collect();
+        let stages = self.outputs.iter_mut().filter_map(|output| output.stage.as_mut());
+        let reports: Vec<_> = stages.flat_map(|stage| stage.checks.on_timer(now)).collect();
         self.report(&reports);
         self.show_pending();
+        reports.iter().find_map(CheckReport::as_failure).map_or(Ok(()), Err)
     }
 
     fn show_pending(&self) {
@@ -297,7 +304,8 @@ impl Running {
         }))
         .await?;
         fail_point!("engine::after-prepare", crash);
-        self.check_epoch(&prepared).await?;
+        let committing: Vec<bool> = prepared.iter().map(Option::is_some).collect();
+        self.check_epoch(&committing).await?;
         self.publish(prepared).await?;
         fail_point!("engine::before-acknowledge", crash);
         self.acknowledge();
@@ -309,11 +317,11 @@ impl Running {
 
     /// Runs the checks that speak of a whole epoch, for the tables that commit one; if one
     /// fails, nothing of it becomes visible in any table.
-    async fn check_epoch(&mut self, prepared: &[Option<Prepared>]) -> Result<()> {
+    async fn check_epoch(&mut self, committing: &[bool]) -> Result<()> {
         let mut failed = None;
         let mut reports = Vec::new();
-        let committing = self.outputs.iter_mut().zip(prepared).filter(|(_, prepared)| prepared.is_some());
-        for stage in committing.filter_map(|(output, _)| output.stage.as_mut()) {
+        let outputs = self.outputs.iter_mut().zip(committing).filter(|(_, commits)| **commits);
+        for stage in outputs.filter_map(|(output, _)| output.stage.as_mut()) {
             let outcome = stage.checks.on_epoch_end();
             reports.extend(outcome.reports);
             failed = failed.or(outcome.failed);

@@ -113,12 +113,16 @@ impl ClientContext for Reports {
         let partitions = statistics.topics.into_iter().flat_map(|(topic, report)| {
             let topic: Arc<str> = topic.into();
             // Partition -1 stands for messages without a partition yet.
-            report.partitions.into_values().filter(|p| p.partition >= 0 && p.desired).map(move |p| PartitionReport {
-                topic: topic.clone(),
-                partition: p.partition,
-                end: if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset },
-                next: p.next_offset,
-            })
+            report
+                .partitions
+                .into_values()
+                .filter(|p| p.partition >= 0 && p.desired)
+                .map(move |p| PartitionReport {
+                    topic: topic.clone(),
+                    partition: p.partition,
+                    end: if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset },
+                    next: p.next_offset,
+                })
         });
         state.partitions = Some(partitions.collect());
     }
@@ -137,12 +141,19 @@ impl Client {
 
     /// As [`new`](Self::new), for a client whose polls also tell when a partition's end is reached.
     pub fn that_sees_ends(config: &KafkaConfig, group: &str) -> Result<Self> {
-        Self::from_native(config, native_config(config, group)?.set("enable.partition.eof", "true"))
+        Self::from_native(
+            config,
+            native_config(config, group)?.set("enable.partition.eof", "true"),
+        )
     }
 
     fn from_native(config: &KafkaConfig, native: &ClientConfig) -> Result<Self> {
         let consumer = native.create_with_context(Reports::default()).map_err(refused_option)?;
-        Ok(Self { consumer, brokers: config.brokers.to_string(), timeout: config.timeout.0 })
+        Ok(Self {
+            consumer,
+            brokers: config.brokers.to_string(),
+            timeout: config.timeout.0,
+        })
     }
 
     /// The number of partitions of `topic`.
@@ -150,8 +161,10 @@ impl Client {
     /// # Errors
     /// `Config` if it does not exist, `Denied`, `Unavailable`.
     pub fn partitions_of(&self, topic: &str) -> Result<i32> {
-        let metadata =
-            self.consumer.fetch_metadata(Some(topic), self.timeout).map_err(|error| self.explain(&error))?;
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(topic), self.timeout)
+            .map_err(|error| self.explain(&error))?;
         self.consumer.context().state().connected = true;
         let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
             return Err(no_topic(topic));
@@ -165,10 +178,12 @@ impl Client {
                 | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
             ) => Err(no_topic(topic)),
             Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => Err(denied_topic(topic)),
-            Some(other) => Err(Error::new(ErrorKind::Unavailable, "the brokers cannot describe a topic")
-                .code(codes::UNREACHABLE)
-                .with("topic", topic)
-                .with("error", RDKafkaErrorCode::from(other))),
+            Some(other) => Err(
+                Error::new(ErrorKind::Unavailable, "the brokers cannot describe a topic")
+                    .code(codes::UNREACHABLE)
+                    .with("topic", topic)
+                    .with("error", RDKafkaErrorCode::from(other)),
+            ),
         }
     }
 
@@ -191,7 +206,11 @@ impl Client {
 
     /// How long no broker was connected; zero if one is.
     pub fn down_for(&self) -> Duration {
-        self.consumer.context().state().down_since.map_or(Duration::ZERO, |since| since.elapsed())
+        self.consumer
+            .context()
+            .state()
+            .down_since
+            .map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// The error of brokers that cannot be reached.
@@ -220,14 +239,17 @@ impl Client {
         for _ in 0..5 {
             let _ = self.consumer.poll(Duration::from_millis(20));
         }
-        self.refused().unwrap_or_else(|| self.unreachable().with("error", error))
+        self.refused()
+            .unwrap_or_else(|| self.unreachable().with("error", error))
     }
 
     fn refusal(&self, code: RDKafkaErrorCode, reason: &str) -> Error {
         let error = if code == RDKafkaErrorCode::SSL {
             Error::new(ErrorKind::Denied, "cannot agree on TLS with a broker")
                 .code(codes::TLS)
-                .hint("check `security.tls`: the authority in `ca`, the certificate's dates and host name, and the port")
+                .hint(
+                    "check `security.tls`: the authority in `ca`, the certificate's dates and host name, and the port",
+                )
         } else {
             Error::new(ErrorKind::Denied, "a broker refuses access")
                 .code(codes::DENIED)
@@ -259,7 +281,9 @@ fn refused_option(error: KafkaError) -> Error {
         KafkaError::ClientConfig(_, _, option, _) => refused
             .with("option", option)
             .hint("see librdkafka's CONFIGURATION.md for its name and values"),
-        KafkaError::ClientCreation(reason) => refused.hint("check `options` and the files in `security.tls`").caused_by(reason),
+        KafkaError::ClientCreation(reason) => refused
+            .hint("check `options` and the files in `security.tls`")
+            .caused_by(reason),
         _ => refused,
     }
 }
@@ -310,7 +334,11 @@ fn native_config(config: &KafkaConfig, group: &str) -> Result<ClientConfig> {
 }
 
 fn set_tls(native: &mut ClientConfig, tls: &Tls) -> Result<()> {
-    let files = [("ssl.ca.location", &tls.ca), ("ssl.certificate.location", &tls.cert), ("ssl.key.location", &tls.key)];
+    let files = [
+        ("ssl.ca.location", &tls.ca),
+        ("ssl.certificate.location", &tls.cert),
+        ("ssl.key.location", &tls.key),
+    ];
     for (option, path) in files {
         let Some(path) = path else { continue };
         std::fs::metadata(&**path).map_err(|error| {
@@ -322,7 +350,9 @@ fn set_tls(native: &mut ClientConfig, tls: &Tls) -> Result<()> {
         native.set(option, &**path);
     }
     if !tls.verify {
-        native.set("enable.ssl.certificate.verification", "false").set("ssl.endpoint.identification.algorithm", "none");
+        native
+            .set("enable.ssl.certificate.verification", "false")
+            .set("ssl.endpoint.identification.algorithm", "none");
     }
     Ok(())
 }

@@ -105,7 +105,11 @@ pub struct Batch {
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { rows: 8_192, bytes: Size(8 << 20), linger: Period(Duration::from_millis(100)) }
+        Self {
+            rows: 8_192,
+            bytes: Size(8 << 20),
+            linger: Period(Duration::from_millis(100)),
+        }
     }
 }
 
@@ -129,7 +133,10 @@ pub struct Json {
 
 impl Default for Json {
     fn default() -> Self {
-        Self { columns: None, sample: 1_000 }
+        Self {
+            columns: None,
+            sample: 1_000,
+        }
     }
 }
 
@@ -260,7 +267,9 @@ impl<'de> Deserialize<'de> for Decode {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Decode, A::Error> {
-                let word: String = map.next_key()?.ok_or_else(|| de::Error::custom("expected the key `json`"))?;
+                let word: String = map
+                    .next_key()?
+                    .ok_or_else(|| de::Error::custom("expected the key `json`"))?;
                 if word != "json" {
                     return Err(de::Error::unknown_field(&word, &["json"]));
                 }
@@ -268,7 +277,10 @@ impl<'de> Deserialize<'de> for Decode {
                 if let Some(extra) = map.next_key::<String>()? {
                     return Err(de::Error::custom(format!("unexpected key `{extra}` beside `json`")));
                 }
-                Ok(Decode::Json(Json { columns: columns.map(|c| c.0), sample: sample.unwrap_or(Json::default().sample) }))
+                Ok(Decode::Json(Json {
+                    columns: columns.map(|c| c.0),
+                    sample: sample.unwrap_or(Json::default().sample),
+                }))
             }
         }
         deserializer.deserialize_any(WordOrMap)
@@ -316,13 +328,28 @@ const OWNED: &[(&str, &str)] = &[
     ("bootstrap.servers", "use `brokers`"),
     ("metadata.broker.list", "use `brokers`"),
     ("group.id", "positions are kept in the target, not in a consumer group"),
-    ("group.instance.id", "positions are kept in the target, not in a consumer group"),
+    (
+        "group.instance.id",
+        "positions are kept in the target, not in a consumer group",
+    ),
     ("group.protocol", "partitions are assigned by Millstream"),
     ("partition.assignment.strategy", "partitions are assigned by Millstream"),
-    ("enable.auto.commit", "positions are kept in the target, not in a consumer group"),
-    ("auto.commit.enable", "positions are kept in the target, not in a consumer group"),
-    ("enable.auto.offset.store", "positions are kept in the target, not in a consumer group"),
-    ("auto.offset.reset", "a lost position must halt the source; use `start` for new partitions"),
+    (
+        "enable.auto.commit",
+        "positions are kept in the target, not in a consumer group",
+    ),
+    (
+        "auto.commit.enable",
+        "positions are kept in the target, not in a consumer group",
+    ),
+    (
+        "enable.auto.offset.store",
+        "positions are kept in the target, not in a consumer group",
+    ),
+    (
+        "auto.offset.reset",
+        "a lost position must halt the source; use `start` for new partitions",
+    ),
     ("isolation.level", "rows of aborted transactions are never read"),
     ("allow.auto.create.topics", "the source creates nothing"),
     ("check.crcs", "damaged batches must be seen"),
@@ -347,7 +374,10 @@ impl KafkaConfig {
             return Err(wrong("`topics` is empty".into()).hint("name at least one topic"));
         }
         for (at, topic) in self.topics.iter().enumerate() {
-            if topic.is_empty() || topic.len() > 249 || !topic.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+            if topic.is_empty()
+                || topic.len() > 249
+                || !topic.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+            {
                 return Err(wrong("a topic has a name that Kafka does not admit".into())
                     .with("topic", topic)
                     .hint("topics are listed by name; patterns are not supported"));
@@ -371,10 +401,14 @@ impl KafkaConfig {
 
     fn validate_columns(&self) -> Result<()> {
         let wrong = |message: &str, column: &str| {
-            Error::new(ErrorKind::Config, message).code(codes::CONFIG).with("column", column)
+            Error::new(ErrorKind::Config, message)
+                .code(codes::CONFIG)
+                .with("column", column)
         };
         let declared = match &self.decode {
-            Decode::Json(Json { columns: Some(columns), .. }) => Some(columns),
+            Decode::Json(Json {
+                columns: Some(columns), ..
+            }) => Some(columns),
             Decode::Json(Json { columns: None, sample }) => {
                 if *sample == 0 {
                     return Err(Error::new(ErrorKind::Config, "`sample` must be at least 1").code(codes::CONFIG));
@@ -429,12 +463,26 @@ mod tests {
         )
         .unwrap();
         config.validate().unwrap();
-        let Decode::Json(Json { columns: Some(columns), .. }) = &config.decode else { panic!("{config:?}") };
-        assert_eq!(columns.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["z", "id", "a"]);
+        let Decode::Json(Json {
+            columns: Some(columns), ..
+        }) = &config.decode
+        else {
+            panic!("{config:?}")
+        };
+        assert_eq!(
+            columns.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["z", "id", "a"]
+        );
         assert_eq!(config.options["fetch.wait.max.ms"].0.expose(), "50");
         assert!(!format!("{config:?}").contains("hunter2"));
-        assert_eq!(parse("brokers: a\ntopics: [t]\ndecode: bytes").unwrap().decode, Decode::Bytes);
-        assert_eq!(parse("brokers: a\ntopics: [t]\ndecode: json").unwrap().decode, Decode::Json(Json::default()));
+        assert_eq!(
+            parse("brokers: a\ntopics: [t]\ndecode: bytes").unwrap().decode,
+            Decode::Bytes
+        );
+        assert_eq!(
+            parse("brokers: a\ntopics: [t]\ndecode: json").unwrap().decode,
+            Decode::Json(Json::default())
+        );
     }
 
     #[test]
@@ -442,7 +490,10 @@ mod tests {
         for (yaml, said) in [
             ("brokers: a\ntopics: [t]\ndecode: xml", "xml"),
             ("brokers: a\ntopics: [t]\ndecode: json\ngroup: g", "group"),
-            ("brokers: a\ntopics: [t]\ndecode: {json: {columns: {id: number}}}", "`number` is not a column type"),
+            (
+                "brokers: a\ntopics: [t]\ndecode: {json: {columns: {id: number}}}",
+                "`number` is not a column type",
+            ),
             ("brokers: a\ntopics: [t]\ndecode: {json: {colums: {}}}", "colums"),
         ] {
             let error = parse(yaml).unwrap_err();
@@ -453,10 +504,22 @@ mod tests {
             ("brokers: a\ntopics: []\ndecode: json", "`topics` is empty"),
             ("brokers: a\ntopics: [t, t]\ndecode: json", "twice"),
             ("brokers: a\ntopics: ['^t.*']\ndecode: json", "does not admit"),
-            ("brokers: a\ntopics: [t]\ndecode: json\noptions: {group.id: g}", "option=group.id"),
-            ("brokers: a\ntopics: [t]\ndecode: {json: {columns: {_key: utf8}}}", "column=_key"),
-            ("brokers: a\ntopics: [t]\ndecode: {json: {columns: {__x: utf8}}}", "column=__x"),
-            ("brokers: a\ntopics: [t]\ndecode: {json: {columns: {a: utf8}}}\nkey: [b]", "column=b"),
+            (
+                "brokers: a\ntopics: [t]\ndecode: json\noptions: {group.id: g}",
+                "option=group.id",
+            ),
+            (
+                "brokers: a\ntopics: [t]\ndecode: {json: {columns: {_key: utf8}}}",
+                "column=_key",
+            ),
+            (
+                "brokers: a\ntopics: [t]\ndecode: {json: {columns: {__x: utf8}}}",
+                "column=__x",
+            ),
+            (
+                "brokers: a\ntopics: [t]\ndecode: {json: {columns: {a: utf8}}}\nkey: [b]",
+                "column=b",
+            ),
             ("brokers: a\ntopics: [t]\ndecode: bytes\nkey: [value]", "column=value"),
         ] {
             let error = parse(yaml).unwrap().validate().unwrap_err();

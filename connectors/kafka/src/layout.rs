@@ -18,7 +18,14 @@ use crate::decode::column_type::{ColumnType, struct_fields};
 /// | `_kafka_partition` | Int32                                         | the partition |
 /// | `_kafka_offset`    | Int64                                         | the offset |
 /// | `_timestamp`       | Timestamp(µs, UTC)                            | the message's timestamp, as the producer or the broker set it |
-pub const METADATA: &[&str] = &["_extra", "_key", "_headers", "_kafka_partition", "_kafka_offset", "_timestamp"];
+pub const METADATA: &[&str] = &[
+    "_extra",
+    "_key",
+    "_headers",
+    "_kafka_partition",
+    "_kafka_offset",
+    "_timestamp",
+];
 
 /// The name of the only column of `decode: bytes`.
 pub const VALUE: &str = "value";
@@ -26,7 +33,12 @@ pub const VALUE: &str = "value";
 /// The fields of one header.
 pub fn header_fields() -> Fields {
     static FIELDS: LazyLock<Fields> = LazyLock::new(|| {
-        [Field::new("key", DataType::Utf8, true), Field::new("value", DataType::Binary, true)].into_iter().collect()
+        [
+            Field::new("key", DataType::Utf8, true),
+            Field::new("value", DataType::Binary, true),
+        ]
+        .into_iter()
+        .collect()
     });
     FIELDS.clone()
 }
@@ -57,17 +69,31 @@ impl Layout {
             ("_headers", DataType::List(Arc::new(header))),
             ("_kafka_partition", DataType::Int32),
             ("_kafka_offset", DataType::Int64),
-            ("_timestamp", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))),
+            (
+                "_timestamp",
+                DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            ),
         ];
-        let metadata = metadata.into_iter().filter(|(name, _)| json.is_some() || *name != "_extra");
+        let metadata = metadata
+            .into_iter()
+            .filter(|(name, _)| json.is_some() || *name != "_extra");
         fields.extend(metadata.map(|(name, r#type)| Arc::new(Field::new(name, r#type, true))));
         let schema = TableSchema {
             id: TableId::new(source, None, topic),
             columns: Arc::new(Schema::new(fields)),
             key: config.key.clone(),
-            not_null: config.key.iter().cloned().chain(["_kafka_partition".into(), "_kafka_offset".into()]).collect(),
+            not_null: config
+                .key
+                .iter()
+                .cloned()
+                .chain(["_kafka_partition".into(), "_kafka_offset".into()])
+                .collect(),
             before_image: false,
         };
-        Self { topic: topic.to_owned(), json, schema: Arc::new(schema) }
+        Self {
+            topic: topic.to_owned(),
+            json,
+            schema: Arc::new(schema),
+        }
     }
 }

@@ -37,7 +37,10 @@ impl KafkaMock {
     }
 
     fn cluster(&self) -> MockCluster<'_, DefaultProducerContext> {
-        self.producer.client().mock_cluster().expect("the client was made with a mock cluster")
+        self.producer
+            .client()
+            .mock_cluster()
+            .expect("the client was made with a mock cluster")
     }
 
     /// The value for `brokers` of a configuration.
@@ -47,7 +50,9 @@ impl KafkaMock {
 
     /// Creates a topic.
     pub fn create_topic(&self, topic: &str, partitions: i32) -> Result<()> {
-        self.cluster().create_topic(topic, partitions, 1).map_err(|error| failed("create a topic", &error))
+        self.cluster()
+            .create_topic(topic, partitions, 1)
+            .map_err(|error| failed("create a topic", &error))
     }
 
     /// Queues a message; [`flush`](Self::flush) waits until it is in the log. `None` as the
@@ -71,7 +76,10 @@ impl KafkaMock {
         record.payload = payload;
         if !headers.is_empty() {
             let all = headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| {
-                all.insert(Header { key, value: Some(*value) })
+                all.insert(Header {
+                    key,
+                    value: Some(*value),
+                })
             });
             record.headers = Some(all);
         }
@@ -89,17 +97,23 @@ impl KafkaMock {
 
     /// Waits until every message that was sent is in the log.
     pub fn flush(&self) -> Result<()> {
-        self.producer.flush(FLUSH).map_err(|error| failed("flush messages", &error))
+        self.producer
+            .flush(FLUSH)
+            .map_err(|error| failed("flush messages", &error))
     }
 
     /// Takes a broker away, numbered from 1.
     pub fn stop_broker(&self, broker: i32) -> Result<()> {
-        self.cluster().broker_down(broker).map_err(|error| failed("stop a broker", &error))
+        self.cluster()
+            .broker_down(broker)
+            .map_err(|error| failed("stop a broker", &error))
     }
 
     /// Brings a broker back.
     pub fn start_broker(&self, broker: i32) -> Result<()> {
-        self.cluster().broker_up(broker).map_err(|error| failed("start a broker", &error))
+        self.cluster()
+            .broker_up(broker)
+            .map_err(|error| failed("start a broker", &error))
     }
 }
 

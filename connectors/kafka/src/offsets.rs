@@ -107,8 +107,14 @@ mod tests {
         let decide = |committed, before, start| decide(committed, before, start, marks);
         assert_eq!(decide(Some(9), true, Start::Latest), StartAt::Offset(10));
         assert_eq!(decide(Some(19), true, Start::Earliest), StartAt::Offset(20));
-        assert_eq!(decide(Some(4), true, Start::Earliest), StartAt::Lost(Loss::Expired { count: 5 }));
-        assert_eq!(decide(Some(22), true, Start::Earliest), StartAt::Lost(Loss::Beyond { count: 3 }));
+        assert_eq!(
+            decide(Some(4), true, Start::Earliest),
+            StartAt::Lost(Loss::Expired { count: 5 })
+        );
+        assert_eq!(
+            decide(Some(22), true, Start::Earliest),
+            StartAt::Lost(Loss::Beyond { count: 3 })
+        );
         assert_eq!(decide(None, true, Start::Latest), StartAt::Offset(10));
         assert_eq!(decide(None, false, Start::Earliest), StartAt::Offset(10));
         assert_eq!(decide(None, false, Start::Latest), StartAt::Announced(20));
@@ -124,7 +130,12 @@ mod tests {
             assert_eq!(offset(&position(last)), Ok(Some(last)));
         }
         assert_eq!(offset(&Position::Beginning), Ok(None));
-        for wrong in [Position::End, Position::Token("x".into()), Position::at("7"), Position::at("-0000000000000000002")] {
+        for wrong in [
+            Position::End,
+            Position::Token("x".into()),
+            Position::at("7"),
+            Position::at("-0000000000000000002"),
+        ] {
             assert_eq!(offset(&wrong), Err(NotAnOffset));
         }
     }

@@ -7,8 +7,8 @@ use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use async_trait::async_trait;
 use millstream_core::{
-    ByteBudget, Checkpoint, Error, ErrorKind, EventReceiver, PartitionId, Position, ResumePoints, Source, SourceContext,
-    SourceEvent, TableId, event_channel,
+    ByteBudget, Checkpoint, Error, ErrorKind, EventReceiver, PartitionId, Position, ResumePoints, Source,
+    SourceContext, SourceEvent, TableId, event_channel,
 };
 use millstream_testkit::source_suite::{self, SourceSubject};
 use tokio::sync::watch;
@@ -32,7 +32,10 @@ fn partition(topic: &str, number: i32) -> PartitionId {
 }
 
 fn resume_from(topic: &str, positions: &[(i32, i64)]) -> ResumePoints {
-    let checkpoint: Checkpoint = positions.iter().map(|&(p, o)| (partition(topic, p), offsets::position(o))).collect();
+    let checkpoint: Checkpoint = positions
+        .iter()
+        .map(|&(p, o)| (partition(topic, p), offsets::position(o)))
+        .collect();
     ResumePoints([(TableId::new("clicks", None, topic), checkpoint)].into())
 }
 
@@ -48,15 +51,30 @@ impl Run {
         let (sender, receiver) = event_channel(ByteBudget::new(budget), events);
         let (durable, seen) = watch::channel(Checkpoint::default());
         let cancel = CancellationToken::new();
-        let context = SourceContext { resume, events: sender, durable: seen, cancel: cancel.clone() };
+        let context = SourceContext {
+            resume,
+            events: sender,
+            durable: seen,
+            cancel: cancel.clone(),
+        };
         let mut task = JoinSet::new();
         task.spawn(Box::new(source).run(context));
-        Self { events: receiver, cancel, task, _durable: durable }
+        Self {
+            events: receiver,
+            cancel,
+            task,
+            _durable: durable,
+        }
     }
 
     async fn error(mut self) -> Error {
-        let outcome = timeout(PATIENCE, self.task.join_next()).await.expect("the source ends in time");
-        outcome.unwrap().expect("the source does not panic").expect_err("the source fails")
+        let outcome = timeout(PATIENCE, self.task.join_next())
+            .await
+            .expect("the source ends in time");
+        outcome
+            .unwrap()
+            .expect("the source does not panic")
+            .expect_err("the source fails")
     }
 
     /// Reads until this many rows, rejected ones included, have come.
@@ -71,8 +89,13 @@ impl Run {
 
     async fn stop(mut self) {
         self.cancel.cancel();
-        let outcome = timeout(Duration::from_secs(5), self.task.join_next()).await.expect("a cancelled source returns");
-        outcome.unwrap().expect("the source does not panic").expect("a cancelled source returns Ok");
+        let outcome = timeout(Duration::from_secs(5), self.task.join_next())
+            .await
+            .expect("a cancelled source returns");
+        outcome
+            .unwrap()
+            .expect("the source does not panic")
+            .expect("a cancelled source returns Ok");
     }
 }
 
@@ -95,7 +118,9 @@ impl Reading {
             SourceEvent::Changes(batch) => {
                 self.rows += batch.num_rows();
                 self.note(&batch);
-                self.batches.push(batch);
+                // Without its permits, which would hold up the source.
+                let copy = millstream_core::ChangeBatch::try_new(batch.schema().clone(), batch.rows().clone());
+                self.batches.push(copy.unwrap());
             }
             SourceEvent::Rejected { rows, .. } => {
                 self.note(&rows);
@@ -115,7 +140,10 @@ impl Reading {
     fn note(&mut self, batch: &millstream_core::ChangeBatch) {
         let partitions = batch.partitions().downcast_dict::<arrow_array::StringArray>().unwrap();
         for (partition, position) in partitions.into_iter().zip(batch.positions()) {
-            self.positions.entry(partition.unwrap().into()).or_default().push(position.unwrap().into());
+            self.positions
+                .entry(partition.unwrap().into())
+                .or_default()
+                .push(position.unwrap().into());
         }
     }
 }
@@ -132,9 +160,14 @@ impl Clicks {
         let kafka = KafkaMock::start(2).unwrap();
         kafka.create_topic("clicks", 3).unwrap();
         for n in 0..MESSAGES {
-            let payload =
-                if n % 10 == 7 { format!("{{\"id\": {n}") } else { format!("{{\"id\": {n}, \"name\": \"n{n}\"}}") };
-            kafka.send("clicks", Some((n % 3) as i32), None, Some(payload.as_bytes())).unwrap();
+            let payload = if n % 10 == 7 {
+                format!("{{\"id\": {n}")
+            } else {
+                format!("{{\"id\": {n}, \"name\": \"n{n}\"}}")
+            };
+            kafka
+                .send("clicks", Some((n % 3) as i32), None, Some(payload.as_bytes()))
+                .unwrap();
         }
         kafka.flush().unwrap();
         Self { kafka }
@@ -171,30 +204,53 @@ async fn the_conformance_suite_passes() {
 async fn poison_is_quarantined_and_new_fields_are_kept() {
     let kafka = KafkaMock::start(1).unwrap();
     kafka.create_topic("clicks", 1).unwrap();
-    let messages: [&[u8]; 6] =
-        [br#"{"id":1}"#, b"\xff", br#"{"id":"x"}"#, br#"{"id":2,"new":[1]}"#, br#"{"id":3}{"id":4}"#, br#"{"id":5}"#];
+    let messages: [&[u8]; 6] = [
+        br#"{"id":1}"#,
+        b"\xff",
+        br#"{"id":"x"}"#,
+        br#"{"id":2,"new":[1]}"#,
+        br#"{"id":3}{"id":4}"#,
+        br#"{"id":5}"#,
+    ];
     for message in messages {
-        kafka.send_with_headers("clicks", Some(0), Some(b"k"), Some(message), &[("h", b"v")]).unwrap();
+        kafka
+            .send_with_headers("clicks", Some(0), Some(b"k"), Some(message), &[("h", b"v")])
+            .unwrap();
     }
     kafka.send("clicks", Some(0), Some(b"9"), None).unwrap();
     kafka.flush().unwrap();
     let config = "topics: [clicks]\nkey: [id]\ndecode: {json: {columns: {id: int64}}}";
-    let mut run = Run::start(source(&kafka.brokers(), config), resume_from("clicks", &[]), 1 << 20, 16);
+    let mut run = Run::start(
+        source(&kafka.brokers(), config),
+        resume_from("clicks", &[]),
+        1 << 20,
+        16,
+    );
     let reading = run.read(7).await;
     run.stop().await;
     assert_eq!(
         reading.rejected,
         [
             ("invalid UTF-8 after 0 bytes".to_owned(), b"\xff".to_vec()),
-            ("column `id`: expected int64, found a string".to_owned(), br#"{"id":"x"}"#.to_vec()),
-            ("more than one JSON document in the message".to_owned(), br#"{"id":3}{"id":4}"#.to_vec()),
+            (
+                "column `id`: expected int64, found a string".to_owned(),
+                br#"{"id":"x"}"#.to_vec()
+            ),
+            (
+                "more than one JSON document in the message".to_owned(),
+                br#"{"id":3}{"id":4}"#.to_vec()
+            ),
         ]
     );
     let rows: Vec<_> = reading
         .batches
         .iter()
         .flat_map(|batch| {
-            let id = batch.rows().column_by_name("id").unwrap().as_primitive::<arrow_array::types::Int64Type>();
+            let id = batch
+                .rows()
+                .column_by_name("id")
+                .unwrap()
+                .as_primitive::<arrow_array::types::Int64Type>();
             let extra = batch.rows().column_by_name("_extra").unwrap().as_string::<i32>();
             let row = |row: usize| {
                 let extra = extra.is_valid(row).then(|| extra.value(row).to_owned());
@@ -204,7 +260,15 @@ async fn poison_is_quarantined_and_new_fields_are_kept() {
         })
         .collect();
     let row = |op: &str, id, extra: Option<&str>| (op.to_owned(), id, extra.map(str::to_owned));
-    assert_eq!(rows, [row("c", 1, None), row("c", 2, Some(r#"{"new":[1]}"#)), row("c", 5, None), row("d", 9, None)]);
+    assert_eq!(
+        rows,
+        [
+            row("c", 1, None),
+            row("c", 2, Some(r#"{"new":[1]}"#)),
+            row("c", 5, None),
+            row("d", 9, None)
+        ]
+    );
     assert_eq!(reading.held[&partition("clicks", 0)], offsets::position(6));
 }
 
@@ -213,8 +277,13 @@ async fn a_position_beyond_the_end_halts() {
     let clicks = Clicks::new();
     let config = "topics: [clicks]\ndecode: bytes";
     let resume = resume_from("clicks", &[(0, 5), (1, 1_500), (2, 7)]);
-    let error = Run::start(source(&clicks.kafka.brokers(), config), resume, 1 << 20, 16).error().await;
-    assert_eq!((error.kind(), error.error_code()), (ErrorKind::PositionLost, Some(codes::POSITION_LOST)));
+    let error = Run::start(source(&clicks.kafka.brokers(), config), resume, 1 << 20, 16)
+        .error()
+        .await;
+    assert_eq!(
+        (error.kind(), error.error_code()),
+        (ErrorKind::PositionLost, Some(codes::POSITION_LOST))
+    );
     assert_eq!(
         error.summary(),
         "KF0004: the committed offset lies beyond the end of the topic (topic=clicks, partition=1, \
@@ -233,7 +302,9 @@ async fn a_position_that_retention_removed_halts_and_says_how_much() {
     }
     let config = "topics: [clicks]\ndecode: bytes";
     let resume = resume_from("clicks", &[(0, 3)]);
-    let error = Run::start(source(&kafka.brokers(), config), resume, 1 << 20, 16).error().await;
+    let error = Run::start(source(&kafka.brokers(), config), resume, 1 << 20, 16)
+        .error()
+        .await;
     assert_eq!(error.kind(), ErrorKind::PositionLost);
     let summary = error.summary();
     let number = |name: &str| {
@@ -252,7 +323,12 @@ async fn latest_is_announced_so_that_a_restart_loses_nothing() {
     kafka.send("clicks", Some(0), None, Some(b"old")).unwrap();
     kafka.flush().unwrap();
     let config = "topics: [clicks]\ndecode: bytes\nstart: latest";
-    let mut run = Run::start(source(&kafka.brokers(), config), resume_from("clicks", &[]), 1 << 20, 16);
+    let mut run = Run::start(
+        source(&kafka.brokers(), config),
+        resume_from("clicks", &[]),
+        1 << 20,
+        16,
+    );
     let mut first = Reading::default();
     while first.held.len() < 2 {
         first.take(timeout(PATIENCE, run.events.recv()).await.unwrap().unwrap());
@@ -264,18 +340,38 @@ async fn latest_is_announced_so_that_a_restart_loses_nothing() {
         kafka.send("clicks", Some(number), None, Some(b"new")).unwrap();
     }
     kafka.flush().unwrap();
-    let mut run = Run::start(source(&kafka.brokers(), config), resume_from("clicks", &[(0, 0), (1, -1)]), 1 << 20, 16);
+    let mut run = Run::start(
+        source(&kafka.brokers(), config),
+        resume_from("clicks", &[(0, 0), (1, -1)]),
+        1 << 20,
+        16,
+    );
     let reading = run.read(2).await;
     run.stop().await;
-    let read: Vec<_> = reading.positions.into_iter().map(|(p, at)| (p, at[0].parse::<i64>().unwrap(), at.len())).collect();
-    assert_eq!(read, [("clicks/clicks/0".to_owned(), 1, 1), ("clicks/clicks/1".to_owned(), 0, 1)]);
+    let read: Vec<_> = reading
+        .positions
+        .into_iter()
+        .map(|(p, at)| (p, at[0].parse::<i64>().unwrap(), at.len()))
+        .collect();
+    assert_eq!(
+        read,
+        [
+            ("clicks/clicks/0".to_owned(), 1, 1),
+            ("clicks/clicks/1".to_owned(), 0, 1)
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_that_is_blocked_for_long_gets_everything_once_and_in_order() {
     let clicks = Clicks::new();
     let config = "topics: [clicks]\ndecode: bytes\nbatch: {rows: 100}";
-    let mut run = Run::start(source(&clicks.kafka.brokers(), config), resume_from("clicks", &[]), 1024, 1);
+    let mut run = Run::start(
+        source(&clicks.kafka.brokers(), config),
+        resume_from("clicks", &[]),
+        1024,
+        1,
+    );
     // Longer than the reader's patience in tests, so that it pauses its partitions.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let reading = run.read(MESSAGES).await;
@@ -292,7 +388,13 @@ async fn columns_are_inferred_from_a_sample() {
     let clicks = Clicks::new();
     let mut kafka = source(&clicks.kafka.brokers(), "topics: [clicks]\ndecode: json");
     let tables = kafka.tables().await.unwrap();
-    let columns: Vec<_> = tables[0].columns.fields().iter().take(3).map(|f| format!("{} {}", f.name(), f.data_type())).collect();
+    let columns: Vec<_> = tables[0]
+        .columns
+        .fields()
+        .iter()
+        .take(3)
+        .map(|f| format!("{} {}", f.name(), f.data_type()))
+        .collect();
     assert_eq!(columns, ["id Int64", "name Utf8", "_extra Utf8"]);
     assert_eq!(kafka.preflight().await.unwrap(), []);
 }
@@ -301,13 +403,25 @@ async fn columns_are_inferred_from_a_sample() {
 async fn preflight_names_what_is_missing() {
     let kafka = KafkaMock::start(1).unwrap();
     kafka.create_topic("empty", 1).unwrap();
-    let found = source(&kafka.brokers(), "topics: [empty, absent]\ndecode: bytes").preflight().await.unwrap();
-    assert_eq!(found.iter().map(|f| (f.code, f.subject.as_str())).collect::<Vec<_>>(), [(Some(codes::NO_TOPIC), "absent")]);
-    let found = source(&kafka.brokers(), "topics: [empty]\ndecode: json").preflight().await.unwrap();
+    let found = source(&kafka.brokers(), "topics: [empty, absent]\ndecode: bytes")
+        .preflight()
+        .await
+        .unwrap();
+    assert_eq!(
+        found.iter().map(|f| (f.code, f.subject.as_str())).collect::<Vec<_>>(),
+        [(Some(codes::NO_TOPIC), "absent")]
+    );
+    let found = source(&kafka.brokers(), "topics: [empty]\ndecode: json")
+        .preflight()
+        .await
+        .unwrap();
     assert_eq!(found[0].code, Some(codes::NO_SAMPLE));
     let config = "topics: [empty]\ndecode: bytes\ntimeout: 1s";
     let found = source("127.0.0.1:1", config).preflight().await.unwrap();
-    assert_eq!((found[0].code, found[0].subject.as_str()), (Some(codes::UNREACHABLE), "127.0.0.1:1"));
+    assert_eq!(
+        (found[0].code, found[0].subject.as_str()),
+        (Some(codes::UNREACHABLE), "127.0.0.1:1")
+    );
     let config = "topics: [empty]\ndecode: bytes\noptions: {no.such.option: hunter2}";
     let found = source(&kafka.brokers(), config).preflight().await.unwrap();
     assert_eq!(found[0].code, Some(codes::CONFIG));
@@ -321,7 +435,12 @@ async fn brokers_may_be_away_for_a_while_but_not_for_ever() {
     kafka.send("clicks", Some(0), None, Some(b"a")).unwrap();
     kafka.flush().unwrap();
     let config = "topics: [clicks]\ndecode: bytes\nunavailable_after: 8s";
-    let mut run = Run::start(source(&kafka.brokers(), config), resume_from("clicks", &[]), 1 << 20, 16);
+    let mut run = Run::start(
+        source(&kafka.brokers(), config),
+        resume_from("clicks", &[]),
+        1 << 20,
+        16,
+    );
     run.read(1).await;
     kafka.stop_broker(1).unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -331,5 +450,8 @@ async fn brokers_may_be_away_for_a_while_but_not_for_ever() {
     assert_eq!(run.read(1).await.rows, 1);
     kafka.stop_broker(1).unwrap();
     let error = run.error().await;
-    assert_eq!((error.kind(), error.error_code()), (ErrorKind::Unavailable, Some(codes::UNREACHABLE)));
+    assert_eq!(
+        (error.kind(), error.error_code()),
+        (ErrorKind::Unavailable, Some(codes::UNREACHABLE))
+    );
 }

@@ -72,12 +72,22 @@ impl Partition {
             return Ok(());
         }
         if offset < self.next {
-            return Err(Error::new(ErrorKind::Internal, "a message came from before the offset that was asked for")
-                .with("partition", &self.id)
-                .with("offset", offset)
-                .with("asked_for", self.next));
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "a message came from before the offset that was asked for",
+            )
+            .with("partition", &self.id)
+            .with("offset", offset)
+            .with("asked_for", self.next));
         }
-        self.rows.push(message, Place { partition: &self.id, position: &offsets::position_text(offset), now });
+        self.rows.push(
+            message,
+            Place {
+                partition: &self.id,
+                position: &offsets::position_text(offset),
+                now,
+            },
+        );
         self.committed_at = micros(message);
         (self.received, self.next) = (offset, offset + 1);
         (self.fetched_to, self.passed_to) = (None, None);
@@ -122,7 +132,10 @@ impl Partition {
         }
         if let Some(rows) = rejected {
             drained.rejected = rows.num_rows() as u64;
-            events.push(SourceEvent::Rejected { origin: self.table().clone(), rows });
+            events.push(SourceEvent::Rejected {
+                origin: self.table().clone(),
+                rows,
+            });
         }
         events.push(SourceEvent::Boundary(Boundary {
             partition: self.id.clone(),
@@ -163,7 +176,10 @@ impl Partitions {
 
     /// The partition of that topic and number.
     pub fn get_mut(&mut self, topic: &str, number: i32) -> Option<&mut Partition> {
-        let same = self.all.get(self.last).is_some_and(|p| p.number == number && p.topic() == topic);
+        let same = self
+            .all
+            .get(self.last)
+            .is_some_and(|p| p.number == number && p.topic() == topic);
         if !same {
             self.last = *self.by_name.get(topic)?.get(&number)?;
         }
@@ -202,7 +218,11 @@ pub fn position_lost(topic: &str, partition: i32, next: i64, marks: offsets::Wat
              it is now, drop the table's state in the target on purpose",
         ),
     };
-    let lost = if matches!(loss, Loss::Expired { .. }) { "offsets_lost" } else { "offsets_beyond_end" };
+    let lost = if matches!(loss, Loss::Expired { .. }) {
+        "offsets_lost"
+    } else {
+        "offsets_beyond_end"
+    };
     Error::new(ErrorKind::PositionLost, message)
         .code(codes::POSITION_LOST)
         .with("topic", topic)

@@ -96,7 +96,10 @@ impl Run {
             let count = self.client.partitions_of(&layout.topic)?;
             let prefix = format!("{}/", layout.topic);
             let read_before = |id: &PartitionId| {
-                let number = id.within_source().strip_prefix(&prefix).and_then(|number| number.parse::<i32>().ok());
+                let number = id
+                    .within_source()
+                    .strip_prefix(&prefix)
+                    .and_then(|number| number.parse::<i32>().ok());
                 number.filter(|_| id.source() == self.reader.source)
             };
             let before: Vec<i32> = checkpoint.iter().filter_map(|(id, _)| read_before(id)).collect();
@@ -135,9 +138,16 @@ impl Run {
             }
         }
         if let Some(error) = first_loss {
-            return Err(if losses > 1 { error.with("partitions_lost", losses) } else { error });
+            return Err(if losses > 1 {
+                error.with("partitions_lost", losses)
+            } else {
+                error
+            });
         }
-        self.client.consumer.assign(&assignment).map_err(|error| request_failed("assign partitions", &error))?;
+        self.client
+            .consumer
+            .assign(&assignment)
+            .map_err(|error| request_failed("assign partitions", &error))?;
         self.flush().map(|open| open && !self.reader.cancel.is_cancelled())
     }
 
@@ -177,9 +187,12 @@ impl Run {
                     match self.partitions.get_mut(message.topic(), message.partition()) {
                         Some(partition) => partition.push(&message, now)?,
                         None => {
-                            return Err(Error::new(ErrorKind::Internal, "a message came from a partition that is not read")
-                                .with("topic", message.topic())
-                                .with("partition", message.partition()));
+                            return Err(Error::new(
+                                ErrorKind::Internal,
+                                "a message came from a partition that is not read",
+                            )
+                            .with("topic", message.topic())
+                            .with("partition", message.partition()));
                         }
                     }
                 }
@@ -228,7 +241,11 @@ impl Run {
             }
         }
         (self.rows, self.bytes, self.since) = (0, 0, None);
-        if events.is_empty() { Ok(true) } else { self.hand_over(events) }
+        if events.is_empty() {
+            Ok(true)
+        } else {
+            self.hand_over(events)
+        }
     }
 
     fn hand_over(&mut self, events: Round) -> Result<bool> {
@@ -257,7 +274,10 @@ impl Run {
             }
         }
         if let Some(assignment) = paused {
-            self.client.consumer.resume(&assignment).map_err(|error| request_failed("resume partitions", &error))?;
+            self.client
+                .consumer
+                .resume(&assignment)
+                .map_err(|error| request_failed("resume partitions", &error))?;
             self.trust_reports_from = Instant::now() + DISTRUST;
             self.partitions.iter_mut().for_each(Partition::forget_reports);
         }
@@ -269,7 +289,10 @@ impl Run {
         for partition in self.partitions.iter() {
             assignment.add_partition(partition.topic(), partition.number);
         }
-        self.client.consumer.pause(&assignment).map_err(|error| request_failed("pause partitions", &error))?;
+        self.client
+            .consumer
+            .pause(&assignment)
+            .map_err(|error| request_failed("pause partitions", &error))?;
         Ok(assignment)
     }
 
@@ -293,10 +316,14 @@ impl Run {
     }
 
     fn take_reports(&mut self) {
-        let Some(reports) = self.client.take_report() else { return };
+        let Some(reports) = self.client.take_report() else {
+            return;
+        };
         let trusted = Instant::now() >= self.trust_reports_from;
         for report in reports {
-            let Some(partition) = self.partitions.get_mut(&report.topic, report.partition) else { continue };
+            let Some(partition) = self.partitions.get_mut(&report.topic, report.partition) else {
+                continue;
+            };
             if report.end >= 0 {
                 metrics::gauge!(
                     "millstream_kafka_lag_messages",
@@ -350,15 +377,28 @@ impl Run {
         for partition in self.partitions.iter() {
             let marks = self.client.watermarks(partition.topic(), partition.number)?;
             let loss = match partition.next {
-                next if next < marks.low => Loss::Expired { count: marks.low - next },
-                next if next > marks.high => Loss::Beyond { count: next - marks.high },
+                next if next < marks.low => Loss::Expired {
+                    count: marks.low - next,
+                },
+                next if next > marks.high => Loss::Beyond {
+                    count: next - marks.high,
+                },
                 _ => continue,
             };
-            return Ok(position_lost(partition.topic(), partition.number, partition.next, marks, loss));
+            return Ok(position_lost(
+                partition.topic(),
+                partition.number,
+                partition.next,
+                marks,
+                loss,
+            ));
         }
-        Ok(Error::new(ErrorKind::Unavailable, "a broker reports an offset out of range that is within it now")
-            .code(codes::UNREACHABLE)
-            .hint("a partition's leader is changing; the pipeline restarts from its committed positions"))
+        Ok(Error::new(
+            ErrorKind::Unavailable,
+            "a broker reports an offset out of range that is within it now",
+        )
+        .code(codes::UNREACHABLE)
+        .hint("a partition's leader is changing; the pipeline restarts from its committed positions"))
     }
 
     /// Picks up partitions that were added, and notices those that are gone.
@@ -367,7 +407,11 @@ impl Run {
             let count = match self.count_of(&layout.topic) {
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
-                    tracing::warn!(topic = layout.topic, error = error.summary(), "cannot look for new partitions");
+                    tracing::warn!(
+                        topic = layout.topic,
+                        error = error.summary(),
+                        "cannot look for new partitions"
+                    );
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -431,7 +475,8 @@ fn partitions_gone(topic: &str, last: i32, count: i32) -> Error {
 }
 
 fn assign(list: &mut TopicPartitionList, topic: &str, partition: i32, offset: Offset) -> Result<()> {
-    list.add_partition_offset(topic, partition, offset).map_err(|error| request_failed("assign partitions", &error))
+    list.add_partition_offset(topic, partition, offset)
+        .map_err(|error| request_failed("assign partitions", &error))
 }
 
 fn request_failed(what: &str, error: &KafkaError) -> Error {

@@ -41,9 +41,17 @@ pub fn infer_columns(
                 .add_partition_offset(topic, partition, Offset::Offset(marks.low))
                 .map_err(|error| cannot_sample(topic, &error))?;
         }
-        shares.push(Share { payloads: Vec::new(), bytes: 0, end: marks.high, open });
+        shares.push(Share {
+            payloads: Vec::new(),
+            bytes: 0,
+            end: marks.high,
+            open,
+        });
     }
-    client.consumer.assign(&assignment).map_err(|error| cannot_sample(topic, &error))?;
+    client
+        .consumer
+        .assign(&assignment)
+        .map_err(|error| cannot_sample(topic, &error))?;
     let (most_rows, most_bytes) = (sample.div_ceil(count), MOST_BYTES / count);
     let mut progressed = Instant::now();
     while shares.iter().any(|share| share.open) {

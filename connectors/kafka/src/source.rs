@@ -42,7 +42,12 @@ impl KafkaSource {
     /// `Config` for what can be seen to be wrong without connecting.
     pub fn new(pipeline: &str, name: &str, config: KafkaConfig) -> Result<Self> {
         config.validate().map_err(|error| error.with("source", name))?;
-        Ok(Self { pipeline: pipeline.to_owned(), name: name.to_owned(), config, layouts: None })
+        Ok(Self {
+            pipeline: pipeline.to_owned(),
+            name: name.to_owned(),
+            config,
+            layouts: None,
+        })
     }
 
     /// Never joined, so it matters only for the brokers' logs and for group ACLs.
@@ -86,12 +91,20 @@ impl Source for KafkaSource {
 
     /// Only the topics that `context.resume` names are read.
     async fn run(mut self: Box<Self>, context: SourceContext) -> Result<()> {
-        let SourceContext { resume, events, durable: _durable, cancel } = context;
+        let SourceContext {
+            resume,
+            events,
+            durable: _durable,
+            cancel,
+        } = context;
         let layouts = tokio::select! {
             () = cancel.cancelled() => return Ok(()),
             layouts = self.layouts() => layouts?,
         };
-        let layouts: Vec<_> = layouts.into_iter().filter(|layout| resume.0.contains_key(&layout.schema.id)).collect();
+        let layouts: Vec<_> = layouts
+            .into_iter()
+            .filter(|layout| resume.0.contains_key(&layout.schema.id))
+            .collect();
         if layouts.is_empty() {
             cancel.cancelled().await;
             return Ok(());
@@ -166,18 +179,26 @@ async fn on_a_thread<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + S
 fn find_layouts(source: &str, config: &KafkaConfig, group: &str) -> Result<Vec<Layout>> {
     let columns_of = |topic: &str| match &config.decode {
         Decode::Bytes => Ok(Vec::new()),
-        Decode::Json(Json { columns: Some(columns), .. }) => Ok(columns.clone()),
+        Decode::Json(Json {
+            columns: Some(columns), ..
+        }) => Ok(columns.clone()),
         Decode::Json(Json { columns: None, sample }) => infer_columns(config, group, topic, *sample),
     };
     let layout_of = |topic: &str| {
         let layout = Layout::new(source, topic, config, columns_of(topic)?);
-        match config.key.iter().find(|key| layout.schema.columns.index_of(key).is_err()) {
+        match config
+            .key
+            .iter()
+            .find(|key| layout.schema.columns.index_of(key).is_err())
+        {
             None => Ok(layout),
-            Some(key) => Err(Error::new(ErrorKind::Config, "`key` names a column that no sampled message has")
-                .code(codes::NO_SAMPLE)
-                .with("topic", topic)
-                .with("column", key)
-                .hint("declare the columns under `decode: {json: {columns: …}}`")),
+            Some(key) => Err(
+                Error::new(ErrorKind::Config, "`key` names a column that no sampled message has")
+                    .code(codes::NO_SAMPLE)
+                    .with("topic", topic)
+                    .with("column", key)
+                    .hint("declare the columns under `decode: {json: {columns: …}}`"),
+            ),
         }
     };
     config.topics.iter().map(|topic| layout_of(topic)).collect()
@@ -194,8 +215,15 @@ fn look(config: &KafkaConfig, group: &str) -> Vec<Finding> {
         let looked = client.partitions_of(topic).and_then(|_| client.watermarks(topic, 0));
         if let Err(error) = looked {
             let connection = matches!(error.error_code(), Some(codes::UNREACHABLE | codes::TLS));
-            let subject = if connection { config.brokers.to_string() } else { topic.to_string() };
-            findings.push(Finding { subject, ..Finding::from(&error) });
+            let subject = if connection {
+                config.brokers.to_string()
+            } else {
+                topic.to_string()
+            };
+            findings.push(Finding {
+                subject,
+                ..Finding::from(&error)
+            });
             if connection {
                 // Every topic would say the same.
                 break;
@@ -208,8 +236,12 @@ fn look(config: &KafkaConfig, group: &str) -> Vec<Finding> {
 fn unsampled(layout: &Layout) -> Option<Finding> {
     let empty = layout.json.as_ref().is_some_and(Vec::is_empty);
     empty.then(|| {
-        Finding::new(Severity::Warning, &layout.topic, "there is no message to infer columns from")
-            .code(codes::NO_SAMPLE)
-            .hint("every field will be in `_extra` until the next start; declare the columns to have them now")
+        Finding::new(
+            Severity::Warning,
+            &layout.topic,
+            "there is no message to infer columns from",
+        )
+        .code(codes::NO_SAMPLE)
+        .hint("every field will be in `_extra` until the next start; declare the columns to have them now")
     })
 }

@@ -62,7 +62,10 @@ impl TopicRows {
             key: BinaryBuilder::new(),
             headers: ListBuilder::new(StructBuilder::new(
                 header_fields(),
-                vec![Box::new(StringBuilder::new()) as Box<dyn ArrayBuilder>, Box::new(BinaryBuilder::new())],
+                vec![
+                    Box::new(StringBuilder::new()) as Box<dyn ArrayBuilder>,
+                    Box::new(BinaryBuilder::new()),
+                ],
             )),
             partition: Int32Builder::new(),
             offset: Int64Builder::new(),
@@ -89,9 +92,14 @@ impl TopicRows {
             Ok(()) => {}
             Err(reject) => {
                 let raw = Raw::Bytes(message.payload().or(message.key()).unwrap_or_default());
-                let row =
-                    RowPlace { partition: place.partition, position: place.position, ordinal: 0, committed_at };
-                self.rejected.append(&self.table, "decode", &reject.to_string(), raw, row, place.now);
+                let row = RowPlace {
+                    partition: place.partition,
+                    position: place.position,
+                    ordinal: 0,
+                    committed_at,
+                };
+                self.rejected
+                    .append(&self.table, "decode", &reject.to_string(), raw, row, place.now);
             }
         }
     }
@@ -109,16 +117,26 @@ impl TopicRows {
         let op = match (message.payload(), &mut self.payload) {
             (Some(payload), Payload::Json(rows)) => rows.append(payload).map(|()| Op::Create)?,
             (None, Payload::Json(rows)) if rows.has_key() => {
-                let key = message.key().ok_or_else(|| Reject::NoKey(self.layout.schema.key.join(", ")))?;
+                let key = message
+                    .key()
+                    .ok_or_else(|| Reject::NoKey(self.layout.schema.key.join(", ")))?;
                 rows.append_key(key).map(|()| Op::Delete)?
             }
             (None, Payload::Json(rows)) => {
                 rows.append_nulls();
-                if self.keyed_by_message_key { Op::Delete } else { Op::Create }
+                if self.keyed_by_message_key {
+                    Op::Delete
+                } else {
+                    Op::Create
+                }
             }
             (payload, Payload::Bytes(values)) => {
                 values.append_option(payload);
-                if payload.is_none() && self.keyed_by_message_key { Op::Delete } else { Op::Create }
+                if payload.is_none() && self.keyed_by_message_key {
+                    Op::Delete
+                } else {
+                    Op::Create
+                }
             }
         };
         self.key.append_option(message.key());
@@ -126,15 +144,22 @@ impl TopicRows {
         self.partition.append_value(message.partition());
         self.offset.append_value(message.offset());
         self.timestamp.append_option(committed_at);
-        self.envelope.append(op, place.partition, place.position, 0, committed_at);
+        self.envelope
+            .append(op, place.partition, place.position, 0, committed_at);
         Ok(())
     }
 
     fn append_headers(&mut self, headers: &[(&str, Option<&[u8]>)]) {
         let entries = self.headers.values();
         for (name, value) in headers {
-            entries.field_builder::<StringBuilder>(0).expect("field 0 of a header is its key").append_value(name);
-            entries.field_builder::<BinaryBuilder>(1).expect("field 1 of a header is its value").append_option(*value);
+            entries
+                .field_builder::<StringBuilder>(0)
+                .expect("field 0 of a header is its key")
+                .append_value(name);
+            entries
+                .field_builder::<BinaryBuilder>(1)
+                .expect("field 1 of a header is its value")
+                .append_option(*value);
             entries.append(true);
         }
         self.headers.append(!headers.is_empty());
@@ -142,7 +167,11 @@ impl TopicRows {
 
     /// The rows and the rejected rows that were taken since the last call.
     pub fn finish(&mut self) -> Result<(Option<ChangeBatch>, Option<ChangeBatch>)> {
-        let rejected = if self.rejected.is_empty() { None } else { Some(self.rejected.finish()?) };
+        let rejected = if self.rejected.is_empty() {
+            None
+        } else {
+            Some(self.rejected.finish()?)
+        };
         if self.envelope.is_empty() {
             return Ok((None, rejected));
         }
@@ -162,7 +191,9 @@ impl TopicRows {
         columns.extend(self.envelope.finish());
         let schema = self.layout.schema.clone();
         let rows = RecordBatch::try_new(schema.batch_schema(), columns).map_err(|error| {
-            Error::new(ErrorKind::Internal, "cannot build a batch of messages").with("table", &schema.id).caused_by(error)
+            Error::new(ErrorKind::Internal, "cannot build a batch of messages")
+                .with("table", &schema.id)
+                .caused_by(error)
         })?;
         Ok((Some(ChangeBatch::try_new(schema, rows)?), rejected))
     }
@@ -170,14 +201,21 @@ impl TopicRows {
 
 /// The message's timestamp, which Kafka counts in milliseconds, in microseconds.
 pub fn micros(message: &impl Message) -> Option<i64> {
-    message.timestamp().to_millis().and_then(|millis| millis.checked_mul(1_000))
+    message
+        .timestamp()
+        .to_millis()
+        .and_then(|millis| millis.checked_mul(1_000))
 }
 
 fn read_headers<M: Message>(message: &M) -> std::result::Result<Vec<(&str, Option<&[u8]>)>, Reject> {
-    let Some(headers) = message.headers() else { return Ok(Vec::new()) };
+    let Some(headers) = message.headers() else {
+        return Ok(Vec::new());
+    };
     // rdkafka panics on a header whose name is not UTF-8, and such a message must not stop its topic.
-    catch_unwind(AssertUnwindSafe(|| headers.iter().map(|header| (header.key, header.value)).collect()))
-        .map_err(|_| Reject::HeaderName)
+    catch_unwind(AssertUnwindSafe(|| {
+        headers.iter().map(|header| (header.key, header.value)).collect()
+    }))
+    .map_err(|_| Reject::HeaderName)
 }
 
 #[cfg(test)]
@@ -196,33 +234,81 @@ mod tests {
         TopicRows::new(Layout::new("s", "t", &config, columns))
     }
 
-    fn push(rows: &mut TopicRows, offset: i64, key: Option<&str>, payload: Option<&str>, headers: Option<OwnedHeaders>) {
+    fn push(
+        rows: &mut TopicRows,
+        offset: i64,
+        key: Option<&str>,
+        payload: Option<&str>,
+        headers: Option<OwnedHeaders>,
+    ) {
         let bytes = |text: Option<&str>| text.map(|t| t.as_bytes().to_vec());
-        let message =
-            OwnedMessage::new(bytes(payload), bytes(key), "t".into(), Timestamp::CreateTime(7), 3, offset, headers);
+        let message = OwnedMessage::new(
+            bytes(payload),
+            bytes(key),
+            "t".into(),
+            Timestamp::CreateTime(7),
+            3,
+            offset,
+            headers,
+        );
         let partition = PartitionId::new("s", "t/3");
-        rows.push(&message, Place { partition: &partition, position: &crate::offsets::position_text(offset), now: 9 });
+        rows.push(
+            &message,
+            Place {
+                partition: &partition,
+                position: &crate::offsets::position_text(offset),
+                now: 9,
+            },
+        );
     }
 
     #[test]
     fn metadata_stands_beside_the_message() {
         let mut topic = rows("decode: json");
         let headers = OwnedHeaders::new()
-            .insert(Header { key: "trace", value: Some("a") })
-            .insert(Header { key: "empty", value: None::<&str> });
+            .insert(Header {
+                key: "trace",
+                value: Some("a"),
+            })
+            .insert(Header {
+                key: "empty",
+                value: None::<&str>,
+            });
         push(&mut topic, 5, Some("k"), Some(r#"{"id":1,"more":2}"#), Some(headers));
         push(&mut topic, 6, None, Some("{"), None);
         let (batch, rejected) = topic.finish().unwrap();
         let batch = batch.unwrap();
         let rows = batch.rows();
-        assert_eq!(rows.column_by_name("_extra").unwrap().as_string::<i32>().value(0), r#"{"more":2}"#);
+        assert_eq!(
+            rows.column_by_name("_extra").unwrap().as_string::<i32>().value(0),
+            r#"{"more":2}"#
+        );
         assert_eq!(rows.column_by_name("_key").unwrap().as_binary::<i32>().value(0), b"k");
-        assert_eq!(rows.column_by_name("_headers").unwrap().as_list::<i32>().value(0).len(), 2);
+        assert_eq!(
+            rows.column_by_name("_headers").unwrap().as_list::<i32>().value(0).len(),
+            2
+        );
         assert_eq!(batch.positions().value(0), "00000000000000000005");
         let rejected = rejected.unwrap();
         assert_eq!(rejected.positions().value(0), "00000000000000000006");
-        assert_eq!(rejected.rows().column_by_name("raw").unwrap().as_binary::<i32>().value(0), b"{");
-        assert_eq!(rejected.rows().column_by_name("check").unwrap().as_string::<i32>().value(0), "decode");
+        assert_eq!(
+            rejected
+                .rows()
+                .column_by_name("raw")
+                .unwrap()
+                .as_binary::<i32>()
+                .value(0),
+            b"{"
+        );
+        assert_eq!(
+            rejected
+                .rows()
+                .column_by_name("check")
+                .unwrap()
+                .as_string::<i32>()
+                .value(0),
+            "decode"
+        );
         assert!(topic.finish().unwrap().0.is_none());
     }
 

@@ -32,6 +32,10 @@ fn judge_sqlstate(sqlstate: &str) -> (ErrorKind, &'static str) {
     }
 }
 
+/// What the server says of a slot that it has taken the log from; its detail, which says so
+/// more clearly, is not kept.
+const INVALIDATED: [&str; 3] = ["invalidated", "can no longer", "cannot read from logical replication slot"];
+
 /// The kind, the code of the page and the hint of a failure: the one place where they are chosen.
 fn judge(error: &WireError) -> (ErrorKind, &'static str, Option<String>) {
     let hint = |text: &str| Some(text.to_owned());
@@ -60,7 +64,7 @@ fn judge(error: &WireError) -> (ErrorKind, &'static str, Option<String>) {
         WireError::Server(server) => {
             let (kind, code) = match server.code.as_str() {
                 // "in prerequisite state" says little; the words tell a slot that was invalidated from the rest.
-                "55000" if ["invalidated", "can no longer"].iter().any(|words| server.message.contains(words)) => {
+                "55000" if INVALIDATED.iter().any(|words| server.message.contains(words)) => {
                     (ErrorKind::PositionLost, "PG0022")
                 }
                 "55000" => (ErrorKind::Config, "PG0027"),

@@ -48,11 +48,26 @@ impl Plan {
 /// | at or behind what is held    | some or none             | copy the rest under a temporary slot's snapshot |
 ///
 /// The slot was confirmed at most one past a commit LSN that the target holds, so that being
-/// ahead is exact: one byte more is a gap.
+/// ahead is exact: one byte more is a gap. A slot that the server has taken the log from, or
+/// that is another's, is refused in any case.
 ///
 /// # Errors
-/// `PositionLost` as above; `Corrupt` for a table that was copied and holds no WAL position.
+/// `PositionLost` as above; `Config` for another's slot; `Corrupt` for a table that was copied and holds no WAL position.
 pub(crate) fn plan(slot: &str, found: Option<&Slot>, tables: &[TableId], resume: &ResumePoints) -> Result<Plan> {
+    if let Some(found) = found {
+        if found.wal_status.as_deref() == Some("lost") {
+            return Err(Error::new(ErrorKind::PositionLost, "the server removed WAL that the slot still needed")
+                .code("PG0022")
+                .with("slot", slot)
+                .hint("drop the slot and this source's tables in the target, so that they are copied anew"));
+        }
+        if found.plugin.as_deref() != Some("pgoutput") {
+            return Err(Error::new(ErrorKind::Config, "the slot exists, but not for `pgoutput`")
+                .code("PG0021")
+                .with("slot", slot)
+                .hint("drop it if nobody needs it, or give this source another with `slot:`"));
+        }
+    }
     let empty = Checkpoint::default();
     let mut plan = Plan { create_slot: found.is_none(), copy: Vec::new(), held: None };
     for table in tables {
@@ -109,7 +124,13 @@ mod tests {
     }
 
     fn slot(confirmed: u64) -> Slot {
-        Slot { plugin: None, database: None, active_pid: None, wal_status: None, confirmed: Some(Lsn(confirmed)) }
+        Slot {
+            plugin: Some("pgoutput".to_owned()),
+            database: None,
+            active_pid: None,
+            wal_status: Some("reserved".to_owned()),
+            confirmed: Some(Lsn(confirmed)),
+        }
     }
 
     #[test]
@@ -138,6 +159,15 @@ mod tests {
         assert_eq!((ahead.kind(), ahead.error_code()), (ErrorKind::PositionLost, Some("PG0025")));
         let gone = plan("s", None, &[a], &resume).unwrap_err();
         assert_eq!((gone.kind(), gone.error_code()), (ErrorKind::PositionLost, Some("PG0024")));
+    }
+
+    #[test]
+    fn a_slot_that_lost_its_log_or_is_anothers_is_refused() {
+        let lost = Slot { wal_status: Some("lost".to_owned()), ..slot(1) };
+        let resume = ResumePoints::default();
+        assert_eq!(plan("s", Some(&lost), &[table("a")], &resume).unwrap_err().error_code(), Some("PG0022"));
+        let physical = Slot { plugin: None, ..slot(1) };
+        assert_eq!(plan("s", Some(&physical), &[table("a")], &resume).unwrap_err().error_code(), Some("PG0021"));
     }
 
     #[test]

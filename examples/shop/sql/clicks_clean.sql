@@ -4,6 +4,6 @@ SELECT
   customer_id,
   lower(page) AS page,
   seconds,
-  at
+  clicked_at
 FROM events.clicks
 WHERE page IS NULL OR page <> 'health'

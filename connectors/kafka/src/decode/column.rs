@@ -35,7 +35,10 @@ enum Values {
     Float64(Vec<f64>),
     Decimal(Vec<i128>),
     Text(Text),
-    List { offsets: Vec<i32>, items: Box<Column> },
+    List {
+        offsets: Vec<i32>,
+        items: Box<Column>,
+    },
     /// Never empty: a struct type names at least one field.
     Struct(Vec<(String, Column)>),
 }
@@ -75,12 +78,22 @@ impl Column {
             ColumnType::Float64 => Values::Float64(Vec::new()),
             ColumnType::Decimal(..) => Values::Decimal(Vec::new()),
             ColumnType::Utf8 | ColumnType::Json => Values::Text(Text::default()),
-            ColumnType::List(item) => Values::List { offsets: vec![0], items: Box::new(Self::new(item)) },
-            ColumnType::Struct(fields) => {
-                Values::Struct(fields.iter().map(|(name, field)| (name.clone(), Self::new(field))).collect())
-            }
+            ColumnType::List(item) => Values::List {
+                offsets: vec![0],
+                items: Box::new(Self::new(item)),
+            },
+            ColumnType::Struct(fields) => Values::Struct(
+                fields
+                    .iter()
+                    .map(|(name, field)| (name.clone(), Self::new(field)))
+                    .collect(),
+            ),
         };
-        Self { r#type: r#type.clone(), values, nulls: NullBufferBuilder::new(0) }
+        Self {
+            r#type: r#type.clone(),
+            values,
+            nulls: NullBufferBuilder::new(0),
+        }
     }
 
     /// The type it was made for.
@@ -139,7 +152,11 @@ impl Column {
             (Values::Float32(values), _) => values.push(scalar::float32(number(json)?)?),
             (Values::Float64(values), _) => values.push(scalar::float64(number(json)?)?),
             (Values::Decimal(values), ColumnType::Decimal(precision, scale)) => {
-                let text = if json.starts_with('"') { string(json)? } else { number(json)?.into() };
+                let text = if json.starts_with('"') {
+                    string(json)?
+                } else {
+                    number(json)?.into()
+                };
                 values.push(scalar::decimal(&text, *precision, *scale)?);
             }
             (Values::Decimal(_), _) => return Err("is not a decimal column"),
@@ -157,7 +174,9 @@ impl Column {
 
     /// Appends text as it is; for `utf8` and `json` columns.
     pub fn append_text(&mut self, value: &str) -> Result<(), Misfit> {
-        let Values::Text(text) = &mut self.values else { return Err("is not a text column") };
+        let Values::Text(text) = &mut self.values else {
+            return Err("is not a text column");
+        };
         text.push(value)?;
         self.nulls.append_non_null();
         Ok(())
@@ -192,8 +211,7 @@ impl Column {
             Values::Float32(values) => primitive::<Float32Type>(std::mem::take(values), nulls),
             Values::Float64(values) => primitive::<Float64Type>(std::mem::take(values), nulls),
             Values::Decimal(values) => {
-                let array =
-                    PrimitiveArray::<Decimal128Type>::new(std::mem::take(values).into(), nulls);
+                let array = PrimitiveArray::<Decimal128Type>::new(std::mem::take(values).into(), nulls);
                 Arc::new(array.with_data_type(self.r#type.data_type()))
             }
             Values::Text(text) => text.finish(nulls),
@@ -205,7 +223,9 @@ impl Column {
             Values::Struct(fields) => {
                 let rows = fields[0].1.len();
                 let arrays: Vec<ArrayRef> = fields.iter_mut().map(|(_, field)| field.finish()).collect();
-                let ColumnType::Struct(named) = &self.r#type else { unreachable!("only a struct has struct values") };
+                let ColumnType::Struct(named) = &self.r#type else {
+                    unreachable!("only a struct has struct values")
+                };
                 let array = StructArray::try_new_with_length(struct_fields(named), arrays, nulls, rows);
                 Arc::new(array.expect("the children have one value per row"))
             }
@@ -252,11 +272,16 @@ fn number(json: &str) -> Result<&str, Misfit> {
 
 /// The content of the string that `json` is; borrowed unless it has escapes.
 fn string(json: &str) -> Result<Cow<'_, str>, Misfit> {
-    let inner = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or_else(|| found(json))?;
+    let inner = json
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+        .ok_or_else(|| found(json))?;
     if !inner.as_bytes().contains(&b'\\') {
         return Ok(inner.into());
     }
-    serde_json::from_str::<String>(json).map(Cow::Owned).map_err(|_| "found a string with an invalid escape")
+    serde_json::from_str::<String>(json)
+        .map(Cow::Owned)
+        .map_err(|_| "found a string with an invalid escape")
 }
 
 /// Names the kind of value that was found, from its first byte.
@@ -278,7 +303,11 @@ fn integer(json: &str, r#type: &ColumnType) -> Result<i64, Misfit> {
             Ok(value) => value,
             Err(_) => scalar::integer(json)?.try_into().map_err(|_| OUT_OF_RANGE)?,
         };
-        if (low..=high).contains(&value) { Ok(value) } else { Err(OUT_OF_RANGE) }
+        if (low..=high).contains(&value) {
+            Ok(value)
+        } else {
+            Err(OUT_OF_RANGE)
+        }
     };
     match r#type {
         ColumnType::Int(bits) => bounded(i64::MIN >> (64 - bits), i64::MAX >> (64 - bits)),
@@ -300,9 +329,9 @@ fn finish_integers(values: Vec<i64>, nulls: Option<NullBuffer>, r#type: &ColumnT
         DataType::UInt16 => primitive::<UInt16Type>(values.into_iter().map(|v| v as u16).collect(), nulls),
         DataType::UInt32 => primitive::<UInt32Type>(values.into_iter().map(|v| v as u32).collect(), nulls),
         DataType::Date32 => primitive::<Date32Type>(values.into_iter().map(|v| v as i32).collect(), nulls),
-        DataType::Timestamp(_, zone) => Arc::new(
-            PrimitiveArray::<TimestampMicrosecondType>::new(values.into(), nulls).with_timezone_opt(zone),
-        ),
+        DataType::Timestamp(_, zone) => {
+            Arc::new(PrimitiveArray::<TimestampMicrosecondType>::new(values.into(), nulls).with_timezone_opt(zone))
+        }
         _ => primitive::<Int64Type>(values, nulls),
     }
 }
@@ -323,8 +352,19 @@ fn append_items(items: &mut Column, json: &str) -> Result<Appended, Misfit> {
         return Err(found(json));
     }
     let (mut misfit, mut appended) = (None, Appended::Whole);
-    let whole = walk(json, Items { items, misfit: &mut misfit, appended: &mut appended });
-    if whole { Ok(appended) } else { Err(misfit.unwrap_or(MALFORMED)) }
+    let whole = walk(
+        json,
+        Items {
+            items,
+            misfit: &mut misfit,
+            appended: &mut appended,
+        },
+    );
+    if whole {
+        Ok(appended)
+    } else {
+        Err(misfit.unwrap_or(MALFORMED))
+    }
 }
 
 struct Items<'c> {
@@ -369,10 +409,21 @@ fn append_fields(fields: &mut [(String, Column)], json: &str) -> Result<Appended
     }
     let (mut misfit, mut appended) = (None, Appended::Whole);
     let row = fields[0].1.len();
-    if !walk(json, Members { fields, row, misfit: &mut misfit, appended: &mut appended }) {
+    if !walk(
+        json,
+        Members {
+            fields,
+            row,
+            misfit: &mut misfit,
+            appended: &mut appended,
+        },
+    ) {
         return Err(misfit.unwrap_or(MALFORMED));
     }
-    fields.iter_mut().filter(|(_, field)| field.len() == row).for_each(|(_, field)| field.append_null());
+    fields
+        .iter_mut()
+        .filter(|(_, field)| field.len() == row)
+        .for_each(|(_, field)| field.append_null());
     Ok(appended)
 }
 
@@ -404,8 +455,11 @@ impl<'de> Visitor<'de> for Members<'_> {
                 *self.appended = Appended::WithUnknownFields;
                 continue;
             };
-            let outcome =
-                if field.len() > self.row { Err("found an object that names a field twice") } else { field.append(value.get()) };
+            let outcome = if field.len() > self.row {
+                Err("found an object that names a field twice")
+            } else {
+                field.append(value.get())
+            };
             match outcome {
                 Ok(Appended::Whole) => {}
                 Ok(Appended::WithUnknownFields) => *self.appended = Appended::WithUnknownFields,

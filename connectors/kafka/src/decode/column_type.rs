@@ -86,7 +86,10 @@ impl ColumnType {
 
 /// The Arrow fields of named columns, all nullable.
 pub fn struct_fields(columns: &[(String, ColumnType)]) -> Fields {
-    columns.iter().map(|(name, column)| Field::new(name, column.data_type(), true)).collect()
+    columns
+        .iter()
+        .map(|(name, column)| Field::new(name, column.data_type(), true))
+        .collect()
 }
 
 impl fmt::Display for ColumnType {
@@ -170,7 +173,9 @@ fn parse_compound(text: &str, depth: usize) -> Option<ColumnType> {
     if let Some(digits) = inside("decimal(", ")") {
         let (precision, scale) = digits.split_once(',')?;
         let (precision, scale): (u8, u8) = (precision.trim().parse().ok()?, scale.trim().parse().ok()?);
-        return (1..=38).contains(&precision).then_some(())
+        return (1..=38)
+            .contains(&precision)
+            .then_some(())
             .and_then(|()| (scale <= precision).then_some(ColumnType::Decimal(precision, scale)));
     }
     if let Some(item) = inside("list<", ">") {
@@ -208,8 +213,20 @@ mod tests {
     #[test]
     fn every_type_survives_its_text() {
         for text in [
-            "bool", "int8", "uint64", "float32", "decimal(18,2)", "utf8", "json", "date", "timestamp", "timestamp_s",
-            "timestamp_ms", "timestamp_us", "timestamp_local", "list<list<utf8>>",
+            "bool",
+            "int8",
+            "uint64",
+            "float32",
+            "decimal(18,2)",
+            "utf8",
+            "json",
+            "date",
+            "timestamp",
+            "timestamp_s",
+            "timestamp_ms",
+            "timestamp_us",
+            "timestamp_local",
+            "list<list<utf8>>",
             "struct<a: decimal(38,0), b: struct<c: list<int8>, d: bool>>",
         ] {
             assert_eq!(text.parse::<ColumnType>().unwrap().to_string(), text);
@@ -219,7 +236,15 @@ mod tests {
     #[test]
     fn what_is_no_type_is_refused() {
         let deep = format!("{}int8{}", "list<".repeat(40), ">".repeat(40));
-        for text in ["int", "decimal(39,0)", "decimal(5,6)", "list<>", "struct<a>", "struct<a: int8, a: int8>", &deep] {
+        for text in [
+            "int",
+            "decimal(39,0)",
+            "decimal(5,6)",
+            "list<>",
+            "struct<a>",
+            "struct<a: int8, a: int8>",
+            &deep,
+        ] {
             assert!(text.parse::<ColumnType>().is_err(), "{text}");
         }
     }

@@ -31,7 +31,9 @@ pub fn infer<'a>(
     let mut fields: Vec<(String, Seen)> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
     for message in messages {
-        let Ok(object) = serde_json::from_slice::<Members<'_>>(message) else { continue };
+        let Ok(object) = serde_json::from_slice::<Members<'_>>(message) else {
+            continue;
+        };
         for (FieldName(name), value) in object.0 {
             if skip(&name) {
                 continue;
@@ -43,7 +45,10 @@ pub fn infer<'a>(
             fields[at].1.note(value.get());
         }
     }
-    fields.into_iter().map(|(name, seen)| (name, seen.column_type())).collect()
+    fields
+        .into_iter()
+        .map(|(name, seen)| (name, seen.column_type()))
+        .collect()
 }
 
 impl Seen {
@@ -106,11 +111,25 @@ mod tests {
             br#"{"id":2,"x":1.5,"tags":[1],"b":true,"mixed":1}"#,
             br#"{"id":3,"mixed":"1","big":99999999999999999999}"#,
         ];
-        let columns = infer(messages.iter().copied().chain([b"not json".as_slice()]), |name| name.starts_with("__"));
-        let text: Vec<_> = columns.iter().map(|(name, column)| format!("{name} {column}")).collect();
+        let columns = infer(messages.iter().copied().chain([b"not json".as_slice()]), |name| {
+            name.starts_with("__")
+        });
+        let text: Vec<_> = columns
+            .iter()
+            .map(|(name, column)| format!("{name} {column}"))
+            .collect();
         assert_eq!(
             text,
-            ["id int64", "x float64", "name utf8", "n json", "tags json", "b bool", "mixed json", "big json"]
+            [
+                "id int64",
+                "x float64",
+                "name utf8",
+                "n json",
+                "tags json",
+                "b bool",
+                "mixed json",
+                "big json"
+            ]
         );
         let mut rows = crate::decode::row::RowDecoder::new(&columns, &[]);
         assert!(messages.iter().all(|message| rows.append(message).is_ok()));

@@ -71,10 +71,17 @@ pub struct RowDecoder {
 impl RowDecoder {
     /// A decoder for these columns; `key` names some of them.
     pub fn new(columns: &[(String, ColumnType)], key: &[String]) -> Self {
-        let places: HashMap<_, _> = columns.iter().enumerate().map(|(at, (name, _))| (name.clone(), at)).collect();
+        let places: HashMap<_, _> = columns
+            .iter()
+            .enumerate()
+            .map(|(at, (name, _))| (name.clone(), at))
+            .collect();
         Self {
             key: key.iter().filter_map(|name| places.get(name).copied()).collect(),
-            columns: columns.iter().map(|(name, column)| (name.clone(), Column::new(column))).collect(),
+            columns: columns
+                .iter()
+                .map(|(name, column)| (name.clone(), Column::new(column)))
+                .collect(),
             places,
             extra: Column::new(&ColumnType::Json),
             unknown: String::new(),
@@ -127,7 +134,10 @@ impl RowDecoder {
     /// The columns' arrays, then that of the unknown fields; the decoder is empty afterwards.
     pub fn finish(&mut self) -> (Vec<ArrayRef>, ArrayRef) {
         self.rows = 0;
-        (self.columns.iter_mut().map(|(_, column)| column.finish()).collect(), self.extra.finish())
+        (
+            self.columns.iter_mut().map(|(_, column)| column.finish()).collect(),
+            self.extra.finish(),
+        )
     }
 
     fn scalar_key(&mut self, at: usize, text: &str) -> Result<(), Reject> {
@@ -151,7 +161,10 @@ impl RowDecoder {
         self.unknown.clear();
         let mut parser = serde_json::Deserializer::from_str(text);
         let mut reject = None;
-        let row = Row { decoder: self, reject: &mut reject };
+        let row = Row {
+            decoder: self,
+            reject: &mut reject,
+        };
         if let Err(error) = row.deserialize(&mut parser) {
             return Err(reject.unwrap_or_else(|| classify(&error, text)));
         }
@@ -161,7 +174,10 @@ impl RowDecoder {
     /// Fills the columns that the message did not name, and the unknown fields.
     fn complete(&mut self) -> Result<(), Reject> {
         let rows = self.rows;
-        self.columns.iter_mut().filter(|(_, column)| column.len() == rows).for_each(|(_, column)| column.append_null());
+        self.columns
+            .iter_mut()
+            .filter(|(_, column)| column.len() == rows)
+            .for_each(|(_, column)| column.append_null());
         if let Some(&missing) = self.key.iter().find(|&&at| self.columns[at].1.last_is_null()) {
             return Err(Reject::NoKey(self.columns[missing].0.clone()));
         }
@@ -171,7 +187,11 @@ impl RowDecoder {
             self.unknown.push('}');
             let extra = self.extra.append_text(&self.unknown);
             self.unknown.clear();
-            extra.map_err(|found| Reject::Misfit { column: "_extra".into(), expected: "json".into(), found })?;
+            extra.map_err(|found| Reject::Misfit {
+                column: "_extra".into(),
+                expected: "json".into(),
+                found,
+            })?;
         }
         self.rows += 1;
         Ok(())
@@ -204,7 +224,10 @@ fn classify(error: &serde_json::Error, text: &str) -> Reject {
     match error.classify() {
         serde_json::error::Category::Eof => Reject::Truncated(text.len()),
         serde_json::error::Category::Data => Reject::NotAnObject,
-        _ => Reject::Syntax { line: error.line(), column: error.column() },
+        _ => Reject::Syntax {
+            line: error.line(),
+            column: error.column(),
+        },
     }
 }
 
@@ -234,7 +257,11 @@ impl<'de> Visitor<'de> for Row<'_> {
         let mut next = 0;
         while let Some((FieldName(name), value)) = map.next_entry::<FieldName<'de>, &'de RawValue>()? {
             let guess = decoder.columns.get(next).is_some_and(|(column, _)| *column == name);
-            let Some(at) = (if guess { Some(next) } else { decoder.places.get(name.as_ref()).copied() }) else {
+            let Some(at) = (if guess {
+                Some(next)
+            } else {
+                decoder.places.get(name.as_ref()).copied()
+            }) else {
                 decoder.keep(&name, value.get());
                 continue;
             };
@@ -249,7 +276,11 @@ impl<'de> Visitor<'de> for Row<'_> {
                 Ok(Appended::WithUnknownFields) => decoder.keep(&name, value.get()),
                 Err(found) => {
                     let expected = column.r#type().to_string();
-                    *reject = Some(Reject::Misfit { column: name.into_owned(), expected, found });
+                    *reject = Some(Reject::Misfit {
+                        column: name.into_owned(),
+                        expected,
+                        found,
+                    });
                     return Err(de::Error::custom(""));
                 }
             }

@@ -75,7 +75,10 @@ pub fn decimal(number: &str, precision: u8, scale: u8) -> Result<i128, Misfit> {
 fn scaled(number: &str, scale: i64) -> Result<i128, Misfit> {
     const MALFORMED: Misfit = "found text that is not a number";
     let (mantissa, exponent) = match number.find(['e', 'E']) {
-        Some(at) => (&number[..at], number[at + 1..].parse::<i64>().map_err(|_| OUT_OF_RANGE)?),
+        Some(at) => (
+            &number[..at],
+            number[at + 1..].parse::<i64>().map_err(|_| OUT_OF_RANGE)?,
+        ),
         None => (number, 0),
     };
     let (negative, digits) = match mantissa.strip_prefix('-') {
@@ -123,7 +126,10 @@ fn shifted(value: i128, digits: u32) -> Result<i128, Misfit> {
     if value == 0 {
         return Ok(0);
     }
-    10i128.checked_pow(digits).and_then(|factor| value.checked_mul(factor)).ok_or(OUT_OF_RANGE)
+    10i128
+        .checked_pow(digits)
+        .and_then(|factor| value.checked_mul(factor))
+        .ok_or(OUT_OF_RANGE)
 }
 
 /// Days since the Unix epoch of `2026-01-31`.
@@ -176,7 +182,10 @@ mod tests {
         assert!(float64("9007199254740993").is_err());
         assert!(float64("170141183460469231731687303715884105727").is_err());
         assert_eq!(float64("1e22"), Ok(1e22));
-        assert_eq!(float64("100000000000000000000000000000000000000000"), Err("found an integer that a float cannot hold exactly"));
+        assert_eq!(
+            float64("100000000000000000000000000000000000000000"),
+            Err("found an integer that a float cannot hold exactly")
+        );
         assert_eq!(float64("340282366920938463463374607431768211456"), Ok(2f64.powi(128)));
         assert_eq!(float64("1e999"), Err(OUT_OF_RANGE));
         assert_eq!(float32("0.1"), Ok(0.1));
@@ -191,7 +200,10 @@ mod tests {
         assert_eq!(decimal("100e-2", 3, 0), Ok(1));
         assert_eq!(decimal("12.345", 18, 2), Err(TOO_FINE));
         assert!(decimal("1000", 3, 0).is_err());
-        assert_eq!(decimal("0.00000000000000000000000000000000000000000000000000", 3, 1), Ok(0));
+        assert_eq!(
+            decimal("0.00000000000000000000000000000000000000000000000000", 3, 1),
+            Ok(0)
+        );
         assert!(decimal("99999999999999999999999999999999999999", 38, 0).is_ok());
         for text in ["", "-", ".", "1.", "x", "1x", "NaN"] {
             assert!(decimal(text, 18, 2).is_err(), "{text}");

@@ -4,10 +4,19 @@ use super::*;
 use crate::mock::KafkaMock;
 
 fn run_over(kafka: &KafkaMock, topics: &[&str], runtime: &Handle) -> (Run, mpsc::Receiver<Round>) {
-    let yaml = format!("brokers: {}\ntopics: [a, b]\ndecode: bytes\nbatch: {{linger: 20ms}}", kafka.brokers());
+    let yaml = format!(
+        "brokers: {}\ntopics: [a, b]\ndecode: bytes\nbatch: {{linger: 20ms}}",
+        kafka.brokers()
+    );
     let config: KafkaConfig = serde_saphyr::from_str(&yaml).unwrap();
-    let layouts: Vec<_> = topics.iter().map(|topic| Layout::new("s", topic, &config, Vec::new())).collect();
-    let resume = layouts.iter().map(|layout| (layout.schema.id.clone(), Checkpoint::default())).collect();
+    let layouts: Vec<_> = topics
+        .iter()
+        .map(|topic| Layout::new("s", topic, &config, Vec::new()))
+        .collect();
+    let resume = layouts
+        .iter()
+        .map(|layout| (layout.schema.id.clone(), Checkpoint::default()))
+        .collect();
     let (rounds, gathered) = mpsc::channel(64);
     let reader = Reader {
         pipeline: "p".into(),
@@ -42,7 +51,11 @@ fn rows_of(run: &mut Run, gathered: &mut mpsc::Receiver<Round>, wanted: usize) -
         while let Ok(round) = gathered.try_recv() {
             for event in round {
                 let SourceEvent::Changes(batch) = event else { continue };
-                let positions = batch.positions().iter().flatten().map(|text| text.parse::<i64>().unwrap());
+                let positions = batch
+                    .positions()
+                    .iter()
+                    .flatten()
+                    .map(|text| text.parse::<i64>().unwrap());
                 found.extend(positions.map(|offset| (batch.schema().id.name.to_string(), offset)));
             }
         }
@@ -54,13 +67,18 @@ fn rows_of(run: &mut Run, gathered: &mut mpsc::Receiver<Round>, wanted: usize) -
 // to the discovery: all of its partitions are new.
 #[test]
 fn new_partitions_are_read_from_their_beginning_beside_the_others() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let kafka = KafkaMock::start(1).unwrap();
     kafka.create_topic("a", 2).unwrap();
     kafka.create_topic("b", 3).unwrap();
     for n in 0..60 {
         let topic = if n % 2 == 0 { "a" } else { "b" };
-        kafka.send(topic, Some(n % if topic == "a" { 2 } else { 3 }), None, Some(b"x")).unwrap();
+        kafka
+            .send(topic, Some(n % if topic == "a" { 2 } else { 3 }), None, Some(b"x"))
+            .unwrap();
     }
     kafka.flush().unwrap();
     let (mut run, mut gathered) = run_over(&kafka, &["a"], runtime.handle());
@@ -70,12 +88,23 @@ fn new_partitions_are_read_from_their_beginning_beside_the_others() {
     run.discover().unwrap();
     let found = rows_of(&mut run, &mut gathered, 30);
     assert_eq!(found.len(), 30);
-    assert!(found.iter().all(|(topic, _)| topic == "b"), "what was read already came again: {found:?}");
+    assert!(
+        found.iter().all(|(topic, _)| topic == "b"),
+        "what was read already came again: {found:?}"
+    );
     kafka.send("a", Some(1), None, Some(b"y")).unwrap();
     kafka.flush().unwrap();
-    assert_eq!(rows_of(&mut run, &mut gathered, 1), [("a".to_owned(), 0)].map(|(t, _)| (t, found_next(&run))));
+    assert_eq!(
+        rows_of(&mut run, &mut gathered, 1),
+        [("a".to_owned(), 0)].map(|(t, _)| (t, found_next(&run)))
+    );
 }
 
 fn found_next(run: &Run) -> i64 {
-    run.partitions.iter().find(|p| p.topic() == "a" && p.number == 1).unwrap().next - 1
+    run.partitions
+        .iter()
+        .find(|p| p.topic() == "a" && p.number == 1)
+        .unwrap()
+        .next
+        - 1
 }

@@ -274,8 +274,11 @@ mod tests {
         (precision << 16 | scale & 0x7FF) + 4
     }
 
-    fn catalog(types: &[(u32, &str, TypeKind, Option<(u32, i32)>, Option<u32>)]) -> Catalog {
-        let entry = |&(oid, name, kind, base, element): &(u32, &str, TypeKind, Option<(u32, i32)>, Option<u32>)| {
+    /// OID, name, kind, base with its typmod, element.
+    type Entry = (u32, &'static str, TypeKind, Option<(u32, i32)>, Option<u32>);
+
+    fn catalog(types: &[Entry]) -> Catalog {
+        let entry = |&(oid, name, kind, base, element): &Entry| {
             (
                 oid,
                 CatalogType {

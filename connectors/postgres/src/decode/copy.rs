@@ -40,11 +40,6 @@ impl<'a> CopyRow<'a> {
         usize::from(self.fields)
     }
 
-    /// Bytes of the row on the wire.
-    pub(crate) fn wire_bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// The fields; `None` is SQL NULL.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Option<&'a [u8]>> + Clone + use<'a> {
         let mut reader = Reader::new(self.bytes);

@@ -35,7 +35,6 @@ pub(crate) use catalog_type::{Catalog, CatalogType, TypeKind};
 pub(crate) use column_type::{ColumnType, binary_is_exact};
 pub(crate) use copy::{CopyDecoder, CopyRow};
 pub(crate) use lsn::Lsn;
-pub(crate) use pgoutput::Message;
 pub(crate) use protocol_error::ProtocolError;
 pub(crate) use rows::{ChangeContext, TableDecoder};
 pub(crate) use tuple::{Tuple, TupleValue};

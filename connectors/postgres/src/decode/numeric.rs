@@ -239,13 +239,17 @@ impl<T: Unscaled> Digits<T> {
 /// PostgreSQL's text of a binary numeric: every digit up to the display scale, no exponent.
 pub(super) fn write_text(out: &mut String, bytes: &[u8]) -> Result<()> {
     let wire = Wire::read(bytes)?;
-    match wire.sign {
-        0 => {}
-        NEGATIVE => out.push('-'),
-        NAN => return Ok(out.push_str("NaN")),
-        INFINITY => return Ok(out.push_str("Infinity")),
-        NEGATIVE_INFINITY => return Ok(out.push_str("-Infinity")),
+    let sign = match wire.sign {
+        0 => "",
+        NEGATIVE => "-",
+        NAN => "NaN",
+        INFINITY => "Infinity",
+        NEGATIVE_INFINITY => "-Infinity",
         _ => return Err(MALFORMED),
+    };
+    out.push_str(sign);
+    if !matches!(wire.sign, 0 | NEGATIVE) {
+        return Ok(());
     }
     let place = |power: i32| usize::try_from(wire.weight - power).map_or(Ok(0), |index| wire.digit(index));
     if wire.weight < 0 {

@@ -18,8 +18,6 @@ use crate::clock;
 
 /// The `check` under which quarantine files rows that could not be decoded.
 const CHECK: &str = "decode";
-/// What the reserved columns of a row take, roughly.
-const ENVELOPE_BYTES: usize = 48;
 
 /// Where a change stands in its partition.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +50,6 @@ pub(crate) struct TableDecoder {
     /// They are taken out when the batch is built.
     refused: Vec<usize>,
     rejects: QuarantineBuilder,
-    bytes: usize,
 }
 
 struct BeforeImage {
@@ -108,7 +105,6 @@ impl TableDecoder {
             envelope: EnvelopeBuilder::default(),
             refused: Vec::new(),
             rejects: QuarantineBuilder::default(),
-            bytes: 0,
         }
     }
 
@@ -123,7 +119,6 @@ impl TableDecoder {
     /// `Corrupt` if the row has another number of columns than the table; so for all changes.
     pub(crate) fn copy(&mut self, context: &ChangeContext<'_>, row: &CopyRow<'_>) -> Result<i64> {
         self.expect_columns(row.len())?;
-        self.bytes += row.wire_bytes();
         // Taken out for the call, because the values are told apart by them.
         let types = std::mem::take(&mut self.types);
         let values = row.iter().zip(&types).map(|(field, r#type)| match field {
@@ -197,28 +192,11 @@ impl TableDecoder {
         Ok(1)
     }
 
-    /// Rows that [`finish`](Self::finish) would return.
-    pub(crate) fn len(&self) -> usize {
-        self.envelope.len() - self.refused.len()
-    }
-
-    /// Whether neither [`finish`](Self::finish) nor [`finish_rejects`](Self::finish_rejects)
-    /// would return anything.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0 && self.rejects.is_empty()
-    }
-
-    /// About how many bytes the rows take.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// The rows since the last call; `None` if there are none.
     ///
     /// # Errors
     /// `Internal` if the columns do not fit the schema, which is a fault of this crate.
     pub(crate) fn finish(&mut self) -> Result<Option<ChangeBatch>> {
-        self.bytes = 0;
         let refused = std::mem::take(&mut self.refused);
         let total = self.envelope.len();
         if total == 0 {
@@ -288,7 +266,6 @@ impl TableDecoder {
         old: Option<&OldTuple<'_>>,
         before: Option<&Tuple<'_>>,
     ) {
-        self.bytes += tuple.wire_bytes() + before.map_or(0, Tuple::wire_bytes);
         let types = std::mem::take(&mut self.types);
         self.append(
             context,
@@ -395,7 +372,6 @@ impl TableDecoder {
     }
 
     fn close_row(&mut self, context: &ChangeContext<'_>, op: Op, unchanged: &[usize]) {
-        self.bytes += ENVELOPE_BYTES;
         let ChangeContext {
             position,
             ordinal,

@@ -14,8 +14,8 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use super::catalog_type::CATALOG_QUERY;
 use super::column::ColumnBuilder;
 use super::{
-    Catalog, CatalogType, ChangeContext, ColumnType, CopyDecoder, Message, ProtocolError, TableDecoder, TypeKind,
-    pgoutput,
+    Catalog, CatalogType, ChangeContext, ColumnType, CopyDecoder, ProtocolError, TableDecoder, TypeKind,
+    pgoutput::{self, Message},
 };
 
 /// A type, how it must be read, and literals of it that are decoded in both formats.

@@ -88,7 +88,7 @@ impl Assembler {
         match pgoutput::parse(data, false)?.message {
             Message::Begin(begin) => {
                 // What waited long enough is not kept waiting by a transaction of unknown length.
-                if self.complete.is_some() && self.age() > self.limits.linger.0 {
+                if self.complete.is_some() && self.oldest.is_none_or(|oldest| oldest.elapsed() > self.limits.linger.0) {
                     self.hand_on_with_boundary()?;
                 }
                 let position = begin.final_lsn.padded();
@@ -146,7 +146,8 @@ impl Assembler {
             return None;
         }
         if self.complete.is_some() {
-            return Some(self.oldest? + self.limits.linger.0);
+            // Without a row the transaction was handed on while it was read, and waits for its boundary alone.
+            return Some(self.oldest.map_or(self.last_advance, |oldest| oldest + self.limits.linger.0));
         }
         // Positions are inclusive and a commit may begin at `reached` itself.
         if self.reached.0 <= self.announced.0 + 1 {

@@ -61,6 +61,14 @@ impl Stream<'_> {
     /// Runs until it is cancelled or fails.
     pub(super) async fn run(mut self) -> Result<()> {
         let cancel = self.cancel.clone();
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Ok(()),
+            ended = self.serve() => ended,
+        }
+    }
+
+    async fn serve(&mut self) -> Result<()> {
         let mut status = interval(self.status_every);
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut engine_listens = true;
@@ -74,7 +82,6 @@ impl Stream<'_> {
             let now = Instant::now();
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Ok(()),
                 changed = self.durable.changed(), if engine_listens => {
                     engine_listens = changed.is_ok();
                     self.send_status(false).await?;
@@ -98,7 +105,8 @@ impl Stream<'_> {
                     last_heard = Instant::now();
                     next_read = if bytes < SMALL_READ { last_heard + PAUSE } else { last_heard };
                 }
-                () = sleep_until(due.unwrap_or(now)), if taking && due.is_some() => {
+                // Only where the socket was found to have nothing ready.
+                () = sleep_until(due.unwrap_or(now)), if taking && due.is_some() && next_read <= now => {
                     self.assembler.hand_on_when_due(Instant::now())?;
                 }
             }

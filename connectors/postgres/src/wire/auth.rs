@@ -56,7 +56,11 @@ async fn scram(connection: &mut Connection, options: &ConnectOptions, offered: &
     let proof = proof.strip_prefix(&12u32.to_be_bytes()).ok_or_else(|| malformed("SCRAM proof"))?;
     scram
         .finish(proof)
-        .map_err(|_| WireError::Authentication("the server could not prove that it knows the password".to_owned()))
+        .map_err(|_| WireError::Authentication("the server could not prove that it knows the password".to_owned()))?;
+    if mechanism == SCRAM_SHA_256_PLUS {
+        connection.bind_channel();
+    }
+    Ok(())
 }
 
 fn password(options: &ConnectOptions) -> Result<&Secret, WireError> {

@@ -36,6 +36,7 @@ pub struct Connection {
     outbound: BytesMut,
     encrypted: bool,
     end_point: Option<Vec<u8>>,
+    channel_bound: bool,
     backend_pid: u32,
     server_version: u32,
 }
@@ -99,6 +100,7 @@ impl Connection {
             outbound: BytesMut::new(),
             encrypted: socket.encrypted,
             end_point: socket.end_point,
+            channel_bound: false,
             backend_pid: 0,
             server_version: 0,
         };
@@ -145,6 +147,15 @@ impl Connection {
     /// Whether TLS protects the connection.
     pub fn is_encrypted(&self) -> bool {
         self.encrypted
+    }
+
+    /// Whether the login was bound to the TLS channel (SCRAM-SHA-256-PLUS).
+    pub fn is_channel_bound(&self) -> bool {
+        self.channel_bound
+    }
+
+    pub(super) fn bind_channel(&mut self) {
+        self.channel_bound = true;
     }
 
     pub(super) fn end_point(&self) -> Option<&[u8]> {

@@ -8,21 +8,33 @@ use super::*;
 use crate::decode::column_type::struct_fields;
 
 fn decoder(columns: &[(&str, &str)], key: &[&str]) -> (Vec<(String, ColumnType)>, RowDecoder) {
-    let columns: Vec<_> = columns.iter().map(|(n, t)| ((*n).to_owned(), t.parse().unwrap())).collect();
+    let columns: Vec<_> = columns
+        .iter()
+        .map(|(n, t)| ((*n).to_owned(), t.parse().unwrap()))
+        .collect();
     let key: Vec<_> = key.iter().map(|k| (*k).to_owned()).collect();
     let decoder = RowDecoder::new(&columns, &key);
     (columns, decoder)
 }
 
 const COLUMNS: &[(&str, &str)] = &[
-    ("id", "int64"), ("small", "int8"), ("price", "decimal(18,2)"), ("name", "utf8"), ("ok", "bool"), ("score", "float64"),
-    ("tags", "list<utf8>"), ("place", "struct<city: utf8, zip: int32>"), ("any", "json"), ("at", "timestamp_ms"),
+    ("id", "int64"),
+    ("small", "int8"),
+    ("price", "decimal(18,2)"),
+    ("name", "utf8"),
+    ("ok", "bool"),
+    ("score", "float64"),
+    ("tags", "list<utf8>"),
+    ("place", "struct<city: utf8, zip: int32>"),
+    ("any", "json"),
+    ("at", "timestamp_ms"),
 ];
 
 #[test]
 fn a_poison_message_leaves_no_trace_among_good_ones() {
     let (columns, mut rows) = decoder(COLUMNS, &[]);
-    let good = br#"{"id":1,"name":"a\u00e9","tags":["x","y"],"place":{"city":"B","zip":7},"ok":true,"price":1.5,"at":5}"#;
+    let good =
+        br#"{"id":1,"name":"a\u00e9","tags":["x","y"],"place":{"city":"B","zip":7},"ok":true,"price":1.5,"at":5}"#;
     let poison: &[(&[u8], &str)] = &[
         (b"", "truncated JSON: the message ends after 0 bytes"),
         (b"\xff\xfe", "invalid UTF-8 after 0 bytes"),
@@ -34,21 +46,49 @@ fn a_poison_message_leaves_no_trace_among_good_ones() {
         (b"{\"id\":1}{\"id\":2}", "more than one JSON document in the message"),
         (b"{\"id\":1,\"id\":2}", "column `id`: the field is there twice"),
         (b"{\"id\":\"secret\"}", "column `id`: expected int64, found a string"),
-        (b"{\"id\":9223372036854775808}", "column `id`: expected int64, found a number out of range"),
-        (b"{\"name\":\"z\",\"small\":128}", "column `small`: expected int8, found a number out of range"),
-        (b"{\"price\":1.234}", "column `price`: expected decimal(18,2), found a number with more fraction digits than the scale allows"),
-        (b"{\"score\":9007199254740993}", "column `score`: expected float64, found an integer that a float cannot hold exactly"),
-        (b"{\"tags\":[\"a\",3]}", "column `tags`: expected list<utf8>, found a number"),
-        (b"{\"place\":{\"city\":\"q\",\"zip\":1.5}}", "column `place`: expected struct<city: utf8, zip: int32>, found a number that is not an integer"),
-        (b"{\"place\":{\"zip\":1,\"zip\":2}}", "column `place`: expected struct<city: utf8, zip: int32>, found an object that names a field twice"),
-        (b"{\"name\":\"\\ud800\"}", "column `name`: expected utf8, found a string with an invalid escape"),
+        (
+            b"{\"id\":9223372036854775808}",
+            "column `id`: expected int64, found a number out of range",
+        ),
+        (
+            b"{\"name\":\"z\",\"small\":128}",
+            "column `small`: expected int8, found a number out of range",
+        ),
+        (
+            b"{\"price\":1.234}",
+            "column `price`: expected decimal(18,2), found a number with more fraction digits than the scale allows",
+        ),
+        (
+            b"{\"score\":9007199254740993}",
+            "column `score`: expected float64, found an integer that a float cannot hold exactly",
+        ),
+        (
+            b"{\"tags\":[\"a\",3]}",
+            "column `tags`: expected list<utf8>, found a number",
+        ),
+        (
+            b"{\"place\":{\"city\":\"q\",\"zip\":1.5}}",
+            "column `place`: expected struct<city: utf8, zip: int32>, found a number that is not an integer",
+        ),
+        (
+            b"{\"place\":{\"zip\":1,\"zip\":2}}",
+            "column `place`: expected struct<city: utf8, zip: int32>, found an object that names a field twice",
+        ),
+        (
+            b"{\"name\":\"\\ud800\"}",
+            "column `name`: expected utf8, found a string with an invalid escape",
+        ),
     ];
     for (bytes, reason) in poison {
         rows.append(good).unwrap();
         assert_eq!(rows.append(bytes).unwrap_err().to_string(), *reason);
     }
     let (arrays, extra) = rows.finish();
-    let batch = RecordBatch::try_new(std::sync::Arc::new(arrow_schema::Schema::new(struct_fields(&columns))), arrays).unwrap();
+    let batch = RecordBatch::try_new(
+        std::sync::Arc::new(arrow_schema::Schema::new(struct_fields(&columns))),
+        arrays,
+    )
+    .unwrap();
     assert_eq!(batch.num_rows(), poison.len());
     assert_eq!(extra.null_count(), poison.len());
     for row in 0..batch.num_rows() {
@@ -60,12 +100,16 @@ fn a_poison_message_leaves_no_trace_among_good_ones() {
 #[test]
 fn fields_without_a_column_are_kept_as_they_were_sent() {
     let (_, mut rows) = decoder(&[("id", "int64"), ("place", "struct<city: utf8>")], &[]);
-    rows.append(br#"{"id":1,"big":123456789012345678901234567890,"q\"k": [1, 2]}"#).unwrap();
+    rows.append(br#"{"id":1,"big":123456789012345678901234567890,"q\"k": [1, 2]}"#)
+        .unwrap();
     rows.append(br#"{"id":2}"#).unwrap();
     rows.append(br#"{"place":{"city":"B","floor":3}}"#).unwrap();
     let (_, extra) = rows.finish();
     let extra = extra.as_string::<i32>();
-    assert_eq!(extra.value(0), r#"{"big":123456789012345678901234567890,"q\"k":[1, 2]}"#);
+    assert_eq!(
+        extra.value(0),
+        r#"{"big":123456789012345678901234567890,"q\"k":[1, 2]}"#
+    );
     assert!(extra.is_null(1));
     assert_eq!(extra.value(2), r#"{"place":{"city":"B","floor":3}}"#);
 }
@@ -77,7 +121,10 @@ fn a_key_comes_from_an_object_a_value_or_plain_text() {
     rows.append_key(b"\"quoted\"").unwrap();
     rows.append_key(b"{\"id\":\"object\"}").unwrap();
     rows.append_key(b"42").unwrap();
-    assert_eq!(rows.append_key(b"{\"other\":1}").unwrap_err(), Reject::NoKey("id".into()));
+    assert_eq!(
+        rows.append_key(b"{\"other\":1}").unwrap_err(),
+        Reject::NoKey("id".into())
+    );
     assert_eq!(rows.append(b"{\"id\":null}").unwrap_err(), Reject::NoKey("id".into()));
     let (arrays, _) = rows.finish();
     let ids: Vec<_> = arrays[0].as_string::<i32>().iter().flatten().collect();
@@ -89,12 +136,25 @@ fn object() -> impl Strategy<Value = Value> {
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        any::<f64>().prop_filter("finite", |f| f.is_finite()).prop_map(Value::from),
+        any::<f64>()
+            .prop_filter("finite", |f| f.is_finite())
+            .prop_map(Value::from),
         any::<String>().prop_map(Value::from),
         prop::collection::vec(any::<String>(), 0..4).prop_map(Value::from),
     ];
-    prop::collection::btree_map(prop_oneof![Just("i".to_owned()), Just("f".into()), Just("s".into()), Just("b".into()), Just("l".into()), any::<String>()], value, 0..7)
-        .prop_map(|fields| Value::Object(fields.into_iter().collect()))
+    prop::collection::btree_map(
+        prop_oneof![
+            Just("i".to_owned()),
+            Just("f".into()),
+            Just("s".into()),
+            Just("b".into()),
+            Just("l".into()),
+            any::<String>()
+        ],
+        value,
+        0..7,
+    )
+    .prop_map(|fields| Value::Object(fields.into_iter().collect()))
 }
 
 /// What column `name` should hold of `value`; `None` if the message must be refused.

@@ -1,0 +1,46 @@
+//! The suite that every source runs.
+
+use async_trait::async_trait;
+use millstream_core::{Checkpoint, PartitionId, Position, Source};
+use millstream_testkit::postgres::TestCluster;
+use millstream_testkit::source_suite::{self, SourceSubject};
+
+use crate::target::{config, source};
+
+struct Subject(TestCluster);
+
+#[async_trait]
+impl SourceSubject for Subject {
+    async fn source(&self) -> Box<dyn Source> {
+        // No reader of the suite confirms anything, so that one slot serves all.
+        Box::new(source(&config(&self.0, &["orders", "lines"])))
+    }
+
+    fn is_complete(&self, read: &Checkpoint) -> bool {
+        // The last table's copy; it also raises the log's position.
+        *read.position(&PartitionId::new("shop", "copy/public.lines")) == Position::End
+    }
+
+    fn rows(&self) -> usize {
+        700
+    }
+
+    fn resumes(&self) -> usize {
+        4
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_keeps_its_promises() {
+    let cluster = TestCluster::new().unwrap();
+    cluster
+        .psql(
+            "CREATE TABLE orders (id int PRIMARY KEY, note text); CREATE TABLE lines (id int PRIMARY KEY); \
+             CREATE PUBLICATION p FOR ALL TABLES; \
+             SELECT pg_create_logical_replication_slot('millstream_t_shop', 'pgoutput');",
+        )
+        .unwrap();
+    cluster.psql("INSERT INTO orders SELECT i, 'n' FROM generate_series(1, 500) i").unwrap();
+    cluster.psql("INSERT INTO lines SELECT generate_series(1, 200)").unwrap();
+    source_suite::run(&Subject(cluster)).await;
+}

@@ -1,0 +1,9 @@
+//! The source against real PostgreSQL servers, each started for one test.
+
+mod conformance;
+mod login;
+mod preflight;
+mod replies;
+mod resume;
+mod stream;
+mod target;

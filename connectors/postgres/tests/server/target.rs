@@ -1,0 +1,232 @@
+//! A target in memory that takes events as the engine does: per table, skipping what it holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_core::{
+    Boundary, ByteBudget, Checkpoint, EventReceiver, PartitionId, Position, ResumePoints, Result, Source,
+    SourceContext, SourceEvent, TableId, TableSchema, event_channel,
+};
+use millstream_postgres::{PostgresConfig, PostgresSource};
+use millstream_testkit::change_log::{Cells, ChangeRow, FoldedTable, change_rows, fold_rows};
+use millstream_testkit::postgres::TestCluster;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The configuration of a source that reads `tables` of `cluster` by the publication `p`.
+pub fn config(cluster: &TestCluster, tables: &[&str]) -> serde_json::Value {
+    serde_json::json!({"url": cluster.url(), "publication": "p", "tables": tables})
+}
+
+/// A source called `shop` in a pipeline called `t`; its slot is `millstream_t_shop`.
+pub fn source(config: &serde_json::Value) -> PostgresSource {
+    let config: PostgresConfig = serde_json::from_value(config.clone()).expect("the test's configuration is sound");
+    PostgresSource::new("t", "shop", config).expect("the test's configuration is sound")
+}
+
+pub fn table(name: &str) -> TableId {
+    TableId::new("shop", Some("public"), name)
+}
+
+pub fn wal() -> PartitionId {
+    PartitionId::new("shop", "wal")
+}
+
+/// What one table holds.
+#[derive(Debug, Default, Clone)]
+pub struct Held {
+    pub checkpoint: Checkpoint,
+    pub rows: Vec<ChangeRow>,
+}
+
+/// All tables, and what came since the last boundary.
+#[derive(Debug, Default, Clone)]
+pub struct Target {
+    pub tables: BTreeMap<TableId, Held>,
+    pending: Vec<(TableId, ChangeRow)>,
+    /// Schema and rows of every batch; the batches themselves would keep their permits.
+    pub batches: Vec<(Arc<TableSchema>, usize)>,
+    pub boundaries: Vec<Boundary>,
+}
+
+impl Target {
+    pub fn of(tables: &[&str]) -> Self {
+        Self { tables: tables.iter().map(|name| (table(name), Held::default())).collect(), ..Self::default() }
+    }
+
+    pub fn resume(&self) -> ResumePoints {
+        ResumePoints(self.tables.iter().map(|(id, held)| (id.clone(), held.checkpoint.clone())).collect())
+    }
+
+    /// The least that all tables hold.
+    pub fn least(&self) -> Checkpoint {
+        let mut checkpoints = self.tables.values().map(|held| held.checkpoint.clone());
+        let first = checkpoints.next().unwrap_or_default();
+        checkpoints.fold(first, |least, checkpoint| least.least(&checkpoint))
+    }
+
+    /// Forgets what no boundary followed, as a crash does.
+    pub fn crash(&mut self) {
+        self.pending.clear();
+    }
+
+    pub fn take(&mut self, event: SourceEvent) {
+        match event {
+            SourceEvent::Changes(batch) => {
+                let id = batch.schema().id.clone();
+                let rows = change_rows(std::slice::from_ref(batch.rows()));
+                self.pending.extend(rows.into_iter().map(|row| (id.clone(), row)));
+                self.batches.push((batch.schema().clone(), batch.num_rows()));
+            }
+            SourceEvent::Rejected { origin, rows } => panic!("{} rows of {origin} were rejected", rows.num_rows()),
+            SourceEvent::Boundary(boundary) => self.cut(boundary),
+        }
+    }
+
+    fn cut(&mut self, boundary: Boundary) {
+        let concerned = |id: &TableId| boundary.table.as_ref().is_none_or(|only| only == id);
+        for (id, row) in std::mem::take(&mut self.pending) {
+            assert!(concerned(&id), "a boundary of {:?} follows rows of {id}", boundary.table);
+            let held = self.tables.get_mut(&id).expect("a table of the source");
+            let partition = PartitionId::from(row.partition.as_str());
+            assert_eq!(partition, boundary.partition, "rows of {id}");
+            assert!(boundary.position.holds(&row.position), "a row beyond its boundary");
+            let before = self.boundaries.iter().rev().find(|last| last.partition == boundary.partition);
+            assert!(before.is_none_or(|last| !last.position.holds(&row.position)), "a row behind the last boundary");
+            if !held.checkpoint.position(&partition).holds(&row.position) {
+                held.rows.push(row);
+            }
+        }
+        for (id, held) in &mut self.tables {
+            if concerned(id) && held.checkpoint.position(&boundary.partition) < &boundary.position {
+                held.checkpoint.raise(&boundary.partition, &boundary.position);
+                for (partition, position) in &boundary.raises {
+                    held.checkpoint.raise(partition, position);
+                }
+            }
+        }
+        self.boundaries.push(boundary);
+    }
+
+    /// The table by its key, after checking that no change was taken twice.
+    pub fn folded(&self, name: &str, key: &str) -> FoldedTable {
+        let rows = &self.tables[&table(name)].rows;
+        let places: BTreeSet<_> = rows.iter().map(ChangeRow::place).collect();
+        assert_eq!(places.len(), rows.len(), "a change of {name} was taken twice");
+        fold_rows(&[key.to_owned()], rows.clone())
+    }
+
+    /// Operation and cells of each change of a table, first copy left out.
+    pub fn changes(&self, name: &str) -> Vec<(String, Cells, Vec<String>)> {
+        let streamed = self.tables[&table(name)].rows.iter().filter(|row| row.op != "r");
+        streamed.map(|row| (row.op.clone(), row.cells.clone(), row.unchanged.clone())).collect()
+    }
+}
+
+/// A source that runs, and the target it feeds.
+pub struct Running {
+    pub target: Target,
+    pub events: EventReceiver,
+    pub durable: watch::Sender<Checkpoint>,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Running {
+    pub fn start(source: PostgresSource, target: Target) -> Self {
+        Self::with_budget(source, target, ByteBudget::new(64 << 20))
+    }
+
+    pub fn with_budget(source: PostgresSource, target: Target, budget: ByteBudget) -> Self {
+        let (sender, events) = event_channel(budget, 16);
+        let (durable, watched) = watch::channel(target.least());
+        let cancel = CancellationToken::new();
+        let context =
+            SourceContext { resume: target.resume(), events: sender, durable: watched, cancel: cancel.clone() };
+        let task = tokio::spawn(Box::new(source).run(context));
+        Self { target, events, durable, cancel, task }
+    }
+
+    /// Takes events, and declares durable what they complete, until `done`.
+    pub async fn until(&mut self, done: impl Fn(&Target) -> bool) {
+        while !done(&self.target) {
+            match timeout(PATIENCE, self.events.recv()).await {
+                Ok(Some(event)) => {
+                    let boundary = matches!(event, SourceEvent::Boundary(_));
+                    self.target.take(event);
+                    if boundary {
+                        self.durable.send_replace(self.target.least());
+                    }
+                }
+                Ok(None) => panic!("the source ended: {:?}", (&mut self.task).await),
+                Err(_) => panic!("nothing more came; boundaries: {:?}", self.target.boundaries.last()),
+            }
+        }
+    }
+
+    /// Takes events until all that is committed now has come.
+    pub async fn catch_up(&mut self, cluster: &TestCluster) {
+        let lsn = flushed(cluster);
+        self.until(|target| target.least().position(&wal()).ordered() >= Some(lsn.as_str())).await;
+    }
+
+    /// Stops the source as a shutdown does.
+    pub async fn stop(self) -> Target {
+        let Self { mut target, events, cancel, task, .. } = self;
+        cancel.cancel();
+        timeout(Duration::from_secs(5), task).await.expect("it stops soon").expect("no panic").expect("it ends well");
+        drop(events);
+        target.crash();
+        target
+    }
+
+    /// The error that ends the run.
+    pub async fn failure(mut self) -> millstream_core::Error {
+        let drained = async {
+            while self.events.recv().await.is_some() {}
+            self.task.await.expect("no panic").expect_err("the run must fail")
+        };
+        timeout(PATIENCE, drained).await.expect("it fails soon")
+    }
+}
+
+/// The start of a transaction of our own behind everything committed, as a position.
+fn flushed(cluster: &TestCluster) -> String {
+    let lsn = cluster
+        .psql("CREATE TABLE IF NOT EXISTS marker (id int); SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
+        .expect("the server answers");
+    // Moves the log on, and has it flushed: asynchronous commits wait.
+    cluster.psql("SET synchronous_commit = on; INSERT INTO marker VALUES (1)").expect("the server answers");
+    position(lsn.parse().expect("a number"))
+}
+
+/// An LSN as a position's text.
+pub fn position(lsn: u64) -> String {
+    format!("{lsn:016X}")
+}
+
+/// Whether the position of the log is known to `held`.
+pub fn is_copied(held: &Held, name: &str) -> bool {
+    *held.checkpoint.position(&PartitionId::new("shop", format!("copy/public.{name}"))) == Position::End
+}
+
+/// The present rows of a table with these columns, as the target folds them. Empty is NULL.
+pub fn present(cluster: &TestCluster, name: &str, columns: &[&str]) -> FoldedTable {
+    let rows = cluster.psql(&format!("SELECT {} FROM {name}", columns.join(", "))).expect("the table can be read");
+    let cells = |row: &str| -> Cells {
+        let named = columns.iter().zip(row.split('|')).filter(|(_, value)| !value.is_empty());
+        named.map(|(column, value)| ((*column).to_owned(), value.to_owned())).collect()
+    };
+    rows.lines()
+        .map(|row| {
+            let cells = cells(row);
+            let key = cells.iter().filter(|(name, _)| *name == columns[0]).map(|(n, v)| (n.clone(), v.clone()));
+            (key.collect(), cells)
+        })
+        .collect()
+}
