@@ -37,11 +37,17 @@ impl SourceConfig {
     pub fn build(&self, pipeline: &str, name: &str) -> Result<Box<dyn Source>> {
         match self {
             #[cfg(feature = "postgres")]
-            Self::Postgres(config) => {
-                Ok(Box::new(millstream_postgres::PostgresSource::new(pipeline, name, config.clone())?))
-            }
+            Self::Postgres(config) => Ok(Box::new(millstream_postgres::PostgresSource::new(
+                pipeline,
+                name,
+                config.clone(),
+            )?)),
             #[cfg(feature = "kafka")]
-            Self::Kafka(config) => Ok(Box::new(millstream_kafka::KafkaSource::new(pipeline, name, config.clone())?)),
+            Self::Kafka(config) => Ok(Box::new(millstream_kafka::KafkaSource::new(
+                pipeline,
+                name,
+                config.clone(),
+            )?)),
         }
     }
 }

@@ -65,14 +65,24 @@ impl Model {
         let branch = self.branch(batch)?;
         let images = Images::new(batch, branch)?;
         let mut decided = decide(batch, branch, &images)?;
-        let built = Builder { model: self, branch, batch, images: &images, emissions: &decided.emissions }
-            .build(&mut decided.rejected)?;
+        let built = Builder {
+            model: self,
+            branch,
+            batch,
+            images: &images,
+            emissions: &decided.emissions,
+        }
+        .build(&mut decided.rejected)?;
         let changes = match built {
             Some(rows) if rows.num_rows() > 0 => Some(batch.derive(self.output.clone(), rows)?),
             _ => None,
         };
         let rejected = rejected(batch, &self.name, &decided.rejected)?;
-        Ok(Transformed { changes, rejected, filtered: decided.filtered })
+        Ok(Transformed {
+            changes,
+            rejected,
+            filtered: decided.filtered,
+        })
     }
 }
 
@@ -155,7 +165,9 @@ impl Builder<'_> {
                     .map(|emission| (usize::from(emission.side == Side::Before), emission.row as usize))
                     .collect();
                 let pairs = self.images.after.columns().iter().zip(before.columns());
-                pairs.map(|(after, before)| interleave(&[after.as_ref(), before.as_ref()], &places)).collect()
+                pairs
+                    .map(|(after, before)| interleave(&[after.as_ref(), before.as_ref()], &places))
+                    .collect()
             }
             _ => self.taken(self.images.after.columns()),
         };
@@ -172,7 +184,10 @@ impl Builder<'_> {
         if !self.emissions.iter().any(|emission| is(emission.blank)) {
             return None;
         }
-        Some(BooleanArray::new(BooleanBuffer::from_iter(self.emissions.iter().map(|emission| is(emission.blank))), None))
+        Some(BooleanArray::new(
+            BooleanBuffer::from_iter(self.emissions.iter().map(|emission| is(emission.blank))),
+            None,
+        ))
     }
 
     /// The reserved columns, `__before` excepted.
@@ -197,7 +212,9 @@ impl Builder<'_> {
     }
 
     fn ops(&self) -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(self.emissions.iter().map(|emission| emission.op.letter())))
+        Arc::new(StringArray::from_iter_values(
+            self.emissions.iter().map(|emission| emission.op.letter()),
+        ))
     }
 
     /// The names of unchanged columns, as the output calls them.
@@ -208,7 +225,11 @@ impl Builder<'_> {
             let shown = emission.side == Side::After && emission.op != Op::Delete;
             let mut any = false;
             for name in missing.iter().filter(|_| shown) {
-                let outputs = self.branch.outputs.iter().filter(|output| output.plain.as_deref() == Some(name.as_ref()));
+                let outputs = self
+                    .branch
+                    .outputs
+                    .iter()
+                    .filter(|output| output.plain.as_deref() == Some(name.as_ref()));
                 for output in outputs {
                     names.values().append_value(output.field.name());
                     any = true;
@@ -238,7 +259,9 @@ impl Builder<'_> {
         }
         let validity = NullBuffer::new(BooleanBuffer::from_iter(self.emissions.iter().map(shown)));
         let fields = self.model.output.columns.fields().clone();
-        Ok(Arc::new(StructArray::try_new(fields, arrays, Some(validity)).map_err(internal)?))
+        Ok(Arc::new(
+            StructArray::try_new(fields, arrays, Some(validity)).map_err(internal)?,
+        ))
     }
 
     fn taken(&self, columns: &[ArrayRef]) -> Result<Vec<ArrayRef>, ArrowError> {
@@ -256,7 +279,11 @@ impl Builder<'_> {
     /// Whether there is one emission for each row: nothing has to be copied.
     fn is_identity(&self) -> bool {
         self.emissions.len() == self.batch.num_rows()
-            && self.emissions.iter().enumerate().all(|(index, emission)| emission.row as usize == index)
+            && self
+                .emissions
+                .iter()
+                .enumerate()
+                .all(|(index, emission)| emission.row as usize == index)
     }
 }
 

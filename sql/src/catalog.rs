@@ -51,12 +51,18 @@ impl StreamCatalog {
         context.register_catalog(SOURCES, catalog);
         let mut by_source: BTreeMap<&str, Arc<MemoryCatalogProvider>> = BTreeMap::new();
         for ((source, namespace), schema) in namespaces {
-            by_source.entry(source).or_default().register_schema(namespace, schema)?;
+            by_source
+                .entry(source)
+                .or_default()
+                .register_schema(namespace, schema)?;
         }
         for (source, catalog) in by_source {
             context.register_catalog(source, catalog);
         }
-        Ok(Self { tables: tables.to_vec(), state: context.state() })
+        Ok(Self {
+            tables: tables.to_vec(),
+            state: context.state(),
+        })
     }
 
     /// The table that a name with these parts stands for.
@@ -79,7 +85,10 @@ impl StreamCatalog {
 
     /// How a table whose own name is `name` is written, for a hint.
     pub(crate) fn written_like(&self, name: &str) -> Option<String> {
-        self.tables.iter().find(|table| &*table.id.name == name).map(|table| written(table))
+        self.tables
+            .iter()
+            .find(|table| &*table.id.name == name)
+            .map(|table| written(table))
     }
 }
 
@@ -102,7 +111,10 @@ fn session() -> SessionState {
     parser.collect_spans = true;
     parser.parse_float_as_decimal = true;
     parser.map_string_types_to_utf8view = false;
-    SessionStateBuilder::new().with_config(config).with_default_features().build()
+    SessionStateBuilder::new()
+        .with_config(config)
+        .with_default_features()
+        .build()
 }
 
 fn short_names(table: &TableSchema) -> impl Iterator<Item = String> {
@@ -121,8 +133,14 @@ fn written(table: &TableSchema) -> String {
 
 /// An identifier as SQL needs it: quoted unless it is plain lowercase.
 pub(crate) fn quoted(name: &str) -> String {
-    let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    let plain = name
+        .chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && !name.is_empty();
-    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    if plain {
+        name.to_owned()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
 }

@@ -61,21 +61,33 @@ pub(crate) fn decide(batch: &ChangeBatch, branch: &Branch, images: &Images) -> R
     let keys = Keys::new(branch, images)?;
     let filter_reads = branch.filter.as_ref().map_or(&[][..], |filter| &filter.reads);
 
-    let mut decided = Decided { emissions: Vec::with_capacity(batch.num_rows()), ..Decided::default() };
+    let mut decided = Decided {
+        emissions: Vec::with_capacity(batch.num_rows()),
+        ..Decided::default()
+    };
     for (row, letter) in batch.ops().iter().enumerate() {
         let op = letter.and_then(Op::from_letter);
         let op = op.ok_or_else(|| Error::new(ErrorKind::Internal, "a change has an unknown operation"))?;
         let has_before = images.has_before(row);
         // Unknown counts as passed: a delete too many does no harm, one too few does.
         let passed_before = !(exact && has_before) || before.verdict(row) != Ok(false);
-        let emit = |op, side, blank| Emission { row: row as u32, op, side, blank, second: false, followed: false };
+        let emit = |op, side, blank| Emission {
+            row: row as u32,
+            op,
+            side,
+            blank,
+            second: false,
+            followed: false,
+        };
         match op {
             Op::Truncate => decided.emissions.push(emit(op, Side::After, Blank::All)),
             Op::Delete if !passed_before => decided.filtered += 1,
             Op::Delete if has_before => decided.emissions.push(emit(op, Side::Before, Blank::Nothing)),
             Op::Delete if images.before.is_some() => decided.emissions.push(emit(op, Side::After, Blank::Nothing)),
             Op::Delete if batch.schema().key.is_empty() => {
-                decided.rejected.insert(row, "a delete from a table without a key".to_owned());
+                decided
+                    .rejected
+                    .insert(row, "a delete from a table without a key".to_owned());
             }
             Op::Delete => decided.emissions.push(emit(op, Side::After, Blank::AllButKey)),
             Op::Read | Op::Create | Op::Update => {
@@ -119,10 +131,14 @@ fn uncomputable(branch: &Branch, images: &Images, row: usize) -> Option<String> 
     if images.missing(row).is_empty() {
         return None;
     }
-    branch.outputs.iter().filter(|output| output.plain.is_none()).find_map(|output| {
-        let column = images.missing_of(row, &output.reads)?;
-        Some(unsent(&format!("column `{}`", output.field.name()), column))
-    })
+    branch
+        .outputs
+        .iter()
+        .filter(|output| output.plain.is_none())
+        .find_map(|output| {
+            let column = images.missing_of(row, &output.reads)?;
+            Some(unsent(&format!("column `{}`", output.field.name()), column))
+        })
 }
 
 fn unsent(what: &str, column: &str) -> String {
@@ -134,15 +150,23 @@ struct Verdicts(Option<(ArrayRef, BTreeMap<usize, &'static str>)>);
 
 impl Verdicts {
     fn new(branch: &Branch, image: Option<&RecordBatch>) -> Result<Self> {
-        let (Some(filter), Some(image)) = (&branch.filter, image) else { return Ok(Self(None)) };
+        let (Some(filter), Some(image)) = (&branch.filter, image) else {
+            return Ok(Self(None));
+        };
         let evaluated = evaluate(filter.expr.as_ref(), image, &DataType::Boolean)?;
-        let failures = evaluated.failures.iter().map(|failure| (failure.row, failure.reason)).collect();
+        let failures = evaluated
+            .failures
+            .iter()
+            .map(|failure| (failure.row, failure.reason))
+            .collect();
         Ok(Self(Some((evaluated.values, failures))))
     }
 
     /// Whether the row passes; NULL does not. `Err` is the reason why it is not known.
     fn verdict(&self, row: usize) -> Result<bool, &'static str> {
-        let Some((passes, failures)) = &self.0 else { return Ok(true) };
+        let Some((passes, failures)) = &self.0 else {
+            return Ok(true);
+        };
         let passes = passes.as_boolean();
         if passes.is_valid(row) {
             return Ok(passes.value(row));
@@ -156,9 +180,13 @@ struct Keys(Option<(Rows, Rows)>);
 
 impl Keys {
     fn new(branch: &Branch, images: &Images) -> Result<Self> {
-        let (Some(before), true) = (&images.before, branch.rekeys) else { return Ok(Self(None)) };
+        let (Some(before), true) = (&images.before, branch.rekeys) else {
+            return Ok(Self(None));
+        };
         let keys = || branch.outputs.iter().filter(|output| output.key);
-        let fields = keys().map(|output| SortField::new(output.field.data_type().clone())).collect();
+        let fields = keys()
+            .map(|output| SortField::new(output.field.data_type().clone()))
+            .collect();
         let converter = RowConverter::new(fields).map_err(internal)?;
         let rows = |image: &RecordBatch| -> Result<Rows> {
             let columns: Result<Vec<ArrayRef>> = keys()
@@ -172,6 +200,8 @@ impl Keys {
     /// Whether the output key before differs from the one after. A key that cannot be computed
     /// counts as NULL here; the row's own evaluation deals with it.
     fn changed(&self, row: usize) -> bool {
-        self.0.as_ref().is_some_and(|(before, after)| before.row(row) != after.row(row))
+        self.0
+            .as_ref()
+            .is_some_and(|(before, after)| before.row(row) != after.row(row))
     }
 }

@@ -70,13 +70,24 @@ fn halve(
     }
     let half = count / 2;
     halve(expr, &rows.slice(0, half), data_type, offset, parts, failures)?;
-    halve(expr, &rows.slice(half, count - half), data_type, offset + half, parts, failures)
+    halve(
+        expr,
+        &rows.slice(half, count - half),
+        data_type,
+        offset + half,
+        parts,
+        failures,
+    )
 }
 
 fn attempt(expr: &dyn PhysicalExpr, rows: &RecordBatch, data_type: &DataType) -> Result<ArrayRef, DataFusionError> {
     let values = expr.evaluate(rows)?.into_array(rows.num_rows())?;
     // Some functions answer in a view type, or name the items of a list otherwise than planned.
-    if values.data_type() == data_type { Ok(values) } else { Ok(arrow_cast::cast(&values, data_type)?) }
+    if values.data_type() == data_type {
+        Ok(values)
+    } else {
+        Ok(arrow_cast::cast(&values, data_type)?)
+    }
 }
 
 /// Why a row is not computable; `None` if the row is not to blame. The messages of DataFusion
@@ -93,7 +104,9 @@ fn arrow_reason(error: &ArrowError) -> Option<&'static str> {
     match error {
         ArrowError::DivideByZero => Some("division by zero"),
         ArrowError::ArithmeticOverflow(_) => Some("a number is out of range"),
-        ArrowError::CastError(_) | ArrowError::ParseError(_) => Some("a value does not have the form of the type that it is cast to"),
+        ArrowError::CastError(_) | ArrowError::ParseError(_) => {
+            Some("a value does not have the form of the type that it is cast to")
+        }
         ArrowError::InvalidArgumentError(_) => Some("a value does not fit the type"),
         ArrowError::ComputeError(_) | ArrowError::JsonError(_) => Some("a function refuses its argument"),
         ArrowError::ExternalError(inner) => {

@@ -20,12 +20,21 @@ pub(crate) struct Fault {
 impl Fault {
     /// Something that cannot be done over a change stream.
     pub(crate) fn unsupported(code: &'static str, message: impl Into<String>) -> Self {
-        Self { kind: ErrorKind::Unsupported, code, message: message.into(), hint: None, at: None }
+        Self {
+            kind: ErrorKind::Unsupported,
+            code,
+            message: message.into(),
+            hint: None,
+            at: None,
+        }
     }
 
     /// Something that is wrong as it is written.
     pub(crate) fn wrong(code: &'static str, message: impl Into<String>) -> Self {
-        Self { kind: ErrorKind::Config, ..Self::unsupported(code, message) }
+        Self {
+            kind: ErrorKind::Config,
+            ..Self::unsupported(code, message)
+        }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -49,7 +58,10 @@ impl Fault {
                 let text = parser.to_string();
                 let text = text.strip_prefix("sql parser error: ").unwrap_or(&text);
                 let (message, at) = split_place(text);
-                Self { at, ..Self::wrong("SQ0001", format!("the SQL cannot be parsed: {message}")) }
+                Self {
+                    at,
+                    ..Self::wrong("SQ0001", format!("the SQL cannot be parsed: {message}"))
+                }
             }
             DataFusionError::SchemaError(schema_error, _) => unknown_column(schema_error),
             _ => {
@@ -68,7 +80,9 @@ impl Fault {
 
     /// The error of the contract, with the model and the place.
     pub(crate) fn locate(self, spec: &ModelSpec) -> Error {
-        let mut error = Error::new(self.kind, self.message).code(self.code).with("model", &spec.name);
+        let mut error = Error::new(self.kind, self.message)
+            .code(self.code)
+            .with("model", &spec.name);
         error = match (&spec.file, self.at) {
             (Some(file), Some((line, column))) => error.with("at", format_args!("{file}:{line}:{column}")),
             (Some(file), None) => error.with("at", file),
@@ -84,17 +98,29 @@ impl Fault {
 
 /// `… at Line: 1, Column: 8` at the end of a parser's message becomes a place.
 fn split_place(text: &str) -> (&str, Option<(u64, u64)>) {
-    let Some((message, place)) = text.rsplit_once(" at Line: ") else { return (text, None) };
-    let at = place.split_once(", Column: ").and_then(|(line, column)| Some((line.parse().ok()?, column.parse().ok()?)));
+    let Some((message, place)) = text.rsplit_once(" at Line: ") else {
+        return (text, None);
+    };
+    let at = place
+        .split_once(", Column: ")
+        .and_then(|(line, column)| Some((line.parse().ok()?, column.parse().ok()?)));
     (message, at)
 }
 
 fn unknown_column(error: &SchemaError) -> Fault {
     match error {
         SchemaError::FieldNotFound { field, valid_fields } => {
-            let names: Vec<String> = valid_fields.iter().map(Column::name).map(|name| format!("`{name}`")).collect();
+            let names: Vec<String> = valid_fields
+                .iter()
+                .map(Column::name)
+                .map(|name| format!("`{name}`"))
+                .collect();
             let fault = Fault::wrong("SQ0003", format!("there is no column `{}`", field.name()));
-            if names.is_empty() { fault } else { fault.hint(format!("the columns are {}", names.join(", "))) }
+            if names.is_empty() {
+                fault
+            } else {
+                fault.hint(format!("the columns are {}", names.join(", ")))
+            }
         }
         SchemaError::DuplicateUnqualifiedField { name } | SchemaError::DuplicateQualifiedField { name, .. } => {
             Fault::wrong("SQ0003", format!("the output has two columns called `{name}`"))
@@ -108,7 +134,14 @@ fn unknown_column(error: &SchemaError) -> Fault {
 fn from_text(text: &str) -> Fault {
     let text = text.strip_prefix("Error during planning: ").unwrap_or(text);
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let fault = Fault::wrong("SQ0003", format!("the SQL cannot be planned: {}", lines.next().unwrap_or_default()));
+    let fault = Fault::wrong(
+        "SQ0003",
+        format!("the SQL cannot be planned: {}", lines.next().unwrap_or_default()),
+    );
     let rest: Vec<&str> = lines.take(3).collect();
-    if rest.is_empty() { fault } else { fault.hint(rest.join(" ")) }
+    if rest.is_empty() {
+        fault
+    } else {
+        fault.hint(rest.join(" "))
+    }
 }

@@ -29,12 +29,18 @@ struct Current {
 pub fn current(changes: &[RecordBatch], key: &[String]) -> Result<Option<RecordBatch>, DataFusionError> {
     let Some(first) = changes.first() else { return Ok(None) };
     let schema = first.schema();
-    let user: Vec<usize> =
-        (0..schema.fields().len()).filter(|&index| !envelope::is_reserved(schema.field(index).name())).collect();
-    let key_columns = key.iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, ArrowError>>()?;
+    let user: Vec<usize> = (0..schema.fields().len())
+        .filter(|&index| !envelope::is_reserved(schema.field(index).name()))
+        .collect();
+    let key_columns = key
+        .iter()
+        .map(|name| schema.index_of(name))
+        .collect::<Result<Vec<_>, ArrowError>>()?;
     let op_column = schema.index_of(envelope::OP)?;
     let unchanged_column = schema.index_of(envelope::UNCHANGED)?;
-    let fields = key_columns.iter().map(|&index| SortField::new(schema.field(index).data_type().clone()));
+    let fields = key_columns
+        .iter()
+        .map(|&index| SortField::new(schema.field(index).data_type().clone()));
     let converter = RowConverter::new(fields.collect())?;
 
     let mut rows: HashMap<OwnedRow, Current> = HashMap::new();
@@ -42,7 +48,11 @@ pub fn current(changes: &[RecordBatch], key: &[String]) -> Result<Option<RecordB
     let mut seen = 0;
     for (number, batch) in changes.iter().enumerate() {
         let columns: Vec<ArrayRef> = key_columns.iter().map(|&index| batch.column(index).clone()).collect();
-        let keys = if key.is_empty() { None } else { Some(converter.convert_columns(&columns)?) };
+        let keys = if key.is_empty() {
+            None
+        } else {
+            Some(converter.convert_columns(&columns)?)
+        };
         let unchanged = batch.column(unchanged_column).as_list::<i32>();
         for (row, letter) in batch.column(op_column).as_string::<i32>().iter().enumerate() {
             let here = (number, row);
@@ -77,7 +87,14 @@ pub fn current(changes: &[RecordBatch], key: &[String]) -> Result<Option<RecordB
                         }
                     }
                     let since = known.map_or(seen, |known| known.since);
-                    rows.insert(key, Current { since, latest: here, older });
+                    rows.insert(
+                        key,
+                        Current {
+                            since,
+                            latest: here,
+                            older,
+                        },
+                    );
                 }
             }
         }
@@ -86,10 +103,17 @@ pub fn current(changes: &[RecordBatch], key: &[String]) -> Result<Option<RecordB
     left.sort_unstable_by_key(|current| current.since);
     let columns = user.iter().map(|&index| {
         let place = |current: &Current| {
-            current.older.iter().find(|(column, _)| *column == index).map_or(current.latest, |(_, place)| *place)
+            current
+                .older
+                .iter()
+                .find(|(column, _)| *column == index)
+                .map_or(current.latest, |(_, place)| *place)
         };
-        let places: Vec<(usize, usize)> =
-            if key.is_empty() { appended.clone() } else { left.iter().map(place).collect() };
+        let places: Vec<(usize, usize)> = if key.is_empty() {
+            appended.clone()
+        } else {
+            left.iter().map(place).collect()
+        };
         let arrays: Vec<&dyn Array> = changes.iter().map(|batch| batch.column(index).as_ref()).collect();
         interleave(&arrays, &places)
     });

@@ -27,11 +27,15 @@ pub(crate) struct Images {
 impl Images {
     pub(crate) fn new(batch: &ChangeBatch, branch: &Branch) -> Result<Self> {
         let rows = batch.rows();
-        let before_column = rows.column_by_name(envelope::BEFORE).and_then(|column| column.as_struct_opt());
+        let before_column = rows
+            .column_by_name(envelope::BEFORE)
+            .and_then(|column| column.as_struct_opt());
         let before_nulls = before_column.and_then(|before| before.nulls().cloned());
         let mut images = Self {
             after: image(rows, branch, None)?,
-            before: before_column.map(|before| image(rows, branch, Some(before))).transpose()?,
+            before: before_column
+                .map(|before| image(rows, branch, Some(before)))
+                .transpose()?,
             before_nulls,
             missing: Vec::new(),
         };
@@ -55,12 +59,17 @@ impl Images {
         if missing.is_empty() {
             return None;
         }
-        columns.iter().map(String::as_str).find(|column| missing.iter().any(|name| **name == **column))
+        columns
+            .iter()
+            .map(String::as_str)
+            .find(|column| missing.iter().any(|name| **name == **column))
     }
 
     /// Fills unchanged columns in from the before-image, and notes which stay missing.
     fn resolve(&mut self, rows: &RecordBatch) -> Result<()> {
-        let unchanged = rows.column_by_name(envelope::UNCHANGED).ok_or_else(|| lacking(envelope::UNCHANGED))?;
+        let unchanged = rows
+            .column_by_name(envelope::UNCHANGED)
+            .ok_or_else(|| lacking(envelope::UNCHANGED))?;
         if unchanged.null_count() == unchanged.len() {
             return Ok(());
         }
@@ -76,7 +85,8 @@ impl Images {
         if let Some(before) = &self.before {
             let mut columns = self.after.columns().to_vec();
             for (index, field) in self.after.schema_ref().fields().iter().enumerate() {
-                let unsent = |row: usize| self.has_before(row) && by_row[row].iter().any(|name| **name == **field.name());
+                let unsent =
+                    |row: usize| self.has_before(row) && by_row[row].iter().any(|name| **name == **field.name());
                 let mask: BooleanArray = (0..rows.num_rows()).map(|row| Some(unsent(row))).collect();
                 if mask.true_count() > 0 {
                     columns[index] = zip(&mask, before.column(index), &columns[index]).map_err(internal)?;
@@ -87,7 +97,13 @@ impl Images {
         self.missing = by_row
             .into_iter()
             .enumerate()
-            .map(|(row, names)| if self.has_before(row) { Box::default() } else { names.into_boxed_slice() })
+            .map(|(row, names)| {
+                if self.has_before(row) {
+                    Box::default()
+                } else {
+                    names.into_boxed_slice()
+                }
+            })
             .collect();
         Ok(())
     }
@@ -102,7 +118,12 @@ fn image(rows: &RecordBatch, branch: &Branch, before: Option<&StructArray>) -> R
         };
         found.cloned().ok_or_else(|| lacking(name))
     };
-    let columns = branch.scan.fields().iter().map(|field| column(field.name())).collect::<Result<Vec<_>>>()?;
+    let columns = branch
+        .scan
+        .fields()
+        .iter()
+        .map(|field| column(field.name()))
+        .collect::<Result<Vec<_>>>()?;
     with_count(branch.scan.clone(), columns, rows.num_rows())
 }
 

@@ -28,13 +28,20 @@ pub(crate) fn choose(
     branches: &[Reduced],
     tables: &[&Arc<TableSchema>],
 ) -> Result<KeyPlan, Fault> {
-    let columns = if spec.key.is_empty() { inherited(output, branches, tables)? } else { spec.key.clone() };
+    let columns = if spec.key.is_empty() {
+        inherited(output, branches, tables)?
+    } else {
+        spec.key.clone()
+    };
     let mut indexes = Vec::with_capacity(columns.len());
     for name in &columns {
         let index = output.iter().position(|field| field.name() == name).ok_or_else(|| {
             let names: Vec<String> = output.iter().map(|field| format!("`{}`", field.name())).collect();
-            Fault::wrong("SQ0016", format!("the key column `{name}` is not among the output columns"))
-                .hint(format!("the output columns are {}", names.join(", ")))
+            Fault::wrong(
+                "SQ0016",
+                format!("the key column `{name}` is not among the output columns"),
+            )
+            .hint(format!("the output columns are {}", names.join(", ")))
         })?;
         if indexes.contains(&index) {
             return Err(Fault::wrong("SQ0016", format!("the key names `{name}` twice")));
@@ -43,8 +50,10 @@ pub(crate) fn choose(
     }
     let mut changes_in = BTreeSet::new();
     for (branch, table) in branches.iter().zip(tables) {
-        let exprs: Vec<(&str, &Expr)> =
-            indexes.iter().map(|&index| (output[index].name().as_str(), &branch.columns[index])).collect();
+        let exprs: Vec<(&str, &Expr)> = indexes
+            .iter()
+            .map(|&index| (output[index].name().as_str(), &branch.columns[index]))
+            .collect();
         if changes(&exprs, table)? {
             changes_in.insert(table.id.clone());
         }
@@ -58,17 +67,25 @@ fn inherited(output: &[FieldRef], branches: &[Reduced], tables: &[&Arc<TableSche
     for (branch, table) in branches.iter().zip(tables) {
         let mut names = Vec::with_capacity(table.key.len());
         for key in &table.key {
-            let index = branch.columns.iter().position(|expr| matches!(expr, Expr::Column(column) if column.name == *key));
+            let index = branch
+                .columns
+                .iter()
+                .position(|expr| matches!(expr, Expr::Column(column) if column.name == *key));
             let Some(index) = index else {
-                return Err(Fault::wrong("SQ0016", format!("the model has no key, and `{key}` of {} is not put out", table.id))
-                    .hint(format!("select `{key}`, or name the model's `key`")));
+                return Err(Fault::wrong(
+                    "SQ0016",
+                    format!("the model has no key, and `{key}` of {} is not put out", table.id),
+                )
+                .hint(format!("select `{key}`, or name the model's `key`")));
             };
             names.push(output[index].name().clone());
         }
         match &agreed {
             Some(others) if *others != names => {
-                return Err(Fault::wrong("SQ0016", "the model has no key, and its tables have different ones")
-                    .hint("name the model's `key`"));
+                return Err(
+                    Fault::wrong("SQ0016", "the model has no key, and its tables have different ones")
+                        .hint("name the model's `key`"),
+                );
             }
             _ => agreed = Some(names),
         }
@@ -90,8 +107,11 @@ fn changes(exprs: &[(&str, &Expr)], table: &TableSchema) -> Result<bool, Fault> 
     for (name, expr) in exprs {
         let (user, reserved) = reads(expr);
         if reserved {
-            return Err(Fault::unsupported("SQ0017", format!("the key column `{name}` is computed from a reserved column"))
-                .hint("reserved columns describe a change, not a row: a later change of the same row has others"));
+            return Err(Fault::unsupported(
+                "SQ0017",
+                format!("the key column `{name}` is computed from a reserved column"),
+            )
+            .hint("reserved columns describe a change, not a row: a later change of the same row has others"));
         }
         if foreign.is_none() && user.iter().any(|column| !table.key.contains(column)) {
             foreign = Some(*name);
@@ -106,14 +126,23 @@ fn changes(exprs: &[(&str, &Expr)], table: &TableSchema) -> Result<bool, Fault> 
     if let Some(name) = foreign {
         return Err(Fault::unsupported(
             "SQ0017",
-            format!("a delete of {} cannot name the key column `{name}`: it sends only {key}", table.id),
+            format!(
+                "a delete of {} cannot name the key column `{name}`: it sends only {key}",
+                table.id
+            ),
         )
-        .hint(format!("make the key of {key} alone, or run ALTER TABLE {} REPLICA IDENTITY FULL", table.id.within_source())));
+        .hint(format!(
+            "make the key of {key} alone, or run ALTER TABLE {} REPLICA IDENTITY FULL",
+            table.id.within_source()
+        )));
     }
     if let [lacking, ..] = lacking[..] {
         return Err(Fault::unsupported(
             "SQ0017",
-            format!("the key lacks `{lacking}` of {}: different rows would have the same key", table.id),
+            format!(
+                "the key lacks `{lacking}` of {}: different rows would have the same key",
+                table.id
+            ),
         )
         .hint(format!("make the key of {key}")));
     }

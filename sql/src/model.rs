@@ -119,11 +119,14 @@ impl Model {
         if Arc::ptr_eq(&branch.input, batch.schema()) || *branch.input == **batch.schema() {
             Ok(branch)
         } else {
-            Err(Error::new(ErrorKind::SchemaChange, "a model must be planned again: its source table has changed")
-                .code("SQ0023")
-                .with("model", &self.name)
-                .with("table", table)
-                .hint("the pipeline plans the model again with the table's new columns"))
+            Err(Error::new(
+                ErrorKind::SchemaChange,
+                "a model must be planned again: its source table has changed",
+            )
+            .code("SQ0023")
+            .with("model", &self.name)
+            .with("table", table)
+            .hint("the pipeline plans the model again with the table's new columns"))
         }
     }
 }
@@ -136,8 +139,10 @@ async fn try_plan(spec: &ModelSpec, inputs: &[Arc<TableSchema>]) -> Result<Model
     let mut read = BTreeSet::new();
     if let Some(twice) = branches.iter().find(|branch| !read.insert(branch.table)) {
         let table = &catalog.tables[twice.table].id;
-        return Err(Fault::unsupported("SQ0019", format!("the table {table} is read twice in one UNION ALL"))
-            .hint("read it once, with OR in WHERE and CASE in SELECT"));
+        return Err(
+            Fault::unsupported("SQ0019", format!("the table {table} is read twice in one UNION ALL"))
+                .hint("read it once, with OR in WHERE and CASE in SELECT"),
+        );
     }
     let tables: Vec<&Arc<TableSchema>> = branches.iter().map(|branch| &catalog.tables[branch.table]).collect();
     let key = keys::choose(spec, &output, &branches, &tables)?;
@@ -173,11 +178,19 @@ async fn logical_plan(spec: &ModelSpec, catalog: &StreamCatalog) -> Result<Logic
         (None, _) => return Err(Fault::wrong("SQ0001", "the SQL is empty").hint("write one SELECT")),
         _ => return Err(screen::not_a_query()),
     };
-    let Statement::Query(query) = statement.as_ref() else { return Err(screen::not_a_query()) };
+    let Statement::Query(query) = statement.as_ref() else {
+        return Err(screen::not_a_query());
+    };
     screen::screen(query, catalog)?;
     let state = &catalog.state;
-    let plan = state.statement_to_plan(ParsedStatement::Statement(statement)).await.map_err(planner)?;
-    state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {}).map_err(planner)
+    let plan = state
+        .statement_to_plan(ParsedStatement::Statement(statement))
+        .await
+        .map_err(planner)?;
+    state
+        .analyzer()
+        .execute_and_check(plan, state.config_options(), |_, _| {})
+        .map_err(planner)
 }
 
 /// The user's output columns. Reserved columns that were selected as they are, by `*` for
@@ -188,23 +201,33 @@ fn output_columns(plan: &LogicalPlan, branches: &mut [Reduced]) -> Result<Vec<Fi
     for (index, field) in plan.schema().fields().iter().enumerate() {
         let name = field.name();
         if envelope::is_reserved(name) {
-            let passes = |branch: &Reduced| matches!(&branch.columns[index], Expr::Column(column) if column.name == *name);
+            let passes =
+                |branch: &Reduced| matches!(&branch.columns[index], Expr::Column(column) if column.name == *name);
             if branches.iter().all(passes) {
                 continue;
             }
-            return Err(Fault::wrong("SQ0015", format!("the output column `{name}` has a reserved name"))
-                .hint("names that begin with `__` are Millstream's; the reserved columns pass through by themselves"));
+            return Err(
+                Fault::wrong("SQ0015", format!("the output column `{name}` has a reserved name")).hint(
+                    "names that begin with `__` are Millstream's; the reserved columns pass through by themselves",
+                ),
+            );
         }
         let data_type = stored_type(field.data_type());
         if data_type == DataType::Null {
-            return Err(Fault::wrong("SQ0022", format!("the output column `{name}` has no type"))
-                .hint("give NULL a type, as in CAST(NULL AS TEXT)"));
+            return Err(
+                Fault::wrong("SQ0022", format!("the output column `{name}` has no type"))
+                    .hint("give NULL a type, as in CAST(NULL AS TEXT)"),
+            );
         }
         if fields.iter().any(|known: &FieldRef| known.name() == name) {
-            return Err(Fault::wrong("SQ0003", format!("the output has two columns called `{name}`"))
-                .hint("rename one of them with AS"));
+            return Err(
+                Fault::wrong("SQ0003", format!("the output has two columns called `{name}`"))
+                    .hint("rename one of them with AS"),
+            );
         }
-        fields.push(Arc::new(Field::new(name, data_type, true).with_metadata(field.metadata().clone())));
+        fields.push(Arc::new(
+            Field::new(name, data_type, true).with_metadata(field.metadata().clone()),
+        ));
         kept.push(index);
     }
     if fields.is_empty() {
@@ -241,15 +264,21 @@ fn compile(
         .with_config_options(catalog.state.config_options().clone())
         .build();
     let simplifier = ExprSimplifier::new(context);
-    let columns: Vec<Expr> =
-        branch.columns.iter().map(|expr| simplifier.simplify(expr.clone())).collect::<Result<_, _>>().map_err(planner)?;
+    let columns: Vec<Expr> = branch
+        .columns
+        .iter()
+        .map(|expr| simplifier.simplify(expr.clone()))
+        .collect::<Result<_, _>>()
+        .map_err(planner)?;
     let filter = match utils::conjunction(branch.filters.iter().cloned()) {
         None => None,
         Some(filter) => match simplifier.simplify(filter).map_err(planner)? {
             Expr::Literal(value, _) if value == true.into() => None,
             Expr::Literal(..) => {
-                return Err(Fault::wrong("SQ0021", format!("the filter on {} is never true", table.id))
-                    .hint("no row would ever pass; correct WHERE"));
+                return Err(
+                    Fault::wrong("SQ0021", format!("the filter on {} is never true", table.id))
+                        .hint("no row would ever pass; correct WHERE"),
+                );
             }
             filter => Some(filter),
         },
@@ -257,9 +286,16 @@ fn compile(
 
     let mut used = BTreeSet::new();
     for expr in columns.iter().chain(&filter) {
-        used.extend(expr.column_refs().into_iter().filter_map(|column| all.index_of(&column.name).ok()));
+        used.extend(
+            expr.column_refs()
+                .into_iter()
+                .filter_map(|column| all.index_of(&column.name).ok()),
+        );
     }
-    let scan: SchemaRef = Arc::new(all.project(&used.into_iter().collect::<Vec<_>>()).map_err(|e| planner(e.into()))?);
+    let scan: SchemaRef = Arc::new(
+        all.project(&used.into_iter().collect::<Vec<_>>())
+            .map_err(|e| planner(e.into()))?,
+    );
     let scan_columns = DFSchema::try_from(scan.as_ref().clone()).map_err(planner)?;
     let physical = |expr: &Expr| {
         refuse_constant_failure(expr, catalog)?;
@@ -271,26 +307,49 @@ fn compile(
         None => None,
         Some(expr) => {
             let (reads, reads_reserved) = reads(&expr);
-            Some(Filter { expr: physical(&expr)?, reads, reads_reserved })
+            Some(Filter {
+                expr: physical(&expr)?,
+                reads,
+                reads_reserved,
+            })
         }
     };
     let mut outputs = Vec::with_capacity(columns.len());
     for (expr, field) in columns.iter().zip(output) {
         let (reads, reads_reserved) = reads(expr);
-        let same_type = expr.get_type(all_columns.as_ref()).is_ok_and(|found| found == *field.data_type());
+        let same_type = expr
+            .get_type(all_columns.as_ref())
+            .is_ok_and(|found| found == *field.data_type());
         let plain = match expr {
             Expr::Column(column) if same_type => Some(column.name.clone()),
             _ => None,
         };
         let key = key.columns.contains(field.name());
-        outputs.push(Output { field: field.clone(), expr: physical(expr)?, plain, reads, reads_reserved, key });
+        outputs.push(Output {
+            field: field.clone(),
+            expr: physical(expr)?,
+            plain,
+            reads,
+            reads_reserved,
+            key,
+        });
     }
-    Ok(Branch { input: table.clone(), scan, filter, outputs, rekeys: key.changes_in.contains(&table.id) })
+    Ok(Branch {
+        input: table.clone(),
+        scan,
+        filter,
+        outputs,
+        rekeys: key.changes_in.contains(&table.id),
+    })
 }
 
 /// The user's columns that an expression reads, and whether it reads reserved ones.
 pub(crate) fn reads(expr: &Expr) -> (Vec<String>, bool) {
-    let names: BTreeSet<&str> = expr.column_refs().into_iter().map(|column| column.name.as_str()).collect();
+    let names: BTreeSet<&str> = expr
+        .column_refs()
+        .into_iter()
+        .map(|column| column.name.as_str())
+        .collect();
     let (reserved, user): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| envelope::is_reserved(name));
     (user.into_iter().map(str::to_owned).collect(), !reserved.is_empty())
 }
@@ -331,9 +390,10 @@ fn refuse_constant_failure(expr: &Expr, catalog: &StreamCatalog) -> Result<(), F
     match failing {
         None => Ok(()),
         // The text is the user's own SQL, no row's value.
-        Some((part, error)) => {
-            Err(Fault::wrong("SQ0021", format!("`{part}` cannot be computed: {}", error.find_root().strip_backtrace()))
-                .hint("it fails for every row; correct the constant"))
-        }
+        Some((part, error)) => Err(Fault::wrong(
+            "SQ0021",
+            format!("`{part}` cannot be computed: {}", error.find_root().strip_backtrace()),
+        )
+        .hint("it fails for every row; correct the constant")),
     }
 }

@@ -38,14 +38,18 @@ pub async fn query(tables: &[QueryTable], sql: &str) -> Result<Vec<RecordBatch>>
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
     let context = SessionContext::new_with_config(config);
     for table in tables {
-        register(&context, table, sql).await.map_err(|error| failed(&error).with("table", &table.name))?;
+        register(&context, table, sql)
+            .await
+            .map_err(|error| failed(&error).with("table", &table.name))?;
     }
     let frame = context.sql(sql).await.map_err(|error| failed(&error))?;
     frame.collect().await.map_err(|error| failed(&error))
 }
 
 async fn register(context: &SessionContext, table: &QueryTable, sql: &str) -> Result<(), DataFusionError> {
-    let files = context.read_parquet(table.files.clone(), ParquetReadOptions::default().parquet_pruning(true)).await?;
+    let files = context
+        .read_parquet(table.files.clone(), ParquetReadOptions::default().parquet_pruning(true))
+        .await?;
     let changes = files.schema().has_column_with_unqualified_name(envelope::OP);
     context.register_table(quoted(&table.name).as_str(), files.into_view())?;
     let current = format!("{}_current", table.name);
@@ -69,7 +73,9 @@ async fn register(context: &SessionContext, table: &QueryTable, sql: &str) -> Re
 }
 
 fn failed(error: &DataFusionError) -> Error {
-    let message = error.diagnostic().map_or_else(|| error.strip_backtrace(), |known| known.message.clone());
+    let message = error
+        .diagnostic()
+        .map_or_else(|| error.strip_backtrace(), |known| known.message.clone());
     Error::new(ErrorKind::Config, format!("the query cannot be run: {message}"))
         .code("SQ0024")
         .hint("each table is there as its changes, and as <name>_current for its rows as they are now")
@@ -78,12 +84,18 @@ fn failed(error: &DataFusionError) -> Error {
 /// Rows as a text table: one header, columns aligned, numbers to the right, NULL for null, no
 /// colour. Long cells are not cut.
 pub fn format_table(batches: &[RecordBatch]) -> String {
-    let Some(first) = batches.first() else { return "(no rows)\n".to_owned() };
+    let Some(first) = batches.first() else {
+        return "(no rows)\n".to_owned();
+    };
     let schema = first.schema();
     let options = FormatOptions::default().with_null("NULL");
     let mut cells: Vec<Vec<String>> = vec![schema.fields().iter().map(|field| field.name().clone()).collect()];
     for batch in batches {
-        let formatters: Vec<_> = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options)).collect();
+        let formatters: Vec<_> = batch
+            .columns()
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column, &options))
+            .collect();
         for row in 0..batch.num_rows() {
             let cell = |formatter: &Result<ArrayFormatter<'_>, _>| match formatter {
                 Ok(formatter) => formatter.value(row).try_to_string().unwrap_or_else(|_| "?".to_owned()),

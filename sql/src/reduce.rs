@@ -30,10 +30,18 @@ pub(crate) fn reduce(plan: &LogicalPlan, catalog: &StreamCatalog) -> Result<Vec<
         LogicalPlan::TableScan(scan) => {
             let parts = scan.table_name.to_vec();
             let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-            let table = catalog.resolve(&parts).ok_or_else(|| screen::other("a table of another kind"))?;
+            let table = catalog
+                .resolve(&parts)
+                .ok_or_else(|| screen::other("a table of another kind"))?;
             let names = scan.projected_schema.fields().iter();
-            let columns = names.map(|field| Expr::Column(Column::new_unqualified(field.name()))).collect();
-            Ok(vec![Reduced { table, columns, filters: Vec::new() }])
+            let columns = names
+                .map(|field| Expr::Column(Column::new_unqualified(field.name())))
+                .collect();
+            Ok(vec![Reduced {
+                table,
+                columns,
+                filters: Vec::new(),
+            }])
         }
         LogicalPlan::SubqueryAlias(alias) => reduce(&alias.input, catalog),
         LogicalPlan::Projection(projection) => {
@@ -79,10 +87,14 @@ fn over_table(expr: &Expr, schema: &DFSchema, columns: &[Expr]) -> Result<Expr, 
         Expr::Column(column) => {
             let index = schema.index_of_column(column)?;
             let inner = columns.get(index).cloned();
-            inner.map(Transformed::yes).ok_or_else(|| DataFusionError::Internal("a column has no expression".into()))
+            inner
+                .map(Transformed::yes)
+                .ok_or_else(|| DataFusionError::Internal("a column has no expression".into()))
         }
         Expr::Alias(alias) => Ok(Transformed::yes((*alias.expr).clone())),
         _ => Ok(Transformed::no(node)),
     });
-    replaced.map(|transformed| transformed.data).map_err(|error| Fault::from_planner(&error))
+    replaced
+        .map(|transformed| transformed.data)
+        .map_err(|error| Fault::from_planner(&error))
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, RecordBatch};
-use arrow_json::{LineDelimitedWriter, WriterBuilder};
 use arrow_json::writer::LineDelimited;
+use arrow_json::{LineDelimitedWriter, WriterBuilder};
 use millstream_core::quarantine::{self, QuarantineBuilder, Raw, RowPlace};
 use millstream_core::{ChangeBatch, PartitionId, Result, envelope};
 
@@ -14,7 +14,11 @@ use millstream_core::{ChangeBatch, PartitionId, Result, envelope};
 const CHECK: &str = "transform";
 
 /// The rows of `batch` listed in `reasons`, as a quarantine batch that holds the same permits.
-pub(crate) fn rejected(batch: &ChangeBatch, model: &str, reasons: &BTreeMap<usize, String>) -> Result<Option<ChangeBatch>> {
+pub(crate) fn rejected(
+    batch: &ChangeBatch,
+    model: &str,
+    reasons: &BTreeMap<usize, String>,
+) -> Result<Option<ChangeBatch>> {
     if reasons.is_empty() {
         return Ok(None);
     }
@@ -30,7 +34,9 @@ pub(crate) fn rejected(batch: &ChangeBatch, model: &str, reasons: &BTreeMap<usiz
             partition: &PartitionId::from(partition),
             position: batch.positions().value(row),
             ordinal: batch.ordinals().value(row),
-            committed_at: committed.filter(|column| column.is_valid(row)).map(|column| column.value(row)),
+            committed_at: committed
+                .filter(|column| column.is_valid(row))
+                .map(|column| column.value(row)),
         };
         let json = row_as_json(batch.rows(), row);
         builder.append(model, CHECK, reason, Raw::Json(&json), place, now);
@@ -47,13 +53,17 @@ fn row_as_json(rows: &RecordBatch, row: usize) -> String {
         let writable: Vec<usize> = (0..one.num_columns())
             .filter(|&index| one.project(&[index]).is_ok_and(|column| encode(&column).is_some()))
             .collect();
-        one.project(&writable).ok().and_then(|rows| encode(&rows)).unwrap_or_else(|| "{}".to_owned())
+        one.project(&writable)
+            .ok()
+            .and_then(|rows| encode(&rows))
+            .unwrap_or_else(|| "{}".to_owned())
     })
 }
 
 fn encode(rows: &RecordBatch) -> Option<String> {
-    let mut writer: LineDelimitedWriter<_> =
-        WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
+    let mut writer: LineDelimitedWriter<_> = WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, LineDelimited>(Vec::new());
     writer.write(rows).ok()?;
     writer.finish().ok()?;
     let mut text = String::from_utf8(writer.into_inner()).ok()?;

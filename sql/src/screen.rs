@@ -36,9 +36,13 @@ impl Screen<'_> {
         self.body(&query.body, names, named)?;
         names.truncate(outer);
         if let Some(order) = &query.order_by {
-            return Err(Fault::unsupported("SQ0009", "a change stream cannot be sorted: ORDER BY")
-                .hint("remove ORDER BY; changes keep the order of their source, and queries over the table can sort")
-                .at(order.span()));
+            return Err(
+                Fault::unsupported("SQ0009", "a change stream cannot be sorted: ORDER BY")
+                    .hint(
+                        "remove ORDER BY; changes keep the order of their source, and queries over the table can sort",
+                    )
+                    .at(order.span()),
+            );
         }
         if let Some(limit) = &query.limit_clause {
             return Err(limited().at(limit.span()));
@@ -51,22 +55,34 @@ impl Screen<'_> {
             || query.settings.is_some()
             || query.format_clause.is_some()
             || !query.pipe_operators.is_empty();
-        if more { Err(other("a clause after the query").at(query.body.span())) } else { Ok(()) }
+        if more {
+            Err(other("a clause after the query").at(query.body.span()))
+        } else {
+            Ok(())
+        }
     }
 
     fn body(&self, body: &SetExpr, names: &mut Vec<String>, named: bool) -> Result<(), Fault> {
         match body {
             SetExpr::Select(select) => self.select(select, names, named),
             SetExpr::Query(query) => self.query(query, names, named),
-            SetExpr::SetOperation { left, op, set_quantifier, right } => {
+            SetExpr::SetOperation {
+                left,
+                op,
+                set_quantifier,
+                right,
+            } => {
                 self.body(left, names, named)?;
                 // The names of a union's columns are those of its first branch.
                 self.body(right, names, false)?;
                 match (op, set_quantifier) {
                     (SetOperator::Union, SetQuantifier::All) => Ok(()),
-                    _ => Err(Fault::unsupported("SQ0011", format!("a change stream cannot compute {op} {set_quantifier}"))
-                        .hint("only UNION ALL can be done row by row; a key makes rows of the result unique")
-                        .at(right.span())),
+                    _ => Err(Fault::unsupported(
+                        "SQ0011",
+                        format!("a change stream cannot compute {op} {set_quantifier}"),
+                    )
+                    .hint("only UNION ALL can be done row by row; a key makes rows of the result unique")
+                    .at(right.span())),
                 }
             }
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => Err(not_a_query()),
@@ -129,7 +145,10 @@ impl Screen<'_> {
                     .at(expression.span()));
             }
         }
-        select.selection.as_ref().map_or(Ok(()), |filter| self.expressions(filter))
+        select
+            .selection
+            .as_ref()
+            .map_or(Ok(()), |filter| self.expressions(filter))
     }
 
     fn from(&self, from: &TableWithJoins, names: &mut Vec<String>) -> Result<(), Fault> {
@@ -147,17 +166,23 @@ impl Screen<'_> {
 
     fn factor(&self, factor: &TableFactor, names: &mut Vec<String>) -> Result<(), Fault> {
         match factor {
-            TableFactor::Table { name, args: Some(_), .. } => {
-                Err(multiplied(&format!("the table function {name}")).at(name.span()))
-            }
-            TableFactor::Table { sample: Some(_), name, .. } => Err(Fault::unsupported(
+            TableFactor::Table {
+                name, args: Some(_), ..
+            } => Err(multiplied(&format!("the table function {name}")).at(name.span())),
+            TableFactor::Table {
+                sample: Some(_), name, ..
+            } => Err(Fault::unsupported(
                 "SQ0014",
                 "a sample differs each time that the stream is replayed: TABLESAMPLE",
             )
             .hint("filter on a hash of the key instead")
             .at(name.span())),
             TableFactor::Table { name, .. } => self.table(name, names),
-            TableFactor::Derived { lateral: true, subquery, .. } => Err(joined().at(subquery.span())),
+            TableFactor::Derived {
+                lateral: true,
+                subquery,
+                ..
+            } => Err(joined().at(subquery.span())),
             TableFactor::Derived { subquery, alias, .. } => {
                 let renamed = alias.as_ref().is_some_and(|alias| !alias.columns.is_empty());
                 self.query(subquery, names, !renamed)
@@ -214,7 +239,13 @@ impl Screen<'_> {
                 Err(subquery().at(right.span()))
             }
             Expr::Function(function) => {
-                let name = function.name.0.last().and_then(ObjectNamePart::as_ident).map(normal).unwrap_or_default();
+                let name = function
+                    .name
+                    .0
+                    .last()
+                    .and_then(ObjectNamePart::as_ident)
+                    .map(normal)
+                    .unwrap_or_default();
                 if function.over.is_some() || self.catalog.state.window_functions().contains_key(&name) {
                     return Err(windowed().at(function.name.span()));
                 }
@@ -246,7 +277,11 @@ fn is_column(expression: &Expr) -> bool {
 
 /// An identifier as PostgreSQL and DataFusion read it: in lowercase unless it is quoted.
 fn normal(ident: &Ident) -> String {
-    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_ascii_lowercase() }
+    if ident.quote_style.is_some() {
+        ident.value.clone()
+    } else {
+        ident.value.to_ascii_lowercase()
+    }
 }
 
 pub(crate) fn not_a_query() -> Fault {
@@ -270,13 +305,19 @@ pub(crate) fn windowed() -> Fault {
 }
 
 pub(crate) fn limited() -> Fault {
-    Fault::unsupported("SQ0010", "a change stream has no end: LIMIT, OFFSET and FETCH cannot be done")
-        .hint("filter with WHERE instead")
+    Fault::unsupported(
+        "SQ0010",
+        "a change stream has no end: LIMIT, OFFSET and FETCH cannot be done",
+    )
+    .hint("filter with WHERE instead")
 }
 
 pub(crate) fn subquery() -> Fault {
-    Fault::unsupported("SQ0012", "an expression cannot read another stream: subquery in an expression")
-        .hint("list the values, as in `status IN ('paid', 'sent')`, or join where the table is queried")
+    Fault::unsupported(
+        "SQ0012",
+        "an expression cannot read another stream: subquery in an expression",
+    )
+    .hint("list the values, as in `status IN ('paid', 'sent')`, or join where the table is queried")
 }
 
 pub(crate) fn multiplied(what: &str) -> Fault {
@@ -285,12 +326,16 @@ pub(crate) fn multiplied(what: &str) -> Fault {
 }
 
 fn volatile(name: &str) -> Fault {
-    Fault::unsupported("SQ0014", format!("{name}() gives another value each time that the stream is replayed"))
-        .hint("use __committed_at, the time at which the source committed the change, or a hash of the key")
+    Fault::unsupported(
+        "SQ0014",
+        format!("{name}() gives another value each time that the stream is replayed"),
+    )
+    .hint("use __committed_at, the time at which the source committed the change, or a hash of the key")
 }
 
 pub(crate) fn no_table() -> Fault {
-    Fault::unsupported("SQ0018", "the query reads no table").hint("select FROM a table of one of the pipeline's sources")
+    Fault::unsupported("SQ0018", "the query reads no table")
+        .hint("select FROM a table of one of the pipeline's sources")
 }
 
 pub(crate) fn other(what: &str) -> Fault {

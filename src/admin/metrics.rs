@@ -46,11 +46,39 @@ impl Exposition {
 }
 
 fn describe() {
-    describe_counter!("millstream_received_rows_total", Unit::Count, "Rows received from sources, rejected ones included");
-    describe_counter!("millstream_committed_rows_total", Unit::Count, "Rows published in target tables");
-    describe_counter!("millstream_quarantined_rows_total", Unit::Count, "Rows sent to quarantine");
-    describe_counter!("millstream_check_failures_total", Unit::Count, "Rows that failed a check, or failed epoch checks");
-    describe_counter!("millstream_pipeline_failures_total", Unit::Count, "Errors that ended a run of a pipeline, by kind");
-    describe_gauge!("millstream_commit_lag_seconds", Unit::Seconds, "Time between a source's commit and ours, last epoch");
-    describe_histogram!("millstream_commit_duration_seconds", Unit::Seconds, "Time that one epoch's commit took");
+    describe_counter!(
+        "millstream_received_rows_total",
+        Unit::Count,
+        "Rows received from sources, rejected ones included"
+    );
+    describe_counter!(
+        "millstream_committed_rows_total",
+        Unit::Count,
+        "Rows published in target tables"
+    );
+    describe_counter!(
+        "millstream_quarantined_rows_total",
+        Unit::Count,
+        "Rows sent to quarantine"
+    );
+    describe_counter!(
+        "millstream_check_failures_total",
+        Unit::Count,
+        "Rows that failed a check, or failed epoch checks"
+    );
+    describe_counter!(
+        "millstream_pipeline_failures_total",
+        Unit::Count,
+        "Errors that ended a run of a pipeline, by kind"
+    );
+    describe_gauge!(
+        "millstream_commit_lag_seconds",
+        Unit::Seconds,
+        "Time between a source's commit and ours, last epoch"
+    );
+    describe_histogram!(
+        "millstream_commit_duration_seconds",
+        Unit::Seconds,
+        "Time that one epoch's commit took"
+    );
 }

@@ -42,11 +42,16 @@ pub async fn serve(
     let router = Router::new()
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(ready))
-        .route("/metrics", get(|State(admin): State<Admin>| async move { admin.exposition.render() }))
+        .route(
+            "/metrics",
+            get(|State(admin): State<Admin>| async move { admin.exposition.render() }),
+        )
         .route("/api/v1/pipelines", get(pipelines))
         .route("/api/v1/pipelines/{name}", get(pipeline))
         .with_state(Admin { supervisor, exposition });
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
 }
 
 /// Binds the admin address.
@@ -72,7 +77,12 @@ async fn pipelines(State(admin): State<Admin>) -> Response {
 }
 
 async fn pipeline(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
-    match admin.supervisor.status().into_iter().find(|status| status.pipeline == name) {
+    match admin
+        .supervisor
+        .status()
+        .into_iter()
+        .find(|status| status.pipeline == name)
+    {
         Some(status) => Json(status).into_response(),
         None => (StatusCode::NOT_FOUND, format!("there is no pipeline `{name}`\n")).into_response(),
     }

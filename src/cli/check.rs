@@ -64,7 +64,10 @@ async fn check_pipeline(pipeline: &LoadedPipeline) -> (Option<Report>, Vec<Diagn
     let spec = match pipeline.build() {
         Ok(spec) => spec,
         Err(error) => {
-            found.push(Diagnostic::new(crate::config::Place::file(&pipeline.file), Finding::from(&error)));
+            found.push(Diagnostic::new(
+                crate::config::Place::file(&pipeline.file),
+                Finding::from(&error),
+            ));
             return (None, found);
         }
     };
@@ -72,13 +75,21 @@ async fn check_pipeline(pipeline: &LoadedPipeline) -> (Option<Report>, Vec<Diagn
     for mut source in spec.sources {
         let place = pipeline.source_place(source.name());
         let (tables, findings) = inspect_source(&mut *source).await;
-        found.extend(findings.into_iter().map(|finding| Diagnostic::new(place.clone(), finding)));
+        found.extend(
+            findings
+                .into_iter()
+                .map(|finding| Diagnostic::new(place.clone(), finding)),
+        );
         schemas.extend(tables);
     }
     for sink in &spec.sinks {
         let place = pipeline.sink_place(&sink.name);
         let findings = inspect_sink(&*sink.sink).await;
-        found.extend(findings.into_iter().map(|finding| Diagnostic::new(place.clone(), finding)));
+        found.extend(
+            findings
+                .into_iter()
+                .map(|finding| Diagnostic::new(place.clone(), finding)),
+        );
     }
     if found.iter().any(Diagnostic::is_error) && schemas.is_empty() {
         // Without columns, every name in every model would be reported as unknown.
@@ -86,7 +97,9 @@ async fn check_pipeline(pipeline: &LoadedPipeline) -> (Option<Report>, Vec<Diagn
     }
     match plan::plan(&spec.models, &spec.sinks, &schemas).await {
         Err(faults) => {
-            let faults = faults.iter().map(|fault| (pipeline.place(&fault.subject), Finding::from(&fault.error)));
+            let faults = faults
+                .iter()
+                .map(|fault| (pipeline.place(&fault.subject), Finding::from(&fault.error)));
             found.extend(faults.map(|(place, finding)| Diagnostic::new(place, finding)));
             (None, found)
         }
@@ -98,7 +111,13 @@ async fn check_pipeline(pipeline: &LoadedPipeline) -> (Option<Report>, Vec<Diagn
                 delivery: spec.sinks[table.sink].sink.delivery(),
                 key: table.stage.schema.key.clone(),
             });
-            (Some(Report { pipeline: spec.name.clone(), tables: tables.collect() }), found)
+            (
+                Some(Report {
+                    pipeline: spec.name.clone(),
+                    tables: tables.collect(),
+                }),
+                found,
+            )
         }
     }
 }
@@ -133,8 +152,18 @@ fn print(reports: &[Report], diagnostics: &[Diagnostic]) {
     for report in reports {
         println!("pipeline {}", report.pipeline);
         for table in &report.tables {
-            let key = if table.key.is_empty() { "no key".to_owned() } else { format!("key {}", table.key.join(", ")) };
-            println!("  {} <- {}  ({}, {}, {key})", table.table, table.from.join(" + "), table.sink, table.delivery);
+            let key = if table.key.is_empty() {
+                "no key".to_owned()
+            } else {
+                format!("key {}", table.key.join(", "))
+            };
+            println!(
+                "  {} <- {}  ({}, {}, {key})",
+                table.table,
+                table.from.join(" + "),
+                table.sink,
+                table.delivery
+            );
         }
     }
     for diagnostic in diagnostics {

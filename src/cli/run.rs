@@ -26,8 +26,15 @@ pub fn main(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let io = Builder::new_multi_thread().worker_threads(1).thread_name("io").enable_all().build()?;
-    let compute = Builder::new_multi_thread().thread_name("compute").enable_all().build()?;
+    let io = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("io")
+        .enable_all()
+        .build()?;
+    let compute = Builder::new_multi_thread()
+        .thread_name("compute")
+        .enable_all()
+        .build()?;
     let ended = io.block_on(serve(args, project, &io, &compute));
     // Blocking work that is still under way must not hold up the exit: everything is committed.
     compute.shutdown_timeout(Duration::from_secs(1));
@@ -37,10 +44,14 @@ pub fn main(args: &RunArgs) -> anyhow::Result<ExitCode> {
 
 fn start_logging(format: Format) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // A second initialisation only happens in tests, where the first stays in force.
     let _ = match format {
-        Format::Text => logs.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+        Format::Text => logs
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .try_init(),
         Format::Json => logs.json().try_init(),
     };
 }
@@ -96,7 +107,10 @@ async fn reload(args: &RunArgs, project: &mut Project, supervisor: &Supervisor) 
             tracing::info!(pipelines = project.pipelines.len(), "reloaded");
         }
         Err(faults) => {
-            tracing::error!(faults = faults.len(), "the project has faults; the running pipelines stay as they are");
+            tracing::error!(
+                faults = faults.len(),
+                "the project has faults; the running pipelines stay as they are"
+            );
             explain(&faults);
         }
     }

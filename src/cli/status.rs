@@ -28,7 +28,9 @@ pub fn main(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 /// One GET to the daemon's API. HTTP/1.0 keeps the answer free of chunks, which spares a client library.
 async fn fetch(admin: SocketAddr) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(admin).await.with_context(|| {
-        format!("cannot reach a daemon at {admin}\nhint: start it with `millstream run`, or name its address with --admin")
+        format!(
+            "cannot reach a daemon at {admin}\nhint: start it with `millstream run`, or name its address with --admin"
+        )
     })?;
     let request = format!("GET /api/v1/pipelines HTTP/1.0\r\nHost: {admin}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
@@ -36,15 +38,23 @@ async fn fetch(admin: SocketAddr) -> anyhow::Result<String> {
     stream.read_to_string(&mut answer).await?;
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
     if head.split(' ').nth(1) != Some("200") {
-        bail!("{admin} answers `{}`\nhint: is it Millstream's admin address?", head.lines().next().unwrap_or_default());
+        bail!(
+            "{admin} answers `{}`\nhint: is it Millstream's admin address?",
+            head.lines().next().unwrap_or_default()
+        );
     }
     Ok(body.to_owned())
 }
 
 fn print(pipelines: &[PipelineStatus]) {
     for pipeline in pipelines {
-        let state = serde_json::to_value(pipeline.state).ok().and_then(|state| state.as_str().map(str::to_owned));
-        let lag = pipeline.lag_seconds.map(|lag| format!(", {lag:.1} s behind")).unwrap_or_default();
+        let state = serde_json::to_value(pipeline.state)
+            .ok()
+            .and_then(|state| state.as_str().map(str::to_owned));
+        let lag = pipeline
+            .lag_seconds
+            .map(|lag| format!(", {lag:.1} s behind"))
+            .unwrap_or_default();
         println!(
             "{}: {} ({}{lag}), {} rows in, {} commits, {} restarts",
             pipeline.pipeline,
@@ -54,7 +64,10 @@ fn print(pipelines: &[PipelineStatus]) {
             pipeline.commits,
             pipeline.restarts
         );
-        println!("  {:<32} {:>12} {:>10} {:>12} {:>10} {:>8}", "table", "rows", "pending", "quarantined", "dropped", "version");
+        println!(
+            "  {:<32} {:>12} {:>10} {:>12} {:>10} {:>8}",
+            "table", "rows", "pending", "quarantined", "dropped", "version"
+        );
         for (name, table) in &pipeline.tables {
             println!(
                 "  {name:<32} {:>12} {:>10} {:>12} {:>10} {:>8}",

@@ -22,13 +22,20 @@ pub struct AdminConfig {
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9464)) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
+        }
     }
 }
 
-#[expect(clippy::derivable_impls, reason = "serde's `default` wants the impl, and a derive would hide that all fields have one")]
+#[expect(
+    clippy::derivable_impls,
+    reason = "serde's `default` wants the impl, and a derive would hide that all fields have one"
+)]
 impl Default for DaemonConfig {
     fn default() -> Self {
-        Self { admin: AdminConfig::default() }
+        Self {
+            admin: AdminConfig::default(),
+        }
     }
 }

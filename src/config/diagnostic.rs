@@ -20,12 +20,20 @@ pub struct Place {
 impl Place {
     /// The whole of `file`.
     pub fn file(file: &Path) -> Self {
-        Self { file: file.to_owned(), line: 0, column: 0 }
+        Self {
+            file: file.to_owned(),
+            line: 0,
+            column: 0,
+        }
     }
 
     /// A place that the YAML parser names.
     pub fn at(file: &Path, location: serde_saphyr::Location) -> Self {
-        Self { file: file.to_owned(), line: location.line(), column: location.column() }
+        Self {
+            file: file.to_owned(),
+            line: location.line(),
+            column: location.column(),
+        }
     }
 }
 
@@ -81,7 +89,11 @@ impl fmt::Display for Diagnostic {
         let code = self.finding.code.map(|code| format!("[{code}]")).unwrap_or_default();
         // A message begins with its own code where it was made from an error.
         let message = match self.finding.code {
-            Some(code) => self.finding.message.strip_prefix(&format!("{code}: ")).unwrap_or(&self.finding.message),
+            Some(code) => self
+                .finding
+                .message
+                .strip_prefix(&format!("{code}: "))
+                .unwrap_or(&self.finding.message),
             None => &self.finding.message,
         };
         writeln!(f, "{severity}{code}: {message}")?;

@@ -5,8 +5,8 @@ use std::fmt;
 
 use millstream_core::config::{Period, Size, Text};
 use millstream_sql::checks::CheckSpec;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use crate::engine::epoch::CommitPolicy;
@@ -94,7 +94,11 @@ impl<'de> Visitor<'de> for SinkVisitor {
     type Value = SinkEntry;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a sink: one of {}, and optionally `tables` and `commit`", registry::SINKS.join(", "))
+        write!(
+            f,
+            "a sink: one of {}, and optionally `tables` and `commit`",
+            registry::SINKS.join(", ")
+        )
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SinkEntry, A::Error> {
@@ -105,7 +109,9 @@ impl<'de> Visitor<'de> for SinkVisitor {
                 "commit" => commit = map.next_value()?,
                 name if registry::SINKS.contains(&name) => {
                     if connector.is_some() {
-                        return Err(A::Error::custom("a sink has one connector; give the second a name of its own"));
+                        return Err(A::Error::custom(
+                            "a sink has one connector; give the second a name of its own",
+                        ));
                     }
                     connector = Some(map.next_value_seed(ConnectorSeed(name))?);
                 }
@@ -119,7 +125,11 @@ impl<'de> Visitor<'de> for SinkVisitor {
         }
         let known = registry::SINKS.join("` or `");
         let connector = connector.ok_or_else(|| A::Error::custom(format!("a sink needs a connector: `{known}`")))?;
-        Ok(SinkEntry { connector, tables, commit })
+        Ok(SinkEntry {
+            connector,
+            tables,
+            commit,
+        })
     }
 }
 

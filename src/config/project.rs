@@ -90,13 +90,19 @@ impl Project {
 /// The project folder, and its YAML files in order.
 fn list(path: &Path) -> std::io::Result<(PathBuf, Vec<PathBuf>)> {
     if path.is_file() {
-        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         return Ok((folder.to_owned(), vec![path.to_owned()]));
     }
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path)? {
         let file = entry?.path();
-        if file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+        if file
+            .extension()
+            .is_some_and(|extension| extension == "yaml" || extension == "yml")
+        {
             files.push(file);
         }
     }
@@ -113,7 +119,9 @@ fn read_yaml<T: DeserializeOwned>(file: &Path, shown: &Path) -> Result<(T, Strin
     match serde_saphyr::from_str(&text) {
         Ok(value) => Ok((value, text)),
         Err(error) => {
-            let place = error.location().map_or_else(|| Place::file(shown), |location| Place::at(shown, location));
+            let place = error
+                .location()
+                .map_or_else(|| Place::file(shown), |location| Place::at(shown, location));
             let finding = Finding::new(Severity::Error, "yaml", yaml_message(&error))
                 .code("CF0001")
                 .hint("docs/reference/configuration.md lists every key with its form");
@@ -125,8 +133,12 @@ fn read_yaml<T: DeserializeOwned>(file: &Path, shown: &Path) -> Result<(T, Strin
 /// The parser's message without the snippet and the place, which we show in our own way.
 fn yaml_message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
-    let place = error.location().map(|at| format!(" at line {}, column {}", at.line(), at.column()));
-    place.and_then(|place| text.strip_suffix(&place).map(str::to_owned)).unwrap_or(text)
+    let place = error
+        .location()
+        .map(|at| format!(" at line {}, column {}", at.line(), at.column()));
+    place
+        .and_then(|place| text.strip_suffix(&place).map(str::to_owned))
+        .unwrap_or(text)
 }
 
 impl LoadedPipeline {
@@ -148,14 +160,30 @@ impl LoadedPipeline {
                 }
             };
             fingerprint.update(&sql);
-            let spec = ModelSpec { name: name.clone(), sql, file: sql_file, key: model.key.clone() };
-            models.insert(name.clone(), ModelDefinition { model: spec, checks: model.checks.clone() });
+            let spec = ModelSpec {
+                name: name.clone(),
+                sql,
+                file: sql_file,
+                key: model.key.clone(),
+            };
+            models.insert(
+                name.clone(),
+                ModelDefinition {
+                    model: spec,
+                    checks: model.checks.clone(),
+                },
+            );
         }
         if !faults.is_empty() {
             return Err(faults);
         }
         let fingerprint = hex::encode(fingerprint.finalize());
-        Ok(Self { file: shown.to_owned(), config, models, fingerprint })
+        Ok(Self {
+            file: shown.to_owned(),
+            config,
+            models,
+            fingerprint,
+        })
     }
 
     /// Builds what one run of the pipeline works with.
@@ -164,7 +192,11 @@ impl LoadedPipeline {
     /// The first connector whose settings contradict each other.
     pub fn build(&self) -> millstream_core::Result<PipelineSpec> {
         let name = &self.config.pipeline.value;
-        let sources = self.config.sources.iter().map(|(source, config)| config.value.build(name, source));
+        let sources = self
+            .config
+            .sources
+            .iter()
+            .map(|(source, config)| config.value.build(name, source));
         Ok(PipelineSpec {
             name: name.clone(),
             sources: sources.collect::<Result<_, _>>()?,
@@ -177,34 +209,52 @@ impl LoadedPipeline {
     fn build_sinks(&self) -> millstream_core::Result<Vec<SinkSpec>> {
         let sinks = self.config.sinks.iter().map(|(name, entry)| {
             let entry = &entry.value;
-            let tables = entry.tables.as_ref().map(|names| names.iter().map(|name| name.value.clone()).collect());
-            Ok(SinkSpec { name: name.clone(), sink: entry.connector.build()?, tables, commit: entry.commit.policy() })
+            let tables = entry
+                .tables
+                .as_ref()
+                .map(|names| names.iter().map(|name| name.value.clone()).collect());
+            Ok(SinkSpec {
+                name: name.clone(),
+                sink: entry.connector.build()?,
+                tables,
+                commit: entry.commit.policy(),
+            })
         });
         sinks.collect()
     }
 
     /// Where the source `name` is configured.
     pub fn source_place(&self, name: &str) -> Place {
-        self.config.sources.get(name).map_or_else(|| Place::file(&self.file), |s| Place::at(&self.file, s.referenced))
+        self.config
+            .sources
+            .get(name)
+            .map_or_else(|| Place::file(&self.file), |s| Place::at(&self.file, s.referenced))
     }
 
     /// Where the sink `name` is configured.
     pub fn sink_place(&self, name: &str) -> Place {
-        self.config.sinks.get(name).map_or_else(|| Place::file(&self.file), |s| Place::at(&self.file, s.referenced))
+        self.config
+            .sinks
+            .get(name)
+            .map_or_else(|| Place::file(&self.file), |s| Place::at(&self.file, s.referenced))
     }
 
     /// Where a fault of planning is to be mended.
     pub fn place(&self, subject: &Subject) -> Place {
         match subject {
-            Subject::Model(name) => self
-                .config
-                .models
-                .get(name)
-                .map_or_else(|| Place::file(&self.file), |model| Place::at(&self.file, model.sql.referenced)),
+            Subject::Model(name) => self.config.models.get(name).map_or_else(
+                || Place::file(&self.file),
+                |model| Place::at(&self.file, model.sql.referenced),
+            ),
             Subject::SinkTable { sink, entry } => {
-                let Some((name, config)) = self.config.sinks.iter().nth(*sink) else { return Place::file(&self.file) };
+                let Some((name, config)) = self.config.sinks.iter().nth(*sink) else {
+                    return Place::file(&self.file);
+                };
                 let table = entry.and_then(|entry| config.value.tables.as_ref()?.get(entry));
-                table.map_or_else(|| self.sink_place(name), |table| Place::at(&self.file, table.referenced))
+                table.map_or_else(
+                    || self.sink_place(name),
+                    |table| Place::at(&self.file, table.referenced),
+                )
             }
         }
     }
@@ -225,7 +275,9 @@ fn read_sql(folder: &Path, given: &str) -> std::io::Result<(String, Option<Strin
 fn invalid_names(config: &PipelineConfig, shown: &Path) -> Vec<Diagnostic> {
     let plain = |name: &str| {
         name.starts_with(|c: char| c.is_ascii_lowercase())
-            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            && name
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
     };
     let named = [(&config.pipeline.value, config.pipeline.referenced)]
         .into_iter()

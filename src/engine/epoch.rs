@@ -65,7 +65,12 @@ mod tests {
 
     #[test]
     fn rows_bytes_age_or_idleness_cut_an_epoch() {
-        let policy = CommitPolicy { every: SECOND, rows: 10, bytes: 100, idle_every: SECOND * 5 };
+        let policy = CommitPolicy {
+            every: SECOND,
+            rows: 10,
+            bytes: 100,
+            idle_every: SECOND * 5,
+        };
         let cut = |rows, bytes, age, idle| policy.wants_cut(&Gathered { rows, bytes, age, idle });
         assert!(!cut(9, 99, SECOND / 2, None));
         assert!(cut(10, 0, Duration::ZERO, None));
@@ -77,9 +82,19 @@ mod tests {
 
     #[test]
     fn the_wait_is_the_shorter_of_both() {
-        let policy = CommitPolicy { every: SECOND, rows: 10, bytes: 100, idle_every: SECOND * 5 };
+        let policy = CommitPolicy {
+            every: SECOND,
+            rows: 10,
+            bytes: 100,
+            idle_every: SECOND * 5,
+        };
         assert_eq!(policy.time_left(&Gathered::default()), None);
-        let gathered = Gathered { rows: 1, bytes: 1, age: SECOND / 4, idle: Some(SECOND) };
+        let gathered = Gathered {
+            rows: 1,
+            bytes: 1,
+            age: SECOND / 4,
+            idle: Some(SECOND),
+        };
         assert_eq!(policy.time_left(&gathered), Some(SECOND * 3 / 4));
     }
 }

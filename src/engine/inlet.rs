@@ -4,8 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use millstream_core::{
-    Checkpoint, Error, ErrorKind, EventReceiver, EventSender, ResumePoints, Result, Source, SourceContext,
-    SourceEvent,
+    Checkpoint, Error, ErrorKind, EventReceiver, EventSender, Result, ResumePoints, Source, SourceContext, SourceEvent,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -38,9 +37,21 @@ impl Inlet {
         let name = source.name().to_owned();
         let (durable, durable_receiver) = watch::channel(durable);
         let (sender, events) = channel;
-        let context = SourceContext { resume, events: sender, durable: durable_receiver, cancel };
+        let context = SourceContext {
+            resume,
+            events: sender,
+            durable: durable_receiver,
+            cancel,
+        };
         let task = io.spawn(source.run(context));
-        Self { name, at_boundary: true, finished: false, events, durable, task: Some(task) }
+        Self {
+            name,
+            at_boundary: true,
+            finished: false,
+            events,
+            durable,
+            task: Some(task),
+        }
     }
 
     /// Tells the source what is durable in the target.
@@ -60,9 +71,11 @@ impl Inlet {
         let ended = task.await;
         self.task = None;
         ended.unwrap_or_else(|failure| {
-            Err(Error::new(ErrorKind::Internal, "a source's task ended without an answer")
-                .with("source", &self.name)
-                .caused_by(failure))
+            Err(
+                Error::new(ErrorKind::Internal, "a source's task ended without an answer")
+                    .with("source", &self.name)
+                    .caused_by(failure),
+            )
         })
     }
 
@@ -74,7 +87,6 @@ impl Inlet {
             tracing::debug!(source = %self.name, error = %error.summary(), "source stopped with an error");
         }
     }
-
 }
 
 impl Drop for Inlet {
@@ -135,8 +147,10 @@ impl Inlets {
             let inlet = &mut self.inlets[closed];
             inlet.outcome().await?;
             if !inlet.at_boundary {
-                return Err(Error::new(ErrorKind::Internal, "a source ended in the middle of a transaction")
-                    .with("source", &inlet.name));
+                return Err(
+                    Error::new(ErrorKind::Internal, "a source ended in the middle of a transaction")
+                        .with("source", &inlet.name),
+                );
             }
             inlet.finished = true;
         }
@@ -161,7 +175,11 @@ impl Inlets {
                 Poll::Pending => waiting = true,
             }
         }
-        if waiting { Poll::Pending } else { Poll::Ready(Polled::Exhausted) }
+        if waiting {
+            Poll::Pending
+        } else {
+            Poll::Ready(Polled::Exhausted)
+        }
     }
 }
 

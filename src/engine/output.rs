@@ -56,14 +56,32 @@ pub struct Taken {
 
 impl Output {
     /// A table that was just opened.
-    pub fn new(sink: usize, name: String, inputs: Vec<TableId>, stage: Option<Stage>, writer: Box<dyn TableWriter>) -> Self {
+    pub fn new(
+        sink: usize,
+        name: String,
+        inputs: Vec<TableId>,
+        stage: Option<Stage>,
+        writer: Box<dyn TableWriter>,
+    ) -> Self {
         let reached = writer.checkpoint().clone();
-        Self { sink, name, inputs, stage, gathered: Gathered::default(), writer, reached, last_commit: Instant::now() }
+        Self {
+            sink,
+            name,
+            inputs,
+            stage,
+            gathered: Gathered::default(),
+            writer,
+            reached,
+            last_commit: Instant::now(),
+        }
     }
 
     /// What the table holds durably.
     pub fn holding(&self) -> Holding<'_> {
-        Holding { inputs: &self.inputs, held: self.writer.checkpoint() }
+        Holding {
+            inputs: &self.inputs,
+            held: self.writer.checkpoint(),
+        }
     }
 
     /// Whether the quarantine table.
@@ -75,7 +93,9 @@ impl Output {
     /// holds, transforms, checks and writes the rest.
     pub async fn take(&mut self, batch: &ChangeBatch) -> Result<Taken> {
         let mut taken = Taken::default();
-        let Some(mut rows) = held::rows_after(batch, &self.reached)? else { return Ok(taken) };
+        let Some(mut rows) = held::rows_after(batch, &self.reached)? else {
+            return Ok(taken);
+        };
         let Some(stage) = &mut self.stage else {
             self.write(rows).await?;
             return Ok(taken);
@@ -88,10 +108,17 @@ impl Output {
                 self.gathered.quarantined += rejected.num_rows() as u64;
                 taken.rejected.push(rejected);
             }
-            let Some(changes) = transformed.changes else { return Ok(taken) };
+            let Some(changes) = transformed.changes else {
+                return Ok(taken);
+            };
             rows = changes;
         }
-        let BatchOutcome { passed, quarantined, dropped, reports } = stage.checks.on_batch(rows)?;
+        let BatchOutcome {
+            passed,
+            quarantined,
+            dropped,
+            reports,
+        } = stage.checks.on_batch(rows)?;
         self.gathered.dropped += dropped;
         taken.reports = reports;
         if let Some(quarantined) = quarantined {

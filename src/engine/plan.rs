@@ -117,13 +117,19 @@ pub async fn plan(
             }
         };
         for (entry, name) in names.iter().enumerate() {
-            let subject = Subject::SinkTable { sink, entry: explicit.then_some(entry) };
+            let subject = Subject::SinkTable {
+                sink,
+                entry: explicit.then_some(entry),
+            };
             if let Some(definition) = models.get(name) {
                 match Stage::of_model(definition, schemas).await {
                     Ok(stage) => planned.push(PlannedTable::new(sink, name, stage)),
                     Err(errors) if broken_models.insert(name.clone()) => {
                         let subject = || Subject::Model(name.clone());
-                        faults.extend(errors.into_iter().map(|error| PlanFault { subject: subject(), error }));
+                        faults.extend(errors.into_iter().map(|error| PlanFault {
+                            subject: subject(),
+                            error,
+                        }));
                     }
                     Err(_) => {}
                 }
@@ -132,7 +138,10 @@ pub async fn plan(
             match find_table(name, schemas) {
                 Ok(schema) => match Stage::of_table(schema) {
                     Ok(stage) => planned.push(PlannedTable::new(sink, &target_name(schema, schemas), stage)),
-                    Err(errors) => faults.extend(errors.into_iter().map(|error| PlanFault { subject: subject.clone(), error })),
+                    Err(errors) => faults.extend(errors.into_iter().map(|error| PlanFault {
+                        subject: subject.clone(),
+                        error,
+                    })),
                 },
                 Err(error) => faults.push(PlanFault { subject, error }),
             }
@@ -142,7 +151,10 @@ pub async fn plan(
         let used = planned.iter().any(|table| table.name == *name) || broken_models.contains(name);
         if !used && let Err(errors) = Stage::of_model(definition, schemas).await {
             let subject = || Subject::Model(name.clone());
-            faults.extend(errors.into_iter().map(|error| PlanFault { subject: subject(), error }));
+            faults.extend(errors.into_iter().map(|error| PlanFault {
+                subject: subject(),
+                error,
+            }));
         }
     }
     if faults.is_empty() { Ok(planned) } else { Err(faults) }
@@ -150,7 +162,12 @@ pub async fn plan(
 
 impl PlannedTable {
     fn new(sink: usize, name: &str, stage: Stage) -> Self {
-        Self { sink, name: name.to_owned(), inputs: stage.inputs.keys().cloned().collect(), stage }
+        Self {
+            sink,
+            name: name.to_owned(),
+            inputs: stage.inputs.keys().cloned().collect(),
+            stage,
+        }
     }
 }
 
@@ -166,11 +183,22 @@ impl Stage {
     }
 
     async fn of_model(definition: &ModelDefinition, schemas: &[Arc<TableSchema>]) -> Result<Self, Vec<Error>> {
-        let model = millstream_sql::plan(&definition.model, schemas).await.map_err(|error| vec![error])?;
+        let model = millstream_sql::plan(&definition.model, schemas)
+            .await
+            .map_err(|error| vec![error])?;
         let schema = model.output().clone();
         let checks = checks::plan(&definition.checks, &schema)?;
-        let inputs = schemas.iter().filter(|s| model.inputs().contains(&s.id)).map(|s| (s.id.clone(), s.clone()));
-        Ok(Self { definition: Some(definition.clone()), inputs: inputs.collect(), model: Some(model), checks, schema })
+        let inputs = schemas
+            .iter()
+            .filter(|s| model.inputs().contains(&s.id))
+            .map(|s| (s.id.clone(), s.clone()));
+        Ok(Self {
+            definition: Some(definition.clone()),
+            inputs: inputs.collect(),
+            model: Some(model),
+            checks,
+            schema,
+        })
     }
 
     /// Plans anew if `schema` differs from what the stage was planned for.
@@ -190,12 +218,15 @@ impl Stage {
         let schemas: Vec<_> = self.inputs.values().cloned().collect();
         let replanned = Self::of_model(definition, &schemas).await.map_err(|mut errors| {
             let first = errors.swap_remove(0);
-            Error::new(ErrorKind::SchemaChange, "the source's table changed and the model no longer fits")
-                .code("EN0002")
-                .with("model", &definition.model.name)
-                .with("table", &schema.id)
-                .hint("adapt the model's SQL or checks to the new columns, then reload")
-                .caused_by(first)
+            Error::new(
+                ErrorKind::SchemaChange,
+                "the source's table changed and the model no longer fits",
+            )
+            .code("EN0002")
+            .with("model", &definition.model.name)
+            .with("table", &schema.id)
+            .hint("adapt the model's SQL or checks to the new columns, then reload")
+            .caused_by(first)
         })?;
         tracing::info!(table = %schema.id, target_table = %definition.model.name, "model planned again for changed columns");
         let before = std::mem::replace(self, replanned);
@@ -221,19 +252,24 @@ fn find_table<'a>(name: &str, schemas: &'a [Arc<TableSchema>]) -> Result<&'a Arc
         [one] => Ok(one),
         [] => {
             let known: Vec<_> = schemas.iter().map(|schema| schema.id.within_source()).collect();
-            Err(Error::new(ErrorKind::Config, format!("there is no model or source table called `{name}`"))
-                .code("EN0003")
-                .hint(if known.is_empty() {
-                    "no source has any table".to_owned()
-                } else {
-                    format!("the source tables are: {}", known.join(", "))
-                }))
+            Err(Error::new(
+                ErrorKind::Config,
+                format!("there is no model or source table called `{name}`"),
+            )
+            .code("EN0003")
+            .hint(if known.is_empty() {
+                "no source has any table".to_owned()
+            } else {
+                format!("the source tables are: {}", known.join(", "))
+            }))
         }
         several => {
             let full: Vec<_> = several.iter().map(|schema| schema.id.to_string()).collect();
-            Err(Error::new(ErrorKind::Config, format!("`{name}` means more than one source table"))
-                .code("EN0004")
-                .hint(format!("write one of: {}", full.join(", "))))
+            Err(
+                Error::new(ErrorKind::Config, format!("`{name}` means more than one source table"))
+                    .code("EN0004")
+                    .hint(format!("write one of: {}", full.join(", "))),
+            )
         }
     }
 }
@@ -241,7 +277,11 @@ fn find_table<'a>(name: &str, schemas: &'a [Arc<TableSchema>]) -> Result<&'a Arc
 /// The table's own name where no other table has it, else with its source and name space.
 fn target_name(schema: &TableSchema, schemas: &[Arc<TableSchema>]) -> String {
     let unique = schemas.iter().filter(|other| other.id.name == schema.id.name).count() == 1;
-    if unique { schema.id.name.to_string() } else { schema.id.to_string().replace('.', "_") }
+    if unique {
+        schema.id.name.to_string()
+    } else {
+        schema.id.to_string().replace('.', "_")
+    }
 }
 
 #[cfg(test)]
@@ -262,7 +302,11 @@ mod tests {
 
     #[test]
     fn a_name_finds_its_table_or_says_what_there_is() {
-        let schemas = [table("shop", Some("public"), "orders"), table("shop", Some("old"), "orders"), table("k", None, "c")];
+        let schemas = [
+            table("shop", Some("public"), "orders"),
+            table("shop", Some("old"), "orders"),
+            table("k", None, "c"),
+        ];
         assert_eq!(find_table("c", &schemas).unwrap().id, schemas[2].id);
         assert_eq!(find_table("old.orders", &schemas).unwrap().id, schemas[1].id);
         assert_eq!(find_table("orders", &schemas).unwrap_err().error_code(), Some("EN0004"));

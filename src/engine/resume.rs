@@ -21,7 +21,10 @@ pub fn resume_points<'a>(source: &str, holdings: impl Iterator<Item = Holding<'a
     let mut points: BTreeMap<TableId, Checkpoint> = BTreeMap::new();
     for Holding { inputs, held } in holdings {
         for input in inputs.iter().filter(|input| &*input.source == source) {
-            points.entry(input.clone()).and_modify(|least| *least = least.least(held)).or_insert_with(|| held.clone());
+            points
+                .entry(input.clone())
+                .and_modify(|least| *least = least.least(held))
+                .or_insert_with(|| held.clone());
         }
     }
     ResumePoints(points)
@@ -48,7 +51,9 @@ pub fn advance(held: &mut Checkpoint, inputs: &[TableId], boundary: &Boundary) -
         None => inputs.iter().any(|input| *input.source == *boundary.partition.source()),
     };
     let before = held.position(&boundary.partition);
-    if !concerns || *before >= boundary.position || before.partial_cmp(&boundary.position).is_none() && !is_token(before)
+    if !concerns
+        || *before >= boundary.position
+        || before.partial_cmp(&boundary.position).is_none() && !is_token(before)
     {
         return false;
     }
@@ -119,7 +124,16 @@ mod tests {
         let mut held_a = Checkpoint::default();
         advance(&mut held_a, &a, &copied("a", 10));
         let empty = Checkpoint::default();
-        let holdings = [Holding { inputs: &a, held: &held_a }, Holding { inputs: &b, held: &empty }];
+        let holdings = [
+            Holding {
+                inputs: &a,
+                held: &held_a,
+            },
+            Holding {
+                inputs: &b,
+                held: &empty,
+            },
+        ];
         let points = resume_points("shop", holdings.iter().copied());
         assert_eq!(points.0[&table("a")], held_a);
         assert!(points.0[&table("b")].is_empty());

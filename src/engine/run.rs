@@ -23,8 +23,12 @@ use super::resume;
 use super::status::{State, StatusBoard};
 
 /// The named crash points of a commit, in the order in which an epoch passes them.
-pub const FAILPOINTS: &[&str] =
-    &["engine::before-prepare", "engine::after-prepare", "engine::between-commits", "engine::before-acknowledge"];
+pub const FAILPOINTS: &[&str] = &[
+    "engine::before-prepare",
+    "engine::after-prepare",
+    "engine::between-commits",
+    "engine::before-acknowledge",
+];
 
 /// How a pipeline ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,11 +85,19 @@ async fn start(mut spec: PipelineSpec, board: StatusBoard, cancel: &Cancellation
     for source in &mut spec.sources {
         schemas.extend(source.tables().await?);
     }
-    let planned = plan::plan(&spec.models, &spec.sinks, &schemas).await.map_err(|mut faults| {
-        let others = faults.len() - 1;
-        let first = faults.swap_remove(0).error;
-        if others == 0 { first } else { first.with("further_faults", others).hint("`millstream check` lists all of them") }
-    })?;
+    let planned = plan::plan(&spec.models, &spec.sinks, &schemas)
+        .await
+        .map_err(|mut faults| {
+            let others = faults.len() - 1;
+            let first = faults.swap_remove(0).error;
+            if others == 0 {
+                first
+            } else {
+                first
+                    .with("further_faults", others)
+                    .hint("`millstream check` lists all of them")
+            }
+        })?;
     let outputs = open_outputs(&spec.sinks, planned).await?;
     let data = || outputs.iter().filter(|output| !output.is_quarantine());
     let inlets = spec.sources.into_iter().map(|source| {
@@ -120,20 +132,42 @@ async fn start(mut spec: PipelineSpec, board: StatusBoard, cancel: &Cancellation
 /// Opens every table, and a quarantine table for each sink, which comes first.
 async fn open_outputs(sinks: &[SinkSpec], planned: Vec<PlannedTable>) -> Result<Vec<Output>> {
     let quarantines = sinks.iter().enumerate().map(|(index, spec)| {
-        let inputs: BTreeSet<TableId> =
-            planned.iter().filter(|table| table.sink == index).flat_map(|table| table.inputs.clone()).collect();
+        let inputs: BTreeSet<TableId> = planned
+            .iter()
+            .filter(|table| table.sink == index)
+            .flat_map(|table| table.inputs.clone())
+            .collect();
         async move {
-            let table = SinkTable { name: quarantine::TABLE.to_owned(), schema: quarantine::schema() };
+            let table = SinkTable {
+                name: quarantine::TABLE.to_owned(),
+                schema: quarantine::schema(),
+            };
             let writer = spec.sink.open(table).await?;
-            Ok::<_, Error>(Output::new(index, quarantine::TABLE.to_owned(), inputs.into_iter().collect(), None, writer))
+            Ok::<_, Error>(Output::new(
+                index,
+                quarantine::TABLE.to_owned(),
+                inputs.into_iter().collect(),
+                None,
+                writer,
+            ))
         }
     });
     let mut outputs = try_join_all(quarantines).await?;
-    let tables = planned.into_iter().map(|PlannedTable { sink, name, inputs, stage }| async move {
-        let table = SinkTable { name: name.clone(), schema: stage.schema.clone() };
-        let writer = sinks[sink].sink.open(table).await?;
-        Ok::<_, Error>(Output::new(sink, name, inputs, Some(stage), writer))
-    });
+    let tables = planned.into_iter().map(
+        |PlannedTable {
+             sink,
+             name,
+             inputs,
+             stage,
+         }| async move {
+            let table = SinkTable {
+                name: name.clone(),
+                schema: stage.schema.clone(),
+            };
+            let writer = sinks[sink].sink.open(table).await?;
+            Ok::<_, Error>(Output::new(sink, name, inputs, Some(stage), writer))
+        },
+    );
     outputs.extend(try_join_all(tables).await?);
     Ok(outputs)
 }
@@ -225,7 +259,11 @@ impl Running {
         metrics::counter!("millstream_quarantined_rows_total", "pipeline" => self.pipeline.clone(), "table" => table.to_owned())
             .increment(count);
         tracing::warn!(pipeline = %self.pipeline, table, rows = count, "rows quarantined");
-        for output in self.outputs.iter_mut().filter(|output| output.is_quarantine() && output.sink == sink) {
+        for output in self
+            .outputs
+            .iter_mut()
+            .filter(|output| output.is_quarantine() && output.sink == sink)
+        {
             output.take(rows).await?;
         }
         Ok(())
@@ -250,7 +288,8 @@ impl Running {
             tracing::warn!(pipeline = %self.pipeline, table = %report.table, check = %report.check,
                 failing = report.failing, rows = report.rows, "{}", report.message);
             let name = report.table.rsplit('.').next().unwrap_or(&report.table).to_owned();
-            self.board.update(|status| status.tables.entry(name).or_default().warnings += 1);
+            self.board
+                .update(|status| status.tables.entry(name).or_default().warnings += 1);
         }
     }
 
@@ -284,11 +323,18 @@ impl Running {
     }
 
     fn wants_cut(&self) -> bool {
-        self.sinks.iter().enumerate().any(|(index, sink)| sink.commit.wants_cut(&self.gathered(index)))
+        self.sinks
+            .iter()
+            .enumerate()
+            .any(|(index, sink)| sink.commit.wants_cut(&self.gathered(index)))
     }
 
     fn time_to_cut(&self) -> Option<Duration> {
-        self.sinks.iter().enumerate().filter_map(|(index, sink)| sink.commit.time_left(&self.gathered(index))).min()
+        self.sinks
+            .iter()
+            .enumerate()
+            .filter_map(|(index, sink)| sink.commit.time_left(&self.gathered(index)))
+            .min()
     }
 
     /// Commits the epoch: prepare, epoch checks, publish, then let the sources acknowledge.
@@ -379,7 +425,12 @@ impl Running {
     }
 }
 
-async fn commit_one(output: &mut Output, prepared: Option<Prepared>, pipeline: &str, board: &StatusBoard) -> Result<()> {
+async fn commit_one(
+    output: &mut Output,
+    prepared: Option<Prepared>,
+    pipeline: &str,
+    board: &StatusBoard,
+) -> Result<()> {
     let Some(prepared) = prepared else {
         let numbers = output.reset();
         // Rows that were all filtered, dropped or quarantined still count, though no commit is owed.

@@ -103,7 +103,10 @@ pub struct StatusBoard(Arc<Mutex<PipelineStatus>>);
 impl StatusBoard {
     /// A board for the pipeline `name`.
     pub fn new(name: &str) -> Self {
-        Self(Arc::new(Mutex::new(PipelineStatus { pipeline: name.to_owned(), ..PipelineStatus::default() })))
+        Self(Arc::new(Mutex::new(PipelineStatus {
+            pipeline: name.to_owned(),
+            ..PipelineStatus::default()
+        })))
     }
 
     /// The numbers now.

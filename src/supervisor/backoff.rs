@@ -44,7 +44,10 @@ mod tests {
         let mut backoff = Backoff::new();
         let early: Duration = (0..2).map(|_| backoff.after(Duration::ZERO)).sum();
         let late: Duration = (0..8).map(|_| backoff.after(Duration::ZERO)).last().unwrap();
-        assert!(early < Duration::from_secs(8) && late >= Duration::from_secs(60), "{early:?} {late:?}");
+        assert!(
+            early < Duration::from_secs(8) && late >= Duration::from_secs(60),
+            "{early:?} {late:?}"
+        );
         assert!(backoff.after(STABLE_AFTER) < Duration::from_secs(3));
     }
 }

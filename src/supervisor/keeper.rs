@@ -22,7 +22,11 @@ pub async fn keep_running(pipeline: Arc<LoadedPipeline>, board: StatusBoard, dra
         let started = Instant::now();
         let error = match run_once(&pipeline, &board, &drain, &io).await {
             Ok(outcome) => {
-                let state = if outcome == Outcome::Drained { State::Stopped } else { State::Finished };
+                let state = if outcome == Outcome::Drained {
+                    State::Stopped
+                } else {
+                    State::Finished
+                };
                 board.update(|status| status.state = state);
                 tracing::info!(pipeline = %name, ?state, "pipeline ended");
                 return;
@@ -66,6 +70,8 @@ async fn run_once(
     let (board, drain, io) = (board.clone(), drain.clone(), io.clone());
     let run = tokio::spawn(async move { engine::run(spec, board, drain, &io).await });
     run.await.unwrap_or_else(|failure| {
-        Err(Error::new(ErrorKind::Internal, "the pipeline panicked").code("EN0001").caused_by(failure))
+        Err(Error::new(ErrorKind::Internal, "the pipeline panicked")
+            .code("EN0001")
+            .caused_by(failure))
     })
 }

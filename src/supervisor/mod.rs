@@ -37,7 +37,13 @@ struct Kept {
 impl Supervisor {
     /// A supervisor without pipelines. Sources run on `io`, all else on `compute`.
     pub fn new(io: Handle, compute: Handle) -> Self {
-        Self { shared: Arc::new(Shared { kept: Mutex::default(), io, compute }) }
+        Self {
+            shared: Arc::new(Shared {
+                kept: Mutex::default(),
+                io,
+                compute,
+            }),
+        }
     }
 
     /// Makes the running pipelines those of `project`: starts new ones, drains those that are
@@ -48,7 +54,10 @@ impl Supervisor {
             let gone: Vec<String> = kept
                 .iter()
                 .filter(|(name, kept)| {
-                    project.pipelines.get(*name).is_none_or(|wanted| wanted.fingerprint != kept.fingerprint)
+                    project
+                        .pipelines
+                        .get(*name)
+                        .is_none_or(|wanted| wanted.fingerprint != kept.fingerprint)
                         || kept.task.is_finished()
                 })
                 .map(|(name, _)| name.clone())
@@ -69,7 +78,15 @@ impl Supervisor {
         let fingerprint = pipeline.fingerprint.clone();
         let keeper = keeper::keep_running(pipeline, board.clone(), drain.clone(), self.shared.io.clone());
         let task = self.shared.compute.spawn(keeper);
-        self.lock().insert(name.to_owned(), Kept { fingerprint, board, drain, task });
+        self.lock().insert(
+            name.to_owned(),
+            Kept {
+                fingerprint,
+                board,
+                drain,
+                task,
+            },
+        );
     }
 
     /// Drains every pipeline and waits until all have committed.
@@ -92,7 +109,9 @@ impl Supervisor {
 
     /// Whether every pipeline has started and none is failing.
     pub fn ready(&self) -> bool {
-        self.lock().values().all(|kept| matches!(kept.board.read().state, State::Running | State::Finished))
+        self.lock()
+            .values()
+            .all(|kept| matches!(kept.board.read().state, State::Running | State::Finished))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Kept>> {

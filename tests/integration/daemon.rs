@@ -44,7 +44,10 @@ impl Daemon {
             .args(["status", "--format", "json", "--admin", &self.admin])
             .output()
             .expect("the status command runs");
-        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("status is JSON"))
+        output
+            .status
+            .success()
+            .then(|| serde_json::from_slice(&output.stdout).expect("status is JSON"))
     }
 
     /// One GET of the admin interface: the status code and the body.
@@ -65,15 +68,26 @@ impl Daemon {
             if self.status().is_some_and(|status| reached(&status)) {
                 return;
             }
-            assert!(self.exited().is_none(), "the daemon ended before: {what}\n{}", self.log());
-            assert!(Instant::now() < deadline, "not within {patience:?}: {what}\n{:#?}\n{}", self.status(), self.log());
+            assert!(
+                self.exited().is_none(),
+                "the daemon ended before: {what}\n{}",
+                self.log()
+            );
+            assert!(
+                Instant::now() < deadline,
+                "not within {patience:?}: {what}\n{:#?}\n{}",
+                self.status(),
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
     /// Waits until the first pipeline has halted.
     pub fn wait_halted(&mut self) -> PipelineStatus {
-        self.wait_until("halted", Duration::from_secs(60), |status| status[0].state == State::Halted);
+        self.wait_until("halted", Duration::from_secs(60), |status| {
+            status[0].state == State::Halted
+        });
         self.status().unwrap().remove(0)
     }
 
@@ -89,7 +103,11 @@ impl Daemon {
             if let Some(status) = self.exited() {
                 return status;
             }
-            assert!(Instant::now() < deadline, "the daemon did not end within {patience:?}\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "the daemon did not end within {patience:?}\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -103,7 +121,13 @@ impl Daemon {
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// SIGTERM, then waits for the drain.

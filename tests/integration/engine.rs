@@ -24,7 +24,12 @@ const TABLES: [&str; 2] = ["a", "b"];
 
 /// Commits often, so that a short log has many epochs.
 fn eager() -> CommitPolicy {
-    CommitPolicy { every: Duration::from_millis(1), rows: 7, bytes: 1 << 20, idle_every: Duration::from_millis(1) }
+    CommitPolicy {
+        every: Duration::from_millis(1),
+        rows: 7,
+        bytes: 1 << 20,
+        idle_every: Duration::from_millis(1),
+    }
 }
 
 fn spec(log: &Arc<MemoryLog>, store: &MemoryStore, options: &MemorySourceOptions) -> PipelineSpec {
@@ -37,7 +42,13 @@ fn spec(log: &Arc<MemoryLog>, store: &MemoryStore, options: &MemorySourceOptions
     PipelineSpec {
         name: "property".to_owned(),
         sources: vec![Box::new(MemorySource::new(log.clone(), options.clone()))],
-        models: BTreeMap::from([("b_even".to_owned(), ModelDefinition { model: filtered, checks: Vec::new() })]),
+        models: BTreeMap::from([(
+            "b_even".to_owned(),
+            ModelDefinition {
+                model: filtered,
+                checks: Vec::new(),
+            },
+        )]),
         sinks: vec![SinkSpec {
             name: "store".to_owned(),
             sink: Arc::new(MemorySink::new(store.clone())),
@@ -50,8 +61,11 @@ fn spec(log: &Arc<MemoryLog>, store: &MemoryStore, options: &MemorySourceOptions
 
 fn run_once(runtime: &Runtime, spec: PipelineSpec) -> millstream_core::Result<Outcome> {
     runtime.block_on(async {
-        let run = engine::run(spec, StatusBoard::new("property"), CancellationToken::new(), &Handle::current());
-        tokio::time::timeout(Duration::from_secs(30), run).await.expect("a run on memory connectors ends in time")
+        let io = Handle::current();
+        let run = engine::run(spec, StatusBoard::new("property"), CancellationToken::new(), &io);
+        tokio::time::timeout(Duration::from_secs(30), run)
+            .await
+            .expect("a run on memory connectors ends in time")
     })
 }
 
@@ -63,7 +77,10 @@ fn crash() -> impl Strategy<Value = (&'static str, usize)> {
 
 fn assert_each_row_once(store: &MemoryStore, table: &str) -> Result<(), TestCaseError> {
     let rows = change_rows(&store.table(table).rows);
-    let places: HashSet<_> = rows.iter().map(|row| (row.partition.clone(), row.position.clone(), row.ordinal)).collect();
+    let places: HashSet<_> = rows
+        .iter()
+        .map(|row| (row.partition.clone(), row.position.clone(), row.ordinal))
+        .collect();
     prop_assert_eq!(places.len(), rows.len(), "a change was committed twice in {}", table);
     Ok(())
 }
@@ -133,11 +150,18 @@ fn the_source_is_told_only_what_is_durable() {
     let _scenario = FailScenario::setup();
     let runtime = Runtime::new().unwrap();
     let log = MemoryLog::new("log", &TABLES);
-    let row = millstream_testkit::memory_log::MemoryRow { id: 1, value: None, label: None };
+    let row = millstream_testkit::memory_log::MemoryRow {
+        id: 1,
+        value: None,
+        label: None,
+    };
     log.commit(vec![Change::Create(0, row)]);
     let store = MemoryStore::default();
     fail::cfg("memory::before-commit", "return").unwrap();
-    let options = MemorySourceOptions { ends: true, ..MemorySourceOptions::default() };
+    let options = MemorySourceOptions {
+        ends: true,
+        ..MemorySourceOptions::default()
+    };
     assert!(run_once(&runtime, spec(&log, &store, &options)).is_err());
     assert_eq!(log.acknowledged(), 0);
     fail::remove("memory::before-commit");

@@ -17,14 +17,21 @@ impl Table {
     /// Reads `table` of the lake at the folder `lake`.
     pub fn read(lake: &Path, table: &str) -> Self {
         let config = ParquetConfig::new(format!("file://{}", lake.display()));
-        let CommittedTable { files, .. } =
-            Runtime::new().unwrap().block_on(committed_files(&config, table)).expect("the table can be listed");
+        let CommittedTable { files, .. } = Runtime::new()
+            .unwrap()
+            .block_on(committed_files(&config, table))
+            .expect("the table can be listed");
         let batches = files.iter().flat_map(|file| {
             let opened = std::fs::File::open(lake.join(table).join(&file.path)).expect("a committed file is there");
-            let reader = ParquetRecordBatchReaderBuilder::try_new(opened).unwrap().build().unwrap();
+            let reader = ParquetRecordBatchReaderBuilder::try_new(opened)
+                .unwrap()
+                .build()
+                .unwrap();
             reader.map(|batch| batch.expect("a committed file can be read"))
         });
-        Self { batches: batches.collect() }
+        Self {
+            batches: batches.collect(),
+        }
     }
 
     /// The table that the change log amounts to.
@@ -39,8 +46,11 @@ impl Table {
 
     /// Fails if a change was committed more than once.
     pub fn assert_each_change_once(&self) {
-        let mut places: Vec<_> =
-            self.changes().into_iter().map(|row| (row.partition, row.position, row.ordinal)).collect();
+        let mut places: Vec<_> = self
+            .changes()
+            .into_iter()
+            .map(|row| (row.partition, row.position, row.ordinal))
+            .collect();
         places.sort();
         for pair in places.windows(2) {
             assert_ne!(pair[0], pair[1], "a change was committed twice");

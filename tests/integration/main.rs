@@ -1,6 +1,5 @@
 //! The integration tests: the engine on memory connectors, and the daemon on real servers.
 
-mod bad_input;
 mod daemon;
 mod engine;
 mod lake;

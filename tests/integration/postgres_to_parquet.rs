@@ -56,7 +56,10 @@ impl Bank {
     fn new() -> Self {
         let cluster = TestCluster::new().expect("PostgreSQL starts");
         cluster.psql(SCHEMA).unwrap();
-        Self { cluster, project: ProjectFolder::new(&[("bank.yaml", PIPELINE)]) }
+        Self {
+            cluster,
+            project: ProjectFolder::new(&[("bank.yaml", PIPELINE)]),
+        }
     }
 
     fn env(&self) -> Vec<(&'static str, String)> {
@@ -78,12 +81,17 @@ impl Bank {
         let lsn = self.cluster.psql("SELECT pg_current_wal_insert_lsn()").unwrap();
         let (high, low) = lsn.trim().split_once('/').expect("an LSN");
         let target = Position::at(format!("{high:0>8}{low:0>8}"));
-        self.cluster.psql("UPDATE accounts SET owner = 'marker' WHERE id = 1").unwrap();
+        self.cluster
+            .psql("UPDATE accounts SET owner = 'marker' WHERE id = 1")
+            .unwrap();
         let wal = PartitionId::new("bank", "wal");
         daemon.wait_until("caught up", Duration::from_secs(60), |status| {
-            ["accounts", "notes", "rich"]
-                .iter()
-                .all(|table| status[0].tables.get(*table).is_some_and(|table| *table.positions.position(&wal) >= target))
+            ["accounts", "notes", "rich"].iter().all(|table| {
+                status[0]
+                    .tables
+                    .get(*table)
+                    .is_some_and(|table| *table.positions.position(&wal) >= target)
+            })
         });
     }
 
@@ -93,7 +101,10 @@ impl Bank {
         for (table, sql) in [
             ("accounts", "SELECT id, owner, balance FROM accounts"),
             ("notes", "SELECT id, version, body FROM notes"),
-            ("rich", "SELECT id, balance, balance * 2 AS doubled FROM accounts WHERE balance >= 500"),
+            (
+                "rich",
+                "SELECT id, balance, balance * 2 AS doubled FROM accounts WHERE balance >= 500",
+            ),
         ] {
             let target = Table::read(&lake, table);
             let (source, target_rows) = (self.source_rows(sql), target.fold("id"));
@@ -143,7 +154,10 @@ impl Writer {
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             let mut random = TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &[seed; 32]);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
             runtime.block_on(async {
                 let (mut client, mut driver) = connect(&url).await;
                 let mut transactions = 0;
@@ -218,7 +232,10 @@ fn a_first_copy_and_the_stream_equal_the_source_while_a_writer_runs() {
     assert_eq!(daemon.get("/health/ready").0, 200);
     let (code, metrics) = daemon.get("/metrics");
     assert_eq!(code, 200);
-    assert!(metrics.contains("millstream_committed_rows_total{pipeline=\"bank\",table=\"accounts\"}"), "{metrics}");
+    assert!(
+        metrics.contains("millstream_committed_rows_total{pipeline=\"bank\",table=\"accounts\"}"),
+        "{metrics}"
+    );
     assert_eq!(daemon.get("/api/v1/pipelines/none").0, 404);
     daemon.drain();
     bank.assert_equal();
@@ -228,7 +245,11 @@ fn a_first_copy_and_the_stream_equal_the_source_while_a_writer_runs() {
 fn a_kill_at_each_failpoint_and_at_random_moments_loses_and_repeats_nothing() {
     let bank = Bank::new();
     let writer = Writer::start(&bank.cluster, 2);
-    for (index, failpoint) in millstream::engine::FAILPOINTS.iter().chain(millstream_parquet::FAILPOINTS).enumerate() {
+    for (index, failpoint) in millstream::engine::FAILPOINTS
+        .iter()
+        .chain(millstream_parquet::FAILPOINTS)
+        .enumerate()
+    {
         let mut daemon = bank.daemon_that_dies_at(failpoint, index % 3 * 4);
         let status = daemon.wait_exit(Duration::from_secs(60));
         assert!(!status.success(), "the failpoint {failpoint} was never reached");
@@ -272,7 +293,9 @@ fn of_two_daemons_on_one_lake_the_older_is_fenced() {
     // The same tables under another slot: the server would keep a second reader of one slot away.
     let other = PIPELINE.replace("publication: millstream", "publication: millstream\n      slot: second");
     let project = ProjectFolder::new(&[("bank.yaml", &other)]);
-    bank.cluster.psql("SELECT pg_create_logical_replication_slot('second', 'pgoutput')").unwrap();
+    bank.cluster
+        .psql("SELECT pg_create_logical_replication_slot('second', 'pgoutput')")
+        .unwrap();
     let mut newer = Daemon::start(project.path(), &bank.env());
     newer.wait_until("running", Duration::from_secs(60), |status| {
         matches!(status[0].state, State::Running | State::Halted)

@@ -34,12 +34,18 @@ impl ChangeBatch {
                 .zip(rows.schema_ref().fields())
                 .all(|(want, have)| want.name() == have.name() && want.data_type() == have.data_type());
         if same {
-            Ok(Self { schema, rows, permits: Vec::new() })
+            Ok(Self {
+                schema,
+                rows,
+                permits: Vec::new(),
+            })
         } else {
-            Err(Error::new(ErrorKind::Internal, "a change batch does not have its table's columns")
-                .with("table", &schema.id)
-                .with("expected", &expected)
-                .with("found", rows.schema_ref()))
+            Err(
+                Error::new(ErrorKind::Internal, "a change batch does not have its table's columns")
+                    .with("table", &schema.id)
+                    .with("expected", &expected)
+                    .with("found", rows.schema_ref()),
+            )
         }
     }
 
@@ -78,7 +84,10 @@ impl ChangeBatch {
     /// # Errors
     /// As [`try_new`](Self::try_new).
     pub fn derive(&self, schema: Arc<TableSchema>, rows: RecordBatch) -> Result<Self> {
-        Ok(Self { permits: self.permits.clone(), ..Self::try_new(schema, rows)? })
+        Ok(Self {
+            permits: self.permits.clone(),
+            ..Self::try_new(schema, rows)?
+        })
     }
 
     /// The `__op` column.
@@ -102,6 +111,8 @@ impl ChangeBatch {
     }
 
     fn reserved(&self, name: &str) -> &arrow_array::ArrayRef {
-        self.rows.column_by_name(name).expect("try_new checked that the reserved columns are there")
+        self.rows
+            .column_by_name(name)
+            .expect("try_new checked that the reserved columns are there")
     }
 }

@@ -21,7 +21,10 @@ impl ByteBudget {
     /// A budget of `bytes`, at least 1 KiB.
     pub fn new(bytes: u64) -> Self {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
-        Self { semaphore: Arc::new(Semaphore::new(kib as usize)), kib }
+        Self {
+            semaphore: Arc::new(Semaphore::new(kib as usize)),
+            kib,
+        }
     }
 
     /// Waits for room for `bytes`. A batch larger than the whole budget waits until nothing
@@ -29,7 +32,9 @@ impl ByteBudget {
     ///
     /// Cancel safe: a dropped call takes nothing.
     pub async fn acquire(&self, bytes: usize) -> BytePermit {
-        let wanted = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.kib);
+        let wanted = u32::try_from(bytes.div_ceil(1024))
+            .unwrap_or(u32::MAX)
+            .clamp(1, self.kib);
         let permit = self.semaphore.clone().acquire_many_owned(wanted).await;
         BytePermit(Arc::new(permit.expect("the budget's semaphore is never closed")))
     }

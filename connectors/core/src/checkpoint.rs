@@ -94,11 +94,20 @@ impl Checkpoint {
 
     /// The advance that leads from `self` to `target`: the partitions that differ.
     pub fn delta_to(&self, target: &Self) -> CheckpointDelta {
-        let moved = target.0.iter().filter(|(partition, to)| self.position(partition) != *to);
+        let moved = target
+            .0
+            .iter()
+            .filter(|(partition, to)| self.position(partition) != *to);
         CheckpointDelta(
             moved
                 .map(|(partition, to)| {
-                    (partition.clone(), Span { from: self.position(partition).clone(), to: to.clone() })
+                    (
+                        partition.clone(),
+                        Span {
+                            from: self.position(partition).clone(),
+                            to: to.clone(),
+                        },
+                    )
                 })
                 .collect(),
         )
@@ -164,11 +173,26 @@ mod tests {
     }
 
     fn at(n: u64) -> Position {
-        if n == 0 { Position::Beginning } else { Position::at(format!("{n:020}")) }
+        if n == 0 {
+            Position::Beginning
+        } else {
+            Position::at(format!("{n:020}"))
+        }
     }
 
     fn delta(spans: &[(&str, u64, u64)]) -> CheckpointDelta {
-        spans.iter().map(|&(p, from, to)| (partition(p), Span { from: at(from), to: at(to) })).collect()
+        spans
+            .iter()
+            .map(|&(p, from, to)| {
+                (
+                    partition(p),
+                    Span {
+                        from: at(from),
+                        to: at(to),
+                    },
+                )
+            })
+            .collect()
     }
 
     fn checkpoint(positions: &[(&str, u64)]) -> Checkpoint {
@@ -178,12 +202,24 @@ mod tests {
     #[test]
     fn the_table_of_verdicts_holds() {
         let five = checkpoint(&[("p", 5)]);
-        assert_eq!(five.apply(&delta(&[("p", 5, 9)])), DeltaVerdict::Applied(checkpoint(&[("p", 9)])));
+        assert_eq!(
+            five.apply(&delta(&[("p", 5, 9)])),
+            DeltaVerdict::Applied(checkpoint(&[("p", 9)]))
+        );
         assert_eq!(five.apply(&delta(&[("p", 2, 5)])), DeltaVerdict::AlreadyApplied);
         assert_eq!(five.apply(&delta(&[("p", 6, 9)])), DeltaVerdict::Gap(partition("p")));
-        assert_eq!(five.apply(&delta(&[("p", 4, 9)])), DeltaVerdict::Overlap(partition("p")));
-        assert_eq!(five.apply(&delta(&[("p", 2, 5), ("q", 0, 1)])), DeltaVerdict::Overlap(partition("p")));
-        assert_eq!(five.apply(&delta(&[("p", 4, 9), ("q", 3, 4)])), DeltaVerdict::Gap(partition("q")));
+        assert_eq!(
+            five.apply(&delta(&[("p", 4, 9)])),
+            DeltaVerdict::Overlap(partition("p"))
+        );
+        assert_eq!(
+            five.apply(&delta(&[("p", 2, 5), ("q", 0, 1)])),
+            DeltaVerdict::Overlap(partition("p"))
+        );
+        assert_eq!(
+            five.apply(&delta(&[("p", 4, 9), ("q", 3, 4)])),
+            DeltaVerdict::Gap(partition("q"))
+        );
     }
 
     #[test]
@@ -191,7 +227,15 @@ mod tests {
         let token = |t: &str| Position::Token(t.into());
         let held: Checkpoint = [(partition("p"), token("a"))].into_iter().collect();
         let follow = |from: &str| -> CheckpointDelta {
-            [(partition("p"), Span { from: token(from), to: token("c") })].into_iter().collect()
+            [(
+                partition("p"),
+                Span {
+                    from: token(from),
+                    to: token("c"),
+                },
+            )]
+            .into_iter()
+            .collect()
         };
         assert!(matches!(held.apply(&follow("a")), DeltaVerdict::Applied(_)));
         assert_eq!(held.apply(&follow("b")), DeltaVerdict::Gap(partition("p")));

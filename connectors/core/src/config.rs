@@ -44,7 +44,9 @@ impl fmt::Debug for Text {
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = String::deserialize(deserializer)?;
-        substitute(&raw, |name| std::env::var(name).ok()).map(Self).map_err(de::Error::custom)
+        substitute(&raw, |name| std::env::var(name).ok())
+            .map(Self)
+            .map_err(de::Error::custom)
     }
 }
 
@@ -108,7 +110,9 @@ impl<'de> Visitor<'de> for SecretVisitor {
     }
 
     fn visit_str<E: de::Error>(self, raw: &str) -> Result<Secret, E> {
-        substitute(raw, |name| std::env::var(name).ok()).map(Secret::new).map_err(E::custom)
+        substitute(raw, |name| std::env::var(name).ok())
+            .map(Secret::new)
+            .map_err(E::custom)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Secret, A::Error> {
@@ -122,7 +126,9 @@ impl<'de> Visitor<'de> for SecretVisitor {
                 Ok(folder) => read_secret(&std::path::Path::new(&folder).join(&*place)),
                 Err(_) => Err("no systemd credentials here: CREDENTIALS_DIRECTORY is not set".to_owned()),
             },
-            other => Err(format!("unknown kind of secret `{other}`, expected `env`, `file` or `credential`")),
+            other => Err(format!(
+                "unknown kind of secret `{other}`, expected `env`, `file` or `credential`"
+            )),
         };
         let secret = value.map(Secret::new).map_err(de::Error::custom)?;
         match map.next_key::<String>()? {
@@ -144,7 +150,9 @@ pub struct Size(pub u64);
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        parse_size(&Text::deserialize(deserializer)?).map(Self).map_err(de::Error::custom)
+        parse_size(&Text::deserialize(deserializer)?)
+            .map(Self)
+            .map_err(de::Error::custom)
     }
 }
 
@@ -161,8 +169,12 @@ fn parse_size(text: &str) -> Result<u64, String> {
         "GiB" => 1 << 30,
         _ => return Err(format!("`{text}` is not a size, expected for example `128MiB`")),
     };
-    let number: u64 = number.parse().map_err(|_| format!("`{text}` is not a size, expected for example `128MiB`"))?;
-    number.checked_mul(factor).ok_or_else(|| format!("`{text}` is too large"))
+    let number: u64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` is not a size, expected for example `128MiB`"))?;
+    number
+        .checked_mul(factor)
+        .ok_or_else(|| format!("`{text}` is too large"))
 }
 
 /// A length of time, written as `250ms`, `10s`, `5m`, `2h` or `7d`.
@@ -171,7 +183,9 @@ pub struct Period(pub Duration);
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        parse_period(&Text::deserialize(deserializer)?).map(Self).map_err(de::Error::custom)
+        parse_period(&Text::deserialize(deserializer)?)
+            .map(Self)
+            .map_err(de::Error::custom)
     }
 }
 
@@ -199,7 +213,10 @@ mod tests {
     fn variables_are_filled_in_and_can_be_escaped() {
         let lookup = |name: &str| (name == "A").then(|| "x".to_owned());
         assert_eq!(substitute("a${A}b$${A}", lookup).unwrap(), "axb${A}");
-        assert_eq!(substitute("${B}", lookup).unwrap_err(), "environment variable `B` is not set");
+        assert_eq!(
+            substitute("${B}", lookup).unwrap_err(),
+            "environment variable `B` is not set"
+        );
         assert!(substitute("${A", lookup).is_err());
     }
 

@@ -87,7 +87,11 @@ static FIELDS: LazyLock<[Arc<Field>; 6]> = LazyLock::new(|| {
         Field::new(PARTITION, dictionary, false),
         Field::new(POSITION, DataType::Utf8, false),
         Field::new(ORDINAL, DataType::Int64, false),
-        Field::new(COMMITTED_AT, DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true),
+        Field::new(
+            COMMITTED_AT,
+            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            true,
+        ),
         Field::new(UNCHANGED, names, true),
     ]
     .map(Arc::new)

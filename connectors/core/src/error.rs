@@ -97,7 +97,14 @@ pub struct Error {
 impl Error {
     /// An error of `kind`; `message` says what could not be done, in a few words, lowercase.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, code: None, message: message.into(), context: Vec::new(), hint: None, source: None }
+        Self {
+            kind,
+            code: None,
+            message: message.into(),
+            context: Vec::new(),
+            hint: None,
+            source: None,
+        }
     }
 
     /// Adds the code under which `docs/errors/` has a page, such as `PG0003`.
@@ -168,7 +175,11 @@ impl fmt::Display for Error {
         for (index, (name, value)) in self.context.iter().enumerate() {
             write!(f, "{}{name}={value}", if index == 0 { " (" } else { ", " })?;
         }
-        if self.context.is_empty() { Ok(()) } else { f.write_str(")") }
+        if self.context.is_empty() {
+            Ok(())
+        } else {
+            f.write_str(")")
+        }
     }
 }
 

@@ -13,8 +13,8 @@ mod checkpoint;
 pub mod config;
 pub mod envelope;
 mod error;
-mod preflight;
 mod position;
+mod preflight;
 pub mod quarantine;
 mod sink;
 mod source;
@@ -28,5 +28,7 @@ pub use error::{Directive, Error, ErrorKind, Result};
 pub use position::{PartitionId, Position};
 pub use preflight::{Finding, Severity};
 pub use sink::{CommitReceipt, Delivery, Prepared, Sink, SinkTable, TableWriter};
-pub use source::{Boundary, EventReceiver, EventSender, ResumePoints, Source, SourceContext, SourceEvent, event_channel};
+pub use source::{
+    Boundary, EventReceiver, EventSender, ResumePoints, Source, SourceContext, SourceEvent, event_channel,
+};
 pub use table::{TableId, TableSchema};

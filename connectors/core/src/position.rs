@@ -147,7 +147,9 @@ impl Serialize for Position {
 
 impl<'de> Deserialize<'de> for Position {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -157,7 +159,12 @@ mod tests {
 
     #[test]
     fn every_form_survives_its_text() {
-        for position in [Position::Beginning, Position::at("00FF"), Position::Token("a:b".into()), Position::End] {
+        for position in [
+            Position::Beginning,
+            Position::at("00FF"),
+            Position::Token("a:b".into()),
+            Position::End,
+        ] {
             assert_eq!(position.to_string().parse::<Position>().unwrap(), position);
         }
         assert!("at".parse::<Position>().is_err());

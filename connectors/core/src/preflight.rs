@@ -37,7 +37,14 @@ pub struct Finding {
 impl Finding {
     /// A finding about `subject`.
     pub fn new(severity: Severity, subject: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { severity, code: None, subject: subject.into(), message: message.into(), hint: None, sql: None }
+        Self {
+            severity,
+            code: None,
+            subject: subject.into(),
+            message: message.into(),
+            hint: None,
+            sql: None,
+        }
     }
 
     /// Adds the code of its page.

@@ -35,7 +35,9 @@ static SCHEMA: LazyLock<Arc<TableSchema>> = LazyLock::new(|| {
     ];
     Arc::new(TableSchema {
         id: TableId::new("millstream", None, TABLE),
-        columns: Arc::new(Schema::new(columns.map(|(name, r#type)| Field::new(name, r#type, true)).to_vec())),
+        columns: Arc::new(Schema::new(
+            columns.map(|(name, r#type)| Field::new(name, r#type, true)).to_vec(),
+        )),
         key: Vec::new(),
         not_null: Vec::new(),
         before_image: false,
@@ -107,7 +109,13 @@ impl QuarantineBuilder {
         self.raw_format.append_value(format);
         self.raw.append_value(bytes);
         self.quarantined_at.append_value(now);
-        self.envelope.append(Op::Create, place.partition, place.position, place.ordinal, place.committed_at);
+        self.envelope.append(
+            Op::Create,
+            place.partition,
+            place.position,
+            place.ordinal,
+            place.committed_at,
+        );
     }
 
     /// Rows added since the last [`finish`](Self::finish).
@@ -134,8 +142,9 @@ impl QuarantineBuilder {
             Arc::new(self.quarantined_at.finish()),
         ];
         columns.extend(self.envelope.finish());
-        let rows = RecordBatch::try_new(schema().batch_schema(), columns)
-            .map_err(|e| crate::Error::new(crate::ErrorKind::Internal, "cannot build a quarantine batch").caused_by(e))?;
+        let rows = RecordBatch::try_new(schema().batch_schema(), columns).map_err(|e| {
+            crate::Error::new(crate::ErrorKind::Internal, "cannot build a quarantine batch").caused_by(e)
+        })?;
         ChangeBatch::try_new(schema(), rows)
     }
 }

@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{ByteBudget, ChangeBatch, Checkpoint, Error, ErrorKind, Finding, PartitionId, Position, Result, TableId, TableSchema};
+use crate::{
+    ByteBudget, ChangeBatch, Checkpoint, Error, ErrorKind, Finding, PartitionId, Position, Result, TableId, TableSchema,
+};
 
 /// A system that changes are read from.
 ///
@@ -61,8 +63,13 @@ impl ResumePoints {
     /// What every table holds of `partition`: the least position; `Beginning` if one lacks it.
     pub fn least(&self, partition: &PartitionId) -> Position {
         let mut positions = self.0.values().map(|checkpoint| checkpoint.position(partition));
-        let Some(first) = positions.next() else { return Position::Beginning };
-        positions.fold(first.clone(), |least, position| if *position < least { position.clone() } else { least })
+        let Some(first) = positions.next() else {
+            return Position::Beginning;
+        };
+        positions.fold(
+            first.clone(),
+            |least, position| if *position < least { position.clone() } else { least },
+        )
     }
 }
 

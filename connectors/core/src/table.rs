@@ -22,7 +22,11 @@ pub struct TableId {
 impl TableId {
     /// Names a table of `source`.
     pub fn new(source: &str, namespace: Option<&str>, name: &str) -> Self {
-        Self { source: source.into(), namespace: namespace.map(Into::into), name: name.into() }
+        Self {
+            source: source.into(),
+            namespace: namespace.map(Into::into),
+            name: name.into(),
+        }
     }
 
     /// The name within the source: `public.orders`, `clicks`.

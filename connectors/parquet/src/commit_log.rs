@@ -43,7 +43,11 @@ struct Hint {
 impl CommitLog {
     pub(crate) fn new(storage: Storage, table: &str) -> Self {
         let folder = storage.table(table).join(COMMITS);
-        Self { storage, table: table.to_owned(), folder }
+        Self {
+            storage,
+            table: table.to_owned(),
+            folder,
+        }
     }
 
     fn path(&self, version: u64) -> Path {
@@ -90,13 +94,17 @@ impl CommitLog {
     /// The versions from `from` on, in no order.
     async fn list(&self, from: Option<u64>) -> Result<Vec<u64>> {
         let objects = match from {
-            Some(from) => self.store().list_with_offset(Some(&self.folder), &self.path(from.saturating_sub(1))),
+            Some(from) => self
+                .store()
+                .list_with_offset(Some(&self.folder), &self.path(from.saturating_sub(1))),
             None => self.store().list(Some(&self.folder)),
         };
-        let versions = objects.try_filter_map(|object| async move {
-            Ok(object.location.filename().and_then(parse_commit_file))
-        });
-        versions.try_collect().await.map_err(|error| self.error("list the commits", error))
+        let versions =
+            objects.try_filter_map(|object| async move { Ok(object.location.filename().and_then(parse_commit_file)) });
+        versions
+            .try_collect()
+            .await
+            .map_err(|error| self.error("list the commits", error))
     }
 
     async fn hint(&self) -> Option<u64> {
@@ -116,7 +124,9 @@ impl CommitLog {
     /// Reads the record of `version`.
     pub(crate) async fn read(&self, version: u64) -> Result<CommitRecord> {
         let fetch = async { self.store().get(&self.path(version)).await?.bytes().await };
-        let json = fetch.await.map_err(|error| self.error("read a commit", error).with("version", version))?;
+        let json = fetch
+            .await
+            .map_err(|error| self.error("read a commit", error).with("version", version))?;
         CommitRecord::parse(version, &json).map_err(|fault| match fault {
             RecordFault::TooNew(_) => Error::new(ErrorKind::Unsupported, "the table was written by a newer version")
                 .code("PQ0014")
@@ -174,7 +184,10 @@ impl CommitLog {
                         Some(error) => self.error("publish a commit", error),
                         None => fault::internal("a commit failed without an error", &self.table),
                     };
-                    return Err(PublishFault::Failed { error: error.with("version", record.version), may_have_landed });
+                    return Err(PublishFault::Failed {
+                        error: error.with("version", record.version),
+                        may_have_landed,
+                    });
                 }
             };
         }
@@ -190,7 +203,11 @@ impl CommitLog {
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             found => found?.bytes().await?,
         };
-        Ok(Some(serde_json::from_slice::<Id>(&json).map(|id| id.commit_id).unwrap_or_default()))
+        Ok(Some(
+            serde_json::from_slice::<Id>(&json)
+                .map(|id| id.commit_id)
+                .unwrap_or_default(),
+        ))
     }
 }
 

@@ -78,7 +78,10 @@ pub struct FileTarget {
 
 impl Default for FileTarget {
     fn default() -> Self {
-        Self { bytes: default_file_bytes(), rows: None }
+        Self {
+            bytes: default_file_bytes(),
+            rows: None,
+        }
     }
 }
 
@@ -94,7 +97,9 @@ fn file_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Err
     if (1..=MAX_FILE_BYTES).contains(&size.0) {
         Ok(size)
     } else {
-        Err(de::Error::custom("the target size of a file must be between 1 byte and 40GiB"))
+        Err(de::Error::custom(
+            "the target size of a file must be between 1 byte and 40GiB",
+        ))
     }
 }
 
@@ -181,7 +186,10 @@ impl<'de> Deserialize<'de> for OptionValue {
 
 fn options<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Secret>, D::Error> {
     let raw = BTreeMap::<String, OptionValue>::deserialize(deserializer)?;
-    Ok(raw.into_iter().map(|(name, OptionValue(secret))| (name, secret)).collect())
+    Ok(raw
+        .into_iter()
+        .map(|(name, OptionValue(secret))| (name, secret))
+        .collect())
 }
 
 #[cfg(test)]
@@ -200,7 +208,13 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.compression, Compression::Zstd(3));
-        assert_eq!(config.file, FileTarget { bytes: Size(1 << 20), rows: Some(5) });
+        assert_eq!(
+            config.file,
+            FileTarget {
+                bytes: Size(1 << 20),
+                rows: Some(5)
+            }
+        );
         assert_eq!(config.options["aws_allow_http"].expose(), "true");
         assert_eq!(config.partition_by.len(), 2);
     }

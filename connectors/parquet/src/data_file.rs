@@ -55,7 +55,9 @@ pub(crate) fn properties(compression: Compression, table: &str, commit_id: &str)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_created_by(concat!("millstream version ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_key_value_metadata(Some(
-            metadata.map(|(key, value)| KeyValue::new(key.to_owned(), value.to_owned())).to_vec(),
+            metadata
+                .map(|(key, value)| KeyValue::new(key.to_owned(), value.to_owned()))
+                .to_vec(),
         ))
         .build()
 }
@@ -110,7 +112,16 @@ impl DataFileWriter {
         // Escaped already; joining would escape it once more.
         let path = Path::parse(format!("{table}/{relative}")).map_err(object_store::Error::from)?;
         let upload = Upload::new(store, path);
-        Ok(Self { encoder: Some(encoder), upload, rows: 0, encoding: 0, flushed: 0, schema_id, partition, relative })
+        Ok(Self {
+            encoder: Some(encoder),
+            upload,
+            rows: 0,
+            encoding: 0,
+            flushed: 0,
+            schema_id,
+            partition,
+            relative,
+        })
     }
 
     /// Where the file will be.

@@ -35,7 +35,10 @@ pub(crate) struct DurableFolder {
 
 impl DurableFolder {
     pub(crate) fn new() -> Self {
-        Self { inner: LocalFileSystem::new(), synced: Arc::default() }
+        Self {
+            inner: LocalFileSystem::new(),
+            synced: Arc::default(),
+        }
     }
 }
 
@@ -46,7 +49,10 @@ impl fmt::Display for DurableFolder {
 }
 
 fn generic(error: io::Error) -> Error {
-    Error::Generic { store: STORE, source: Box::new(error) }
+    Error::Generic {
+        store: STORE,
+        source: Box::new(error),
+    }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -72,7 +78,10 @@ fn stage(destination: &FilePath) -> io::Result<(PathBuf, File)> {
 
 fn write(destination: &FilePath, payload: &PutPayload, mode: &PutMode) -> io::Result<()> {
     let (staging, mut file) = stage(destination)?;
-    let written = payload.iter().try_for_each(|part| file.write_all(part)).and_then(|()| file.sync_all());
+    let written = payload
+        .iter()
+        .try_for_each(|part| file.write_all(part))
+        .and_then(|()| file.sync_all());
     let published = written.and_then(|()| match mode {
         PutMode::Create => fs::hard_link(&staging, destination),
         _ => fs::rename(&staging, destination),
@@ -87,7 +96,10 @@ fn sync_folders(file: &FilePath, synced: &Mutex<HashSet<PathBuf>>) -> io::Result
     let mut folder = file.parent();
     while let Some(path) = folder {
         File::open(path)?.sync_all()?;
-        let new = synced.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
+        let new = synced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(path.to_owned());
         if !new {
             break;
         }
@@ -104,18 +116,27 @@ fn sync_folders(file: &FilePath, synced: &Mutex<HashSet<PathBuf>>) -> io::Result
 impl ObjectStore for DurableFolder {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         if matches!(opts.mode, PutMode::Update(_)) {
-            return Err(Error::NotImplemented { operation: "update".into(), implementer: STORE.into() });
+            return Err(Error::NotImplemented {
+                operation: "update".into(),
+                implementer: STORE.into(),
+            });
         }
         let destination = self.inner.path_to_filesystem(location)?;
         let synced = self.synced.clone();
         let path = location.to_string();
         blocking(move || {
             write(&destination, &payload, &opts.mode).map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => Error::AlreadyExists { path, source: Box::new(error) },
+                io::ErrorKind::AlreadyExists => Error::AlreadyExists {
+                    path,
+                    source: Box::new(error),
+                },
                 _ => generic(error),
             })?;
             sync_folders(&destination, &synced).map_err(generic)?;
-            Ok(PutResult { e_tag: None, version: None })
+            Ok(PutResult {
+                e_tag: None,
+                version: None,
+            })
         })
         .await
     }
@@ -123,7 +144,11 @@ impl ObjectStore for DurableFolder {
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         let destination = self.inner.path_to_filesystem(location)?;
         let inner = self.inner.put_multipart_opts(location, opts).await?;
-        Ok(Box::new(DurableUpload { inner, destination, synced: self.synced.clone() }))
+        Ok(Box::new(DurableUpload {
+            inner,
+            destination,
+            synced: self.synced.clone(),
+        }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {

@@ -20,7 +20,11 @@ use millstream_core::envelope;
 pub(crate) enum SchemaFault {
     /// The column's type changed in a way that would lose values.
     #[error("column `{column}` is {held} in the table, and {incoming} cannot be stored in it")]
-    Incompatible { column: String, held: String, incoming: String },
+    Incompatible {
+        column: String,
+        held: String,
+        incoming: String,
+    },
     /// No Parquet reader would understand the type.
     #[error("column `{column}` has the type {found}, which cannot be stored as Parquet")]
     Unsupported { column: String, found: String },
@@ -35,7 +39,12 @@ pub(crate) fn file_type(column: &str, data_type: &DataType) -> Result<Option<Dat
         Ok(Arc::new(Field::new(field.name(), inner, field.is_nullable())))
     };
     let item = |field: &FieldRef| -> Result<FieldRef, SchemaFault> {
-        Ok(Arc::new(nested(field)?.as_ref().clone().with_name(Field::LIST_FIELD_DEFAULT_NAME)))
+        Ok(Arc::new(
+            nested(field)?
+                .as_ref()
+                .clone()
+                .with_name(Field::LIST_FIELD_DEFAULT_NAME),
+        ))
     };
     Ok(Some(match data_type {
         DataType::Null => return Ok(None),
@@ -58,7 +67,10 @@ pub(crate) fn file_type(column: &str, data_type: &DataType) -> Result<Option<Dat
         }
         DataType::Map(entries, sorted) => DataType::Map(nested(entries)?, *sorted),
         DataType::Struct(_) | DataType::Union(_, _) => {
-            return Err(SchemaFault::Unsupported { column: column.to_owned(), found: data_type.to_string() });
+            return Err(SchemaFault::Unsupported {
+                column: column.to_owned(),
+                found: data_type.to_string(),
+            });
         }
         plain => plain.clone(),
     }))
@@ -68,7 +80,9 @@ pub(crate) fn file_type(column: &str, data_type: &DataType) -> Result<Option<Dat
 pub(crate) fn evolve(held: Option<&Schema>, incoming: &Schema) -> Result<Schema, SchemaFault> {
     let mut fields: Vec<FieldRef> = held.map(|held| held.fields().to_vec()).unwrap_or_default();
     for field in incoming.fields() {
-        let Some(data_type) = file_type(field.name(), field.data_type())? else { continue };
+        let Some(data_type) = file_type(field.name(), field.data_type())? else {
+            continue;
+        };
         match fields.iter_mut().find(|held| held.name() == field.name()) {
             Some(held) => {
                 let wider = unite(field.name(), held.data_type(), &data_type)?;
@@ -81,7 +95,10 @@ pub(crate) fn evolve(held: Option<&Schema>, incoming: &Schema) -> Result<Schema,
                 let nullable = !reserved || field.is_nullable();
                 let new = Arc::new(Field::new(field.name(), data_type, nullable));
                 // The user's columns stay before the reserved ones.
-                let end = fields.iter().position(|held| envelope::is_reserved(held.name())).unwrap_or(fields.len());
+                let end = fields
+                    .iter()
+                    .position(|held| envelope::is_reserved(held.name()))
+                    .unwrap_or(fields.len());
                 fields.insert(if reserved { fields.len() } else { end }, new);
             }
         }
@@ -106,7 +123,11 @@ fn integer_bits(data_type: &DataType) -> Option<(bool, u8)> {
 /// Whether every value of `from` is a value of `to`.
 fn fits(from: &DataType, to: &DataType) -> bool {
     if let (Some((from_signed, from_bits)), Some((to_signed, to_bits))) = (integer_bits(from), integer_bits(to)) {
-        return if from_signed == to_signed { from_bits <= to_bits } else { to_signed && from_bits < to_bits };
+        return if from_signed == to_signed {
+            from_bits <= to_bits
+        } else {
+            to_signed && from_bits < to_bits
+        };
     }
     let digits = |data_type: &DataType| match data_type {
         DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
@@ -131,7 +152,11 @@ fn fits(from: &DataType, to: &DataType) -> bool {
 fn unite(column: &str, held: &DataType, incoming: &DataType) -> Result<DataType, SchemaFault> {
     let child = |held: &FieldRef, incoming: &FieldRef| -> Result<FieldRef, SchemaFault> {
         let data_type = unite(column, held.data_type(), incoming.data_type())?;
-        Ok(Arc::new(Field::new(held.name(), data_type, held.is_nullable() || incoming.is_nullable())))
+        Ok(Arc::new(Field::new(
+            held.name(),
+            data_type,
+            held.is_nullable() || incoming.is_nullable(),
+        )))
     };
     match (held, incoming) {
         _ if fits(incoming, held) => Ok(held.clone()),
@@ -185,13 +210,24 @@ fn adapt_column(column: &ArrayRef, target: &DataType) -> Result<ArrayRef, ArrowE
                 None => Ok(new_null_array(field.data_type(), from.len())),
             });
             let children = children.collect::<Result<Vec<_>, _>>()?;
-            Ok(Arc::new(StructArray::try_new(fields.clone(), children, from.nulls().cloned())?))
+            Ok(Arc::new(StructArray::try_new(
+                fields.clone(),
+                children,
+                from.nulls().cloned(),
+            )?))
         }
         (DataType::List(_), DataType::List(item)) => adapt_list::<i32>(column, item),
         (DataType::LargeList(_), DataType::LargeList(item)) => adapt_list::<i64>(column, item),
         (from, to) if can_cast_types(from, to) => {
             // Unsafe in Arrow's sense would turn what does not fit into nulls.
-            cast_with_options(column, to, &CastOptions { safe: false, ..CastOptions::default() })
+            cast_with_options(
+                column,
+                to,
+                &CastOptions {
+                    safe: false,
+                    ..CastOptions::default()
+                },
+            )
         }
         (from, to) => Err(ArrowError::CastError(format!("cannot store {from} as {to}"))),
     }
@@ -200,7 +236,12 @@ fn adapt_column(column: &ArrayRef, target: &DataType) -> Result<ArrayRef, ArrowE
 fn adapt_list<O: OffsetSizeTrait>(column: &ArrayRef, item: &FieldRef) -> Result<ArrayRef, ArrowError> {
     let list = column.as_list::<O>();
     let values = adapt_column(list.values(), item.data_type())?;
-    Ok(Arc::new(GenericListArray::try_new(item.clone(), list.offsets().clone(), values, list.nulls().cloned())?))
+    Ok(Arc::new(GenericListArray::try_new(
+        item.clone(),
+        list.offsets().clone(),
+        values,
+        list.nulls().cloned(),
+    )?))
 }
 
 #[cfg(test)]
@@ -213,13 +254,22 @@ mod tests {
     use super::*;
 
     fn schema(columns: &[(&str, DataType)]) -> Schema {
-        Schema::new(columns.iter().map(|(name, t)| Field::new(*name, t.clone(), true)).collect::<Vec<_>>())
+        Schema::new(
+            columns
+                .iter()
+                .map(|(name, t)| Field::new(*name, t.clone(), true))
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
     fn new_columns_go_before_the_reserved_and_dropped_ones_stay() {
         let held = schema(&[("a", DataType::Int32), ("b", DataType::Utf8), ("__op", DataType::Utf8)]);
-        let incoming = schema(&[("c", DataType::Date32), ("a", DataType::Int32), ("__op", DataType::Utf8)]);
+        let incoming = schema(&[
+            ("c", DataType::Date32),
+            ("a", DataType::Int32),
+            ("__op", DataType::Utf8),
+        ]);
         let evolved = evolve(Some(&held), &incoming).unwrap();
         let names: Vec<_> = evolved.fields().iter().map(|field| field.name().as_str()).collect();
         assert_eq!(names, ["a", "b", "c", "__op"]);
@@ -240,14 +290,21 @@ mod tests {
             (DataType::UInt32, DataType::Int32, None),
             (DataType::UInt32, DataType::Int64, Some(DataType::Int64)),
             (DataType::Utf8, DataType::Null, Some(DataType::Utf8)),
-            (DataType::Utf8, DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8)), Some(DataType::Utf8)),
+            (
+                DataType::Utf8,
+                DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8)),
+                Some(DataType::Utf8),
+            ),
         ] {
             let evolved = evolve(Some(&one(held.clone())), &one(incoming.clone()));
             match expected {
                 Some(expected) => assert_eq!(evolved.unwrap(), one(expected)),
                 None => {
                     let fault = evolved.unwrap_err();
-                    assert!(matches!(&fault, SchemaFault::Incompatible { column, .. } if column == "a"), "{held} {incoming}");
+                    assert!(
+                        matches!(&fault, SchemaFault::Incompatible { column, .. } if column == "a"),
+                        "{held} {incoming}"
+                    );
                 }
             }
         }
@@ -267,7 +324,10 @@ mod tests {
             ("real", DataType::Float32),
             ("nothing", DataType::Null),
             ("span", DataType::Interval(arrow_schema::IntervalUnit::MonthDayNano)),
-            ("row", DataType::Struct(schema(&[("x", DataType::Int32)]).fields().clone())),
+            (
+                "row",
+                DataType::Struct(schema(&[("x", DataType::Int32)]).fields().clone()),
+            ),
         ]);
         let row = StructArray::try_new(
             schema(&[("x", DataType::Int32)]).fields().clone(),
@@ -281,7 +341,10 @@ mod tests {
                 Arc::new(Int16Array::from(vec![7, 8])),
                 Arc::new(Float32Array::from(vec![0.5, 1.5])),
                 Arc::new(NullArray::new(2)),
-                Arc::new(IntervalMonthDayNanoArray::from(vec![IntervalMonthDayNano::new(1, 2, 3); 2])),
+                Arc::new(IntervalMonthDayNanoArray::from(vec![
+                    IntervalMonthDayNano::new(1, 2, 3);
+                    2
+                ])),
                 Arc::new(row),
             ],
         )
@@ -290,7 +353,14 @@ mod tests {
             ("small", DataType::Int64),
             ("real", DataType::Float64),
             ("gone", DataType::Utf8),
-            ("row", DataType::Struct(schema(&[("w", DataType::Utf8), ("x", DataType::Int64)]).fields().clone())),
+            (
+                "row",
+                DataType::Struct(
+                    schema(&[("w", DataType::Utf8), ("x", DataType::Int64)])
+                        .fields()
+                        .clone(),
+                ),
+            ),
         ]);
         let table = Arc::new(evolve(Some(&held), &incoming).unwrap());
         let adapted = adapt(&rows, &table).unwrap();
@@ -299,16 +369,40 @@ mod tests {
         assert_eq!(column("real").as_primitive::<Float64Type>().values(), &[0.5, 1.5]);
         assert_eq!(column("gone").null_count(), 2);
         assert!(adapted.column_by_name("nothing").is_none());
-        assert_eq!(column("span").as_any().downcast_ref::<StringArray>().unwrap().null_count(), 0);
-        assert_eq!(column("row").as_struct().column_by_name("x").unwrap().as_primitive::<Int64Type>().values(), &[1, 2]);
+        assert_eq!(
+            column("span")
+                .as_any()
+                .downcast_ref::<StringArray>()
+                .unwrap()
+                .null_count(),
+            0
+        );
+        assert_eq!(
+            column("row")
+                .as_struct()
+                .column_by_name("x")
+                .unwrap()
+                .as_primitive::<Int64Type>()
+                .values(),
+            &[1, 2]
+        );
     }
 
     fn any_type() -> impl Strategy<Value = DataType> {
         prop_oneof![
-            Just(DataType::Int8), Just(DataType::Int16), Just(DataType::Int32), Just(DataType::Int64),
-            Just(DataType::UInt8), Just(DataType::UInt32), Just(DataType::UInt64),
-            Just(DataType::Float32), Just(DataType::Float64), Just(DataType::Utf8), Just(DataType::LargeUtf8),
-            Just(DataType::Date32), Just(DataType::Null),
+            Just(DataType::Int8),
+            Just(DataType::Int16),
+            Just(DataType::Int32),
+            Just(DataType::Int64),
+            Just(DataType::UInt8),
+            Just(DataType::UInt32),
+            Just(DataType::UInt64),
+            Just(DataType::Float32),
+            Just(DataType::Float64),
+            Just(DataType::Utf8),
+            Just(DataType::LargeUtf8),
+            Just(DataType::Date32),
+            Just(DataType::Null),
             (1u8..=38, 0i8..=10).prop_map(|(p, s)| DataType::Decimal128(p, s.min(p as i8))),
         ]
     }

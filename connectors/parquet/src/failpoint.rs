@@ -13,7 +13,10 @@ pub const FAILPOINTS: &[&str] = &[
 ];
 
 /// Passes the failpoint `name`, which must be one of [`FAILPOINTS`].
-#[cfg_attr(not(feature = "failpoints"), expect(unused_variables, reason = "the failpoint is compiled to nothing"))]
+#[cfg_attr(
+    not(feature = "failpoints"),
+    expect(unused_variables, reason = "the failpoint is compiled to nothing")
+)]
 pub(crate) fn pass(name: &'static str) -> millstream_core::Result<()> {
     fail::fail_point!(name, |argument| {
         if argument.as_deref() == Some("kill") {

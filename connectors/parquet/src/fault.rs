@@ -40,7 +40,14 @@ fn judge(error: &object_store::Error) -> StoreFault {
         cause = inner.source();
     }
     let text = error.to_string();
-    if ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"].iter().any(|say| text.contains(say)) {
+    if [
+        "NoSuchBucket",
+        "ContainerNotFound",
+        "The specified bucket does not exist",
+    ]
+    .iter()
+    .any(|say| text.contains(say))
+    {
         return StoreFault::NoBucket;
     }
     match error {
@@ -58,26 +65,41 @@ fn judge(error: &object_store::Error) -> StoreFault {
 
 /// Whether the store said no before acting: repeating the request cannot help, and it has had no effect.
 pub(crate) fn is_refusal(error: &object_store::Error) -> bool {
-    matches!(judge(error), StoreFault::Denied | StoreFault::FolderDenied | StoreFault::NoBucket | StoreFault::Rejected)
+    matches!(
+        judge(error),
+        StoreFault::Denied | StoreFault::FolderDenied | StoreFault::NoBucket | StoreFault::Rejected
+    )
 }
 
 /// An error of the store while trying to do `what`.
 pub(crate) fn store(what: &str, error: object_store::Error) -> Error {
     let fault = judge(&error);
     let (kind, code, hint) = match fault {
-        StoreFault::Full => {
-            (ErrorKind::StorageFull, "PQ0006", "free space on the disk or raise the quota; the pipeline resumes by itself")
-        }
+        StoreFault::Full => (
+            ErrorKind::StorageFull,
+            "PQ0006",
+            "free space on the disk or raise the quota; the pipeline resumes by itself",
+        ),
         StoreFault::Denied => (
             ErrorKind::Denied,
             "PQ0002",
             "check the credentials, and that they may read, write, list and delete under the sink's url",
         ),
-        StoreFault::FolderDenied => {
-            (ErrorKind::Denied, "PQ0004", "let the user that runs millstream write in the sink's folder")
-        }
-        StoreFault::NoBucket => (ErrorKind::Config, "PQ0003", "create the bucket or container, or correct the sink's url"),
-        StoreFault::NotFound => (ErrorKind::Corrupt, "PQ0008", "an object that a commit refers to was removed by hand"),
+        StoreFault::FolderDenied => (
+            ErrorKind::Denied,
+            "PQ0004",
+            "let the user that runs millstream write in the sink's folder",
+        ),
+        StoreFault::NoBucket => (
+            ErrorKind::Config,
+            "PQ0003",
+            "create the bucket or container, or correct the sink's url",
+        ),
+        StoreFault::NotFound => (
+            ErrorKind::Corrupt,
+            "PQ0008",
+            "an object that a commit refers to was removed by hand",
+        ),
         StoreFault::Rejected => (ErrorKind::Unsupported, "PQ0011", "check the sink's url and options"),
         StoreFault::Unreachable => (
             ErrorKind::Unavailable,
@@ -85,37 +107,50 @@ pub(crate) fn store(what: &str, error: object_store::Error) -> Error {
             "check the endpoint, the region and the network between here and the object store",
         ),
     };
-    Error::new(kind, format!("cannot {what}")).code(code).hint(hint).caused_by(error)
+    Error::new(kind, format!("cannot {what}"))
+        .code(code)
+        .hint(hint)
+        .caused_by(error)
 }
 
 /// The columns of a table cannot be stored.
 pub(crate) fn schema(table: &str, fault: SchemaFault) -> Error {
     let hint = match &fault {
-        SchemaFault::Incompatible { column, .. } => format!(
-            "cast `{column}` to its old type in a model, give it a new name, or write to a new table"
-        ),
+        SchemaFault::Incompatible { column, .. } => {
+            format!("cast `{column}` to its old type in a model, give it a new name, or write to a new table")
+        }
         SchemaFault::Unsupported { column, .. } => format!("cast `{column}` to text in a model"),
     };
-    Error::new(ErrorKind::SchemaChange, fault.to_string()).code("PQ0009").with("table", table).hint(hint)
+    Error::new(ErrorKind::SchemaChange, fault.to_string())
+        .code("PQ0009")
+        .with("table", table)
+        .hint(hint)
 }
 
 /// A partition expression does not go with a table, or a value with a folder's name.
 pub(crate) fn partition(table: &str, fault: PartitionFault) -> Error {
     let (kind, code, hint) = match &fault {
-        PartitionFault::Missing { .. } => {
-            (ErrorKind::Config, "PQ0010", "name a column of the table in `partition_by`, or give this table a sink of its own")
-        }
+        PartitionFault::Missing { .. } => (
+            ErrorKind::Config,
+            "PQ0010",
+            "name a column of the table in `partition_by`, or give this table a sink of its own",
+        ),
         PartitionFault::Unsuitable { .. } => (
             ErrorKind::Config,
             "PQ0010",
             "day() takes dates and timestamps, hour() timestamps; partition floats and nested values by another column",
         ),
-        PartitionFault::TooLong { .. } => {
-            (ErrorKind::Unsupported, "PQ0012", "partition by `bucket(n, column)` instead of by the value itself")
-        }
+        PartitionFault::TooLong { .. } => (
+            ErrorKind::Unsupported,
+            "PQ0012",
+            "partition by `bucket(n, column)` instead of by the value itself",
+        ),
         PartitionFault::Arrow(_) => return internal("cannot partition rows", table).caused_by(fault),
     };
-    Error::new(kind, fault.to_string()).code(code).with("table", table).hint(hint)
+    Error::new(kind, fault.to_string())
+        .code(code)
+        .with("table", table)
+        .hint(hint)
 }
 
 /// The sink's url or options make no sense.
@@ -150,7 +185,10 @@ mod tests {
     use super::*;
 
     fn generic(kind: io::ErrorKind) -> object_store::Error {
-        object_store::Error::Generic { store: "test", source: Box::new(io::Error::from(kind)) }
+        object_store::Error::Generic {
+            store: "test",
+            source: Box::new(io::Error::from(kind)),
+        }
     }
 
     #[test]

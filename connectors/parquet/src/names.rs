@@ -55,7 +55,11 @@ impl FromStr for DataFileName {
             let mut parts = name.strip_suffix(".parquet")?.strip_prefix('g')?.split('-');
             let (generation, writer, seq) = (parts.next()?, parts.next()?, parts.next()?);
             let hex = writer.len() == 8 && writer.bytes().all(|b| b.is_ascii_hexdigit());
-            let parsed = Self { generation: number(generation, 8)?, writer: writer.to_owned(), seq: number(seq, 6)? };
+            let parsed = Self {
+                generation: number(generation, 8)?,
+                writer: writer.to_owned(),
+                seq: number(seq, 6)?,
+            };
             (hex && parts.next().is_none()).then_some(parsed)
         };
         parse().ok_or(NotADataFile)
@@ -69,18 +73,35 @@ mod tests {
     #[test]
     fn names_survive_their_text() {
         for (generation, seq) in [(1, 1), (123_456_789, 42), (7, 1_000_001)] {
-            let name = DataFileName { generation, writer: "1a2b3c4d".into(), seq };
+            let name = DataFileName {
+                generation,
+                writer: "1a2b3c4d".into(),
+                seq,
+            };
             assert_eq!(name.to_string().parse::<DataFileName>().unwrap(), name);
         }
-        assert_eq!(parse_commit_file(&commit_file(u64::from(u32::MAX) + 1)), Some(u64::from(u32::MAX) + 1));
+        assert_eq!(
+            parse_commit_file(&commit_file(u64::from(u32::MAX) + 1)),
+            Some(u64::from(u32::MAX) + 1)
+        );
     }
 
     #[test]
     fn foreign_names_are_not_ours() {
-        for name in ["part-0.parquet", "g1-1a2b3c4d-000001.parquet", "g00000001-1a2b3c4d-000001.parquet.bak", "g00000001-xxxxxxxx-000001.parquet"] {
+        for name in [
+            "part-0.parquet",
+            "g1-1a2b3c4d-000001.parquet",
+            "g00000001-1a2b3c4d-000001.parquet.bak",
+            "g00000001-xxxxxxxx-000001.parquet",
+        ] {
             assert!(name.parse::<DataFileName>().is_err(), "{name}");
         }
-        for name in [HINT, "1.json", "0000000000000000000x.json", "00000000000000000001.json#1"] {
+        for name in [
+            HINT,
+            "1.json",
+            "0000000000000000000x.json",
+            "00000000000000000001.json#1",
+        ] {
             assert_eq!(parse_commit_file(name), None, "{name}");
         }
     }

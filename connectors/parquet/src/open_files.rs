@@ -91,8 +91,8 @@ impl OpenFiles {
         open.used = clock;
         open.file.write(rows).await?;
         let target = self.destination.target;
-        let full = open.file.estimated_bytes() >= target.bytes.0
-            || target.rows.is_some_and(|rows| open.file.rows() >= rows);
+        let full =
+            open.file.estimated_bytes() >= target.bytes.0 || target.rows.is_some_and(|rows| open.file.rows() >= rows);
         if full {
             self.finish(&folder).await?;
         }
@@ -128,10 +128,24 @@ impl OpenFiles {
         folder: &str,
         values: std::collections::BTreeMap<String, Option<String>>,
     ) -> Result<DataFileWriter, WriteFault> {
-        let Destination { store, table, generation, writer, .. } = &self.destination;
-        let name = DataFileName { generation: *generation, writer: writer.clone(), seq: self.next_seq };
+        let Destination {
+            store,
+            table,
+            generation,
+            writer,
+            ..
+        } = &self.destination;
+        let name = DataFileName {
+            generation: *generation,
+            writer: writer.clone(),
+            seq: self.next_seq,
+        };
         self.next_seq += 1;
-        let relative = if folder.is_empty() { format!("{DATA}/{name}") } else { format!("{DATA}/{folder}/{name}") };
+        let relative = if folder.is_empty() {
+            format!("{DATA}/{name}")
+        } else {
+            format!("{DATA}/{folder}/{name}")
+        };
         let (schema, properties) = (self.schema.clone(), self.properties.clone());
         let file = DataFileWriter::begin(store.clone(), table, relative, schema, values, properties)?;
         self.begun.push(file.path().clone());
@@ -140,7 +154,11 @@ impl OpenFiles {
 
     async fn make_room(&mut self) -> Result<(), WriteFault> {
         if self.open.len() >= MAX_OPEN
-            && let Some(oldest) = self.open.iter().min_by_key(|(_, open)| open.used).map(|(folder, _)| folder.clone())
+            && let Some(oldest) = self
+                .open
+                .iter()
+                .min_by_key(|(_, open)| open.used)
+                .map(|(folder, _)| folder.clone())
         {
             self.finish(&oldest).await?;
         }
@@ -149,9 +167,14 @@ impl OpenFiles {
 
     async fn relieve(&mut self) -> Result<(), WriteFault> {
         loop {
-            let (folders, footprints): (Vec<&String>, Vec<Footprint>) =
-                self.open.iter().map(|(folder, open)| (folder, open.file.footprint())).unzip();
-            let Some(relief) = relieve(&footprints, self.destination.buffer) else { return Ok(()) };
+            let (folders, footprints): (Vec<&String>, Vec<Footprint>) = self
+                .open
+                .iter()
+                .map(|(folder, open)| (folder, open.file.footprint()))
+                .unzip();
+            let Some(relief) = relieve(&footprints, self.destination.buffer) else {
+                return Ok(());
+            };
             let (Relief::AwaitUpload(index) | Relief::EndRowGroup(index) | Relief::Close(index)) = relief;
             let folder = folders[index].clone();
             let open = self.open.get_mut(&folder).ok_or(WriteFault::Interrupted)?;

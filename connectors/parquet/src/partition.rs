@@ -133,12 +133,17 @@ pub(crate) struct Slice {
 /// Checks that `expressions` can be applied to a table of `schema`.
 pub(crate) fn check(expressions: &[PartitionExpr], schema: &Schema) -> Result<(), PartitionFault> {
     for expr in expressions {
-        let field = schema.field_with_name(expr.column()).map_err(|_| PartitionFault::Missing {
-            column: expr.column().to_owned(),
-            expr: expr.to_string(),
-        })?;
+        let field = schema
+            .field_with_name(expr.column())
+            .map_err(|_| PartitionFault::Missing {
+                column: expr.column().to_owned(),
+                expr: expr.to_string(),
+            })?;
         if !partition_key::suits(expr, field.data_type()) {
-            return Err(PartitionFault::Unsuitable { expr: expr.to_string(), found: field.data_type().to_string() });
+            return Err(PartitionFault::Unsuitable {
+                expr: expr.to_string(),
+                found: field.data_type().to_string(),
+            });
         }
     }
     Ok(())
@@ -150,15 +155,21 @@ pub(crate) fn split(expressions: &[PartitionExpr], rows: RecordBatch) -> Result<
         return Ok(Vec::new());
     }
     if expressions.is_empty() {
-        return Ok(vec![Slice { folder: String::new(), values: BTreeMap::new(), rows }]);
+        return Ok(vec![Slice {
+            folder: String::new(),
+            values: BTreeMap::new(),
+            rows,
+        }]);
     }
     let keys = expressions
         .iter()
         .map(|expr| {
-            let column = rows.column_by_name(expr.column()).ok_or_else(|| PartitionFault::Missing {
-                column: expr.column().to_owned(),
-                expr: expr.to_string(),
-            })?;
+            let column = rows
+                .column_by_name(expr.column())
+                .ok_or_else(|| PartitionFault::Missing {
+                    column: expr.column().to_owned(),
+                    expr: expr.to_string(),
+                })?;
             partition_key::keys(expr, column)
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -167,7 +178,11 @@ pub(crate) fn split(expressions: &[PartitionExpr], rows: RecordBatch) -> Result<
     let whole = groups.len() == 1;
     for indices in groups {
         let (folder, values) = folder_of(expressions, &keys, indices[0] as usize)?;
-        let rows = if whole { rows.clone() } else { take_record_batch(&rows, &UInt32Array::from(indices))? };
+        let rows = if whole {
+            rows.clone()
+        } else {
+            take_record_batch(&rows, &UInt32Array::from(indices))?
+        };
         slices.push(Slice { folder, values, rows });
     }
     Ok(slices)
@@ -258,7 +273,11 @@ mod tests {
             Field::new("place", DataType::Utf8, true),
         ]);
         let ids = Int32Array::from_iter_values(0..i32::try_from(values.len()).unwrap());
-        RecordBatch::try_new(Arc::new(schema), vec![Arc::new(ids), Arc::new(StringArray::from(values))]).unwrap()
+        RecordBatch::try_new(
+            Arc::new(schema),
+            vec![Arc::new(ids), Arc::new(StringArray::from(values))],
+        )
+        .unwrap()
     }
 
     #[test]
@@ -278,9 +297,16 @@ mod tests {
 
     #[test]
     fn values_are_escaped_and_nulls_have_their_own_folder() {
-        let slices = split(&["place".parse().unwrap()], batch(vec![Some("a/b=ü"), None, Some("a/b=ü"), Some("")])).unwrap();
+        let slices = split(
+            &["place".parse().unwrap()],
+            batch(vec![Some("a/b=ü"), None, Some("a/b=ü"), Some("")]),
+        )
+        .unwrap();
         let folders: Vec<_> = slices.iter().map(|slice| slice.folder.as_str()).collect();
-        assert_eq!(folders, ["place=a%2Fb%3D%C3%BC", "place=__HIVE_DEFAULT_PARTITION__", "place="]);
+        assert_eq!(
+            folders,
+            ["place=a%2Fb%3D%C3%BC", "place=__HIVE_DEFAULT_PARTITION__", "place="]
+        );
         assert_eq!(slices[0].rows.num_rows(), 2);
         assert_eq!(slices[0].values["place"].as_deref(), Some("a/b=ü"));
     }

@@ -20,14 +20,20 @@ const SECONDS_PER_HOUR: i64 = 3600;
 /// Whether `expr` can be applied to a column of this type.
 pub(crate) fn suits(expr: &PartitionExpr, data_type: &DataType) -> bool {
     let timestamp = matches!(data_type, DataType::Timestamp(_, _));
-    let text = matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Dictionary(_, _));
+    let text = matches!(
+        data_type,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Dictionary(_, _)
+    );
     let discrete = data_type.is_integer() || text || matches!(data_type, DataType::Date32);
     match expr {
         PartitionExpr::Value(_) => discrete || matches!(data_type, DataType::Boolean),
         PartitionExpr::Day(_) => timestamp || matches!(data_type, DataType::Date32),
         PartitionExpr::Hour(_) => timestamp,
         PartitionExpr::Bucket(_, _) => {
-            let binary = matches!(data_type, DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_));
+            let binary = matches!(
+                data_type,
+                DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_)
+            );
             let exact = matches!(data_type, DataType::Decimal128(_, _));
             (discrete && *data_type != DataType::UInt64) || timestamp || binary || exact
         }
@@ -41,8 +47,10 @@ pub(crate) fn keys(expr: &PartitionExpr, column: &ArrayRef) -> Result<ArrayRef, 
         DataType::Dictionary(_, value) => cast(column, value)?,
         _ => column.clone(),
     };
-    let unsuitable =
-        || PartitionFault::Unsuitable { expr: expr.to_string(), found: column.data_type().to_string() };
+    let unsuitable = || PartitionFault::Unsuitable {
+        expr: expr.to_string(),
+        found: column.data_type().to_string(),
+    };
     match expr {
         PartitionExpr::Value(_) => Ok(plain),
         PartitionExpr::Day(_) if *plain.data_type() == DataType::Date32 => Ok(plain),
@@ -61,15 +69,15 @@ pub(crate) fn keys(expr: &PartitionExpr, column: &ArrayRef) -> Result<ArrayRef, 
 /// How many whole periods of `seconds` lie between the epoch and each timestamp.
 fn periods(column: &ArrayRef, seconds: i64) -> Option<PrimitiveArray<Int64Type>> {
     Some(match column.data_type() {
-        DataType::Timestamp(TimeUnit::Millisecond, _) => {
-            column.as_primitive::<TimestampMillisecondType>().unary(|value| value.div_euclid(seconds * 1000))
-        }
-        DataType::Timestamp(TimeUnit::Microsecond, _) => {
-            column.as_primitive::<TimestampMicrosecondType>().unary(|value| value.div_euclid(seconds * 1_000_000))
-        }
-        DataType::Timestamp(TimeUnit::Nanosecond, _) => {
-            column.as_primitive::<TimestampNanosecondType>().unary(|value| value.div_euclid(seconds * 1_000_000_000))
-        }
+        DataType::Timestamp(TimeUnit::Millisecond, _) => column
+            .as_primitive::<TimestampMillisecondType>()
+            .unary(|value| value.div_euclid(seconds * 1000)),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => column
+            .as_primitive::<TimestampMicrosecondType>()
+            .unary(|value| value.div_euclid(seconds * 1_000_000)),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => column
+            .as_primitive::<TimestampNanosecondType>()
+            .unary(|value| value.div_euclid(seconds * 1_000_000_000)),
         _ => return None,
     })
 }
@@ -85,7 +93,11 @@ fn buckets(column: &ArrayRef, count: u32) -> Result<Option<Int32Array>, ArrowErr
             bytes.as_binary::<i64>().iter().map(|value| value.map(small)).collect()
         }
         DataType::LargeBinary => column.as_binary::<i64>().iter().map(|value| value.map(small)).collect(),
-        DataType::FixedSizeBinary(_) => column.as_fixed_size_binary().iter().map(|value| value.map(small)).collect(),
+        DataType::FixedSizeBinary(_) => column
+            .as_fixed_size_binary()
+            .iter()
+            .map(|value| value.map(small))
+            .collect(),
         DataType::Decimal128(_, _) => {
             let minimal = |value: i128| {
                 // Two's complement, big-endian, in the fewest bytes.
@@ -95,22 +107,28 @@ fn buckets(column: &ArrayRef, count: u32) -> Result<Option<Int32Array>, ArrowErr
                 let start = (0..15).take_while(|&i| redundant(i)).count();
                 small(&bytes[start..])
             };
-            column.as_primitive::<Decimal128Type>().iter().map(|value| value.map(minimal)).collect()
+            column
+                .as_primitive::<Decimal128Type>()
+                .iter()
+                .map(|value| value.map(minimal))
+                .collect()
         }
         // Dates hash as days, timestamps as microseconds (nanoseconds floored), integers as longs.
-        DataType::Date32 => column.as_primitive::<Date32Type>().unary::<_, Int32Type>(|days| long(i64::from(days))),
+        DataType::Date32 => column
+            .as_primitive::<Date32Type>()
+            .unary::<_, Int32Type>(|days| long(i64::from(days))),
         DataType::Timestamp(TimeUnit::Millisecond, _) => column
             .as_primitive::<TimestampMillisecondType>()
             .unary::<_, Int32Type>(|millis| long(millis.saturating_mul(1000))),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => {
-            column.as_primitive::<TimestampMicrosecondType>().unary::<_, Int32Type>(long)
-        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => column
+            .as_primitive::<TimestampMicrosecondType>()
+            .unary::<_, Int32Type>(long),
         DataType::Timestamp(TimeUnit::Nanosecond, _) => column
             .as_primitive::<TimestampNanosecondType>()
             .unary::<_, Int32Type>(|nanos| long(nanos.div_euclid(1000))),
-        integer if integer.is_integer() => {
-            cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().unary::<_, Int32Type>(long)
-        }
+        integer if integer.is_integer() => cast(column, &DataType::Int64)?
+            .as_primitive::<Int64Type>()
+            .unary::<_, Int32Type>(long),
         _ => return Ok(None),
     };
     Ok(Some(hashed))
@@ -123,7 +141,10 @@ fn murmur3_32(bytes: &[u8]) -> u32 {
     let mut blocks = bytes.chunks_exact(4);
     for block in &mut blocks {
         let k = u32::from_le_bytes([block[0], block[1], block[2], block[3]]);
-        hash = (hash ^ mix(k)).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64);
+        hash = (hash ^ mix(k))
+            .rotate_left(13)
+            .wrapping_mul(5)
+            .wrapping_add(0xe654_6b64);
     }
     let tail = blocks.remainder();
     if !tail.is_empty() {
@@ -140,7 +161,13 @@ pub(crate) fn text(expr: &PartitionExpr, keys: &ArrayRef, row: usize) -> Result<
     if keys.is_null(row) {
         return Ok(None);
     }
-    let beyond = |negative: bool| if negative { "-infinity".to_owned() } else { "infinity".to_owned() };
+    let beyond = |negative: bool| {
+        if negative {
+            "-infinity".to_owned()
+        } else {
+            "infinity".to_owned()
+        }
+    };
     let text = match expr {
         _ if *keys.data_type() == DataType::Date32 => {
             let days = keys.as_primitive::<Date32Type>().value(row);
@@ -150,10 +177,14 @@ pub(crate) fn text(expr: &PartitionExpr, keys: &ArrayRef, row: usize) -> Result<
         }
         PartitionExpr::Hour(_) => {
             let hours = keys.as_primitive::<Int64Type>().value(row);
-            let time = hours.checked_mul(SECONDS_PER_HOUR).and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+            let time = hours
+                .checked_mul(SECONDS_PER_HOUR)
+                .and_then(|seconds| DateTime::from_timestamp(seconds, 0));
             time.map_or_else(|| beyond(hours < 0), |time| time.format("%Y-%m-%d-%H").to_string())
         }
-        _ => ArrayFormatter::try_new(keys, &FormatOptions::default())?.value(row).to_string(),
+        _ => ArrayFormatter::try_new(keys, &FormatOptions::default())?
+            .value(row)
+            .to_string(),
     };
     Ok(Some(text))
 }
@@ -178,20 +209,37 @@ mod tests {
     fn hashes_are_those_of_iceberg() {
         assert_eq!(hash(Arc::new(Int32Array::from(vec![34]))), sign_cut(2_017_239_379));
         assert_eq!(hash(Arc::new(Int64Array::from(vec![34]))), sign_cut(2_017_239_379));
-        assert_eq!(hash(Arc::new(StringArray::from(vec!["iceberg"]))), sign_cut(1_210_000_089));
+        assert_eq!(
+            hash(Arc::new(StringArray::from(vec!["iceberg"]))),
+            sign_cut(1_210_000_089)
+        );
         assert_eq!(hash(Arc::new(Date32Array::from(vec![17_486]))), sign_cut(-653_330_422));
         let micros = 1_510_871_468_000_000;
-        assert_eq!(hash(Arc::new(TimestampMicrosecondArray::from(vec![micros]))), sign_cut(-2_047_944_441));
-        let decimal = Decimal128Array::from(vec![1420]).with_precision_and_scale(9, 2).unwrap();
+        assert_eq!(
+            hash(Arc::new(TimestampMicrosecondArray::from(vec![micros]))),
+            sign_cut(-2_047_944_441)
+        );
+        let decimal = Decimal128Array::from(vec![1420])
+            .with_precision_and_scale(9, 2)
+            .unwrap();
         assert_eq!(hash(Arc::new(decimal)), sign_cut(-500_754_589));
-        assert_eq!(hash(Arc::new(arrow_array::BinaryArray::from(vec![&[0u8, 1, 2, 3][..]]))), sign_cut(-188_683_207));
+        assert_eq!(
+            hash(Arc::new(arrow_array::BinaryArray::from(vec![&[0u8, 1, 2, 3][..]]))),
+            sign_cut(-188_683_207)
+        );
     }
 
     #[test]
     fn days_and_hours_are_utc_and_floored() {
         let column: ArrayRef = Arc::new(
-            TimestampMicrosecondArray::from(vec![Some(1_769_867_107_000_000), Some(-1), Some(i64::MAX), Some(i64::MIN), None])
-                .with_timezone("UTC"),
+            TimestampMicrosecondArray::from(vec![
+                Some(1_769_867_107_000_000),
+                Some(-1),
+                Some(i64::MAX),
+                Some(i64::MIN),
+                None,
+            ])
+            .with_timezone("UTC"),
         );
         let texts = |expr: PartitionExpr| -> Vec<Option<String>> {
             let keys = keys(&expr, &column).unwrap();
@@ -200,11 +248,23 @@ mod tests {
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(
             texts(PartitionExpr::Day("t".into())),
-            [some("2026-01-31"), some("1969-12-31"), some("infinity"), some("-infinity"), None]
+            [
+                some("2026-01-31"),
+                some("1969-12-31"),
+                some("infinity"),
+                some("-infinity"),
+                None
+            ]
         );
         assert_eq!(
             texts(PartitionExpr::Hour("t".into())),
-            [some("2026-01-31-13"), some("1969-12-31-23"), some("infinity"), some("-infinity"), None]
+            [
+                some("2026-01-31-13"),
+                some("1969-12-31-23"),
+                some("infinity"),
+                some("-infinity"),
+                None
+            ]
         );
     }
 }

@@ -16,7 +16,10 @@ const RACERS: usize = 8;
 /// What is wrong with the store. Writes two objects of its own and removes them.
 pub(crate) async fn probe(storage: &Storage) -> Vec<Finding> {
     let folder = storage.prefix.clone().join("_millstream_probe");
-    let names = [folder.clone().join(Uuid::new_v4().to_string()), folder.join(Uuid::new_v4().to_string())];
+    let names = [
+        folder.clone().join(Uuid::new_v4().to_string()),
+        folder.join(Uuid::new_v4().to_string()),
+    ];
     let finding = find(storage, &names).await;
     for name in &names {
         if let Err(error) = storage.store.delete(name).await
@@ -45,13 +48,21 @@ async fn find(storage: &Storage, [first, raced]: &[Path; 2]) -> Option<Finding> 
 
 async fn create(storage: &Storage, name: &Path) -> object_store::Result<()> {
     let content = Uuid::new_v4().to_string();
-    storage.store.put_opts(name, content.into(), PutOptions::from(PutMode::Create)).await.map(drop)
+    storage
+        .store
+        .put_opts(name, content.into(), PutOptions::from(PutMode::Create))
+        .await
+        .map(drop)
 }
 
 fn not_conditional(seen: &str) -> Finding {
-    Finding::new(Severity::Error, "object store", format!("the store does not honour conditional creates: {seen}"))
-        .code("PQ0017")
-        .hint("use a store that supports `If-None-Match: *` on PUT; without it two writers could commit over each other")
+    Finding::new(
+        Severity::Error,
+        "object store",
+        format!("the store does not honour conditional creates: {seen}"),
+    )
+    .code("PQ0017")
+    .hint("use a store that supports `If-None-Match: *` on PUT; without it two writers could commit over each other")
 }
 
 #[cfg(test)]
@@ -65,7 +76,10 @@ mod tests {
         let store = std::sync::Arc::new(InMemory::new());
         let storage = Storage::with_store(store.clone(), Path::from("lake"));
         assert_eq!(probe(&storage).await, Vec::new());
-        let left = store.list_with_delimiter(Some(&Path::from("lake/_millstream_probe"))).await.unwrap();
+        let left = store
+            .list_with_delimiter(Some(&Path::from("lake/_millstream_probe")))
+            .await
+            .unwrap();
         assert!(left.objects.is_empty());
     }
 }

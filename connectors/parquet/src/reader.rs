@@ -50,13 +50,15 @@ async fn committed_files_in(storage: &Storage, table: &str) -> Result<CommittedT
         let record = log.read(version).await?;
         committed.version = version;
         committed.positions = record.positions;
-        committed.files.extend(record.files.into_iter().map(|file| CommittedFile {
-            location: format!("{}/{}", storage.location(&folder), file.path),
-            path: file.path,
-            rows: file.rows,
-            bytes: file.bytes,
-            version,
-        }));
+        committed
+            .files
+            .extend(record.files.into_iter().map(|file| CommittedFile {
+                location: format!("{}/{}", storage.location(&folder), file.path),
+                path: file.path,
+                rows: file.rows,
+                bytes: file.bytes,
+                version,
+            }));
     }
     Ok(committed)
 }

@@ -110,7 +110,11 @@ impl CommitRecord {
             return Err(RecordFault::TooNew(format));
         }
         let record: Self = serde_json::from_slice(json)?;
-        if record.version == version { Ok(record) } else { Err(RecordFault::WrongVersion(record.version)) }
+        if record.version == version {
+            Ok(record)
+        } else {
+            Err(RecordFault::WrongVersion(record.version))
+        }
     }
 }
 
@@ -123,9 +127,15 @@ mod tests {
     #[test]
     fn records_of_format_1_keep_parsing() {
         let record = CommitRecord::parse(7, FIXTURE.as_bytes()).unwrap();
-        assert_eq!((record.version, record.generation, record.kind), (7, 2, CommitKind::Data));
+        assert_eq!(
+            (record.version, record.generation, record.kind),
+            (7, 2, CommitKind::Data)
+        );
         assert_eq!(record.files.len(), 2);
-        assert_eq!(record.files[0].partition["day_placed_at"].as_deref(), Some("2026-01-31"));
+        assert_eq!(
+            record.files[0].partition["day_placed_at"].as_deref(),
+            Some("2026-01-31")
+        );
         assert_eq!(record.files[1].partition["day_placed_at"], None);
         assert_eq!(record.last_file_seq[&2], 4);
         assert_eq!(record.positions.iter().count(), 2);
@@ -136,8 +146,14 @@ mod tests {
     #[test]
     fn a_newer_format_and_a_misplaced_record_are_refused() {
         let newer = FIXTURE.replacen("\"format\": 1", "\"format\": 2", 1);
-        assert!(matches!(CommitRecord::parse(7, newer.as_bytes()), Err(RecordFault::TooNew(2))));
-        assert!(matches!(CommitRecord::parse(8, FIXTURE.as_bytes()), Err(RecordFault::WrongVersion(7))));
+        assert!(matches!(
+            CommitRecord::parse(7, newer.as_bytes()),
+            Err(RecordFault::TooNew(2))
+        ));
+        assert!(matches!(
+            CommitRecord::parse(8, FIXTURE.as_bytes()),
+            Err(RecordFault::WrongVersion(7))
+        ));
         assert!(matches!(CommitRecord::parse(7, b"{"), Err(RecordFault::Malformed(_))));
     }
 }

@@ -42,7 +42,10 @@ impl ParquetSink {
         store: std::sync::Arc<dyn object_store::ObjectStore>,
         prefix: object_store::path::Path,
     ) -> Self {
-        Self { config, storage: Storage::with_store(store, prefix) }
+        Self {
+            config,
+            storage: Storage::with_store(store, prefix),
+        }
     }
 
     /// Takes the table over: publishes an open commit after the newest one. Returns it with the
@@ -52,7 +55,9 @@ impl ParquetSink {
             let last = log.last().await?;
             let held = match &last {
                 Some(last) => Some(
-                    last.schema.to_arrow().map_err(|fault| fault::unknown_type(&table.name, last.version, fault))?,
+                    last.schema
+                        .to_arrow()
+                        .map_err(|fault| fault::unknown_type(&table.name, last.version, fault))?,
                 ),
                 None => None,
             };
@@ -77,10 +82,12 @@ impl ParquetSink {
                 Err(PublishFault::Failed { error, .. }) => return Err(error),
             }
         }
-        Err(Error::new(ErrorKind::Unavailable, "other writers keep taking the table over")
-            .code("PQ0016")
-            .with("table", &table.name)
-            .hint("run one daemon for each table"))
+        Err(
+            Error::new(ErrorKind::Unavailable, "other writers keep taking the table over")
+                .code("PQ0016")
+                .with("table", &table.name)
+                .hint("run one daemon for each table"),
+        )
     }
 }
 
@@ -95,8 +102,11 @@ impl Sink for ParquetSink {
     }
 
     async fn open(&self, table: SinkTable) -> Result<Box<dyn TableWriter>> {
-        let partition_by =
-            if table.name == millstream_core::quarantine::TABLE { Vec::new() } else { self.config.partition_by.clone() };
+        let partition_by = if table.name == millstream_core::quarantine::TABLE {
+            Vec::new()
+        } else {
+            self.config.partition_by.clone()
+        };
         partition::check(&partition_by, &table.schema.batch_schema())
             .map_err(|fault| fault::partition(&table.name, fault))?;
         let log = CommitLog::new(self.storage.clone(), &table.name);
@@ -107,7 +117,11 @@ impl Sink for ParquetSink {
         let swept_generation = match sweep(&self.storage, &table.name, &head).await {
             Ok(removed) => {
                 if removed > 0 {
-                    tracing::info!(table = table.name, files = removed, "removed what a crashed writer left");
+                    tracing::info!(
+                        table = table.name,
+                        files = removed,
+                        "removed what a crashed writer left"
+                    );
                 }
                 head.generation
             }
@@ -116,8 +130,19 @@ impl Sink for ParquetSink {
                 head.swept_generation
             }
         };
-        let config = ParquetConfig { partition_by, ..self.config.clone() };
-        Ok(Box::new(ParquetWriter::new(&self.storage, &config, &table.name, log, head, schema, swept_generation)))
+        let config = ParquetConfig {
+            partition_by,
+            ..self.config.clone()
+        };
+        Ok(Box::new(ParquetWriter::new(
+            &self.storage,
+            &config,
+            &table.name,
+            log,
+            head,
+            schema,
+            swept_generation,
+        )))
     }
 }
 

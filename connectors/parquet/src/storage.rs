@@ -92,7 +92,12 @@ impl Storage {
     /// Any store, such as one that injects faults.
     pub(crate) fn with_store(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
         let base = format!("{store}/");
-        Self { store, prefix, folder: None, base }
+        Self {
+            store,
+            prefix,
+            folder: None,
+            base,
+        }
     }
 
     fn local(folder: PathBuf, options: &BTreeMap<String, Secret>) -> std::result::Result<Self, LocationFault> {
@@ -101,18 +106,27 @@ impl Storage {
         }
         let wrong = |_| LocationFault::Url(folder.display().to_string());
         let prefix = Path::from_absolute_path(&folder).map_err(wrong)?;
-        Ok(Self { store: Arc::new(DurableFolder::new()), prefix, folder: Some(folder), base: "/".to_owned() })
+        Ok(Self {
+            store: Arc::new(DurableFolder::new()),
+            prefix,
+            folder: Some(folder),
+            base: "/".to_owned(),
+        })
     }
 
     fn remote(url: &Url, options: &BTreeMap<String, Secret>) -> std::result::Result<Self, LocationFault> {
         let wrong = || LocationFault::Url(url.to_string());
         let (scheme, prefix) = ObjectStoreScheme::parse(url).map_err(|_| wrong())?;
-        let pairs = options.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.expose()));
+        let pairs = options
+            .iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.expose()));
         let unknown = |name: &str| LocationFault::Option(name.to_owned());
         let plain = options.iter().any(|(name, value)| {
             name.to_ascii_lowercase().ends_with("endpoint") && value.expose().starts_with("http://")
         });
-        let allowed = options.keys().any(|name| name.to_ascii_lowercase().ends_with("allow_http"));
+        let allowed = options
+            .keys()
+            .any(|name| name.to_ascii_lowercase().ends_with("allow_http"));
         let store: Arc<dyn ObjectStore> = match scheme {
             ObjectStoreScheme::AmazonS3 => {
                 if plain && !allowed && std::env::var_os("AWS_ALLOW_HTTP").is_none() {
@@ -126,7 +140,9 @@ impl Storage {
                 Arc::new(builder.build().map_err(LocationFault::Setup)?)
             }
             ObjectStoreScheme::GoogleCloudStorage => {
-                let mut builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).with_retry(retries());
+                let mut builder = GoogleCloudStorageBuilder::from_env()
+                    .with_url(url.as_str())
+                    .with_retry(retries());
                 for (name, value) in pairs {
                     let key: GoogleConfigKey = name.parse().map_err(|_| unknown(&name))?;
                     builder = builder.with_config(key, value);
@@ -137,7 +153,9 @@ impl Storage {
                 if plain && !allowed && std::env::var_os("AZURE_ALLOW_HTTP").is_none() {
                     return Err(LocationFault::PlainHttp("azure_allow_http"));
                 }
-                let mut builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str()).with_retry(retries());
+                let mut builder = MicrosoftAzureBuilder::from_env()
+                    .with_url(url.as_str())
+                    .with_retry(retries());
                 for (name, value) in pairs {
                     let key: AzureConfigKey = name.parse().map_err(|_| unknown(&name))?;
                     builder = builder.with_config(key, value);
@@ -155,7 +173,12 @@ impl Storage {
         {
             base = format!("{base}{bucket}/");
         }
-        Ok(Self { store, prefix, folder: None, base })
+        Ok(Self {
+            store,
+            prefix,
+            folder: None,
+            base,
+        })
     }
 
     /// The folder of a table.
@@ -172,7 +195,11 @@ impl Storage {
 /// Retries of a single request inside the store's client. Kept short: the commit protocol and
 /// the engine have retries of their own, and know what they retry.
 fn retries() -> RetryConfig {
-    RetryConfig { max_retries: 4, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() }
+    RetryConfig {
+        max_retries: 4,
+        retry_timeout: Duration::from_secs(60),
+        ..RetryConfig::default()
+    }
 }
 
 #[cfg(test)]
@@ -181,7 +208,10 @@ mod tests {
 
     fn storage(url: &str, options: &[(&str, &str)]) -> Result<Storage> {
         let mut config = ParquetConfig::new(url);
-        config.options = options.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value))).collect();
+        config.options = options
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), Secret::new(*value)))
+            .collect();
         Storage::of(&config)
     }
 
@@ -190,8 +220,15 @@ mod tests {
         let local = storage("file:///srv/my%20lake", &[]).unwrap();
         assert_eq!(local.location(&local.table("orders")), "/srv/my lake/orders");
         assert!(storage("./lake", &[]).unwrap().folder.unwrap().is_absolute());
-        let s3 = storage("s3://lake/shop", &[("aws_region", "x"), ("AWS_ENDPOINT", "https://s3.example")]).unwrap();
-        assert_eq!(s3.location(&s3.table("orders").join("data")), "s3://lake/shop/orders/data");
+        let s3 = storage(
+            "s3://lake/shop",
+            &[("aws_region", "x"), ("AWS_ENDPOINT", "https://s3.example")],
+        )
+        .unwrap();
+        assert_eq!(
+            s3.location(&s3.table("orders").join("data")),
+            "s3://lake/shop/orders/data"
+        );
         let azure = storage("az://lake/shop", &[("azure_storage_account_name", "a")]).unwrap();
         assert_eq!(azure.location(&azure.table("orders")), "az://lake/shop/orders");
     }
@@ -199,10 +236,22 @@ mod tests {
     #[test]
     fn mistakes_are_named_without_secrets() {
         for (url, options, said) in [
-            ("s3://lake", &[("aws_regoin", "hunter2")][..], "`aws_regoin` is not an option"),
-            ("s3://lake", &[("aws_endpoint", "http://hunter2:1")][..], "aws_allow_http"),
+            (
+                "s3://lake",
+                &[("aws_regoin", "hunter2")][..],
+                "`aws_regoin` is not an option",
+            ),
+            (
+                "s3://lake",
+                &[("aws_endpoint", "http://hunter2:1")][..],
+                "aws_allow_http",
+            ),
             ("s3://me:hunter2@lake", &[][..], "must not hold a user"),
-            ("/srv/lake", &[("aws_region", "hunter2")][..], "`aws_region` is not an option"),
+            (
+                "/srv/lake",
+                &[("aws_region", "hunter2")][..],
+                "`aws_region` is not an option",
+            ),
             ("redis://x", &[][..], "redis://x"),
         ] {
             let error = storage(url, options).unwrap_err();

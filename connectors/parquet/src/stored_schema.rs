@@ -40,7 +40,11 @@ pub(crate) struct UnknownType {
 impl StoredSchema {
     /// Describes `schema`, whose types are those that [`crate::evolution::file_type`] yields.
     pub(crate) fn of(id: u32, schema: &Schema) -> Result<Self, UnknownType> {
-        let columns = schema.fields().iter().map(|field| column_of(field)).collect::<Result<_, _>>()?;
+        let columns = schema
+            .fields()
+            .iter()
+            .map(|field| column_of(field))
+            .collect::<Result<_, _>>()?;
         Ok(Self { id, columns })
     }
 
@@ -107,17 +111,36 @@ fn column_of(field: &Field) -> Result<StoredColumn, UnknownType> {
         }
         DataType::Map(entries, sorted) => {
             children.push(entries);
-            if *sorted { "sorted_map".to_owned() } else { "map".to_owned() }
+            if *sorted {
+                "sorted_map".to_owned()
+            } else {
+                "map".to_owned()
+            }
         }
-        other => return Err(UnknownType { column: field.name().clone(), found: other.to_string() }),
+        other => {
+            return Err(UnknownType {
+                column: field.name().clone(),
+                found: other.to_string(),
+            });
+        }
     };
-    let children = children.into_iter().map(|child| column_of(child)).collect::<Result<_, _>>()?;
-    Ok(StoredColumn { name: field.name().clone(), r#type: text, nullable: field.is_nullable(), children })
+    let children = children
+        .into_iter()
+        .map(|child| column_of(child))
+        .collect::<Result<_, _>>()?;
+    Ok(StoredColumn {
+        name: field.name().clone(),
+        r#type: text,
+        nullable: field.is_nullable(),
+        children,
+    })
 }
 
 fn field_of(column: &StoredColumn) -> Result<Field, UnknownType> {
-    let data_type = type_of(column)?
-        .ok_or_else(|| UnknownType { column: column.name.clone(), found: column.r#type.clone() })?;
+    let data_type = type_of(column)?.ok_or_else(|| UnknownType {
+        column: column.name.clone(),
+        found: column.r#type.clone(),
+    })?;
     Ok(Field::new(&column.name, data_type, column.nullable))
 }
 
@@ -140,7 +163,10 @@ fn type_of(column: &StoredColumn) -> Result<Option<DataType>, UnknownType> {
         _ => None,
     };
     let size = first.parse::<i32>().ok();
-    let decimal = first.parse::<u8>().ok().zip(second.and_then(|scale| scale.parse::<i8>().ok()));
+    let decimal = first
+        .parse::<u8>()
+        .ok()
+        .zip(second.and_then(|scale| scale.parse::<i8>().ok()));
     let only_child = || (children.len() == 1).then(|| Arc::new(children[0].clone()));
     Ok(match name {
         "bool" => Some(DataType::Boolean),
@@ -166,10 +192,15 @@ fn type_of(column: &StoredColumn) -> Result<Option<DataType>, UnknownType> {
         "duration" => unit.map(DataType::Duration),
         "decimal128" => decimal.map(|(precision, scale)| DataType::Decimal128(precision, scale)),
         "decimal256" => decimal.map(|(precision, scale)| DataType::Decimal256(precision, scale)),
-        "dictionary" => Some(DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))),
+        "dictionary" => Some(DataType::Dictionary(
+            Box::new(DataType::Int32),
+            Box::new(DataType::Utf8),
+        )),
         "list" => only_child().map(DataType::List),
         "large_list" => only_child().map(DataType::LargeList),
-        "fixed_list" => only_child().zip(size).map(|(item, size)| DataType::FixedSizeList(item, size)),
+        "fixed_list" => only_child()
+            .zip(size)
+            .map(|(item, size)| DataType::FixedSizeList(item, size)),
         "struct" => Some(DataType::Struct(Fields::from(children))),
         "map" => only_child().map(|entries| DataType::Map(entries, false)),
         "sorted_map" => only_child().map(|entries| DataType::Map(entries, true)),
@@ -202,18 +233,34 @@ mod tests {
             DataType::FixedSizeList(item(DataType::Float32), 3),
             DataType::Map(Arc::new(Field::new("entries", entries, false)), false),
         ];
-        let fields: Vec<_> =
-            types.into_iter().enumerate().map(|(i, t)| Field::new(format!("c{i}"), t, i % 2 == 0)).collect();
+        let fields: Vec<_> = types
+            .into_iter()
+            .enumerate()
+            .map(|(i, t)| Field::new(format!("c{i}"), t, i % 2 == 0))
+            .collect();
         let schema = Schema::new(fields);
         let stored = StoredSchema::of(3, &schema).unwrap();
         let json = serde_json::to_string(&stored).unwrap();
-        assert_eq!(serde_json::from_str::<StoredSchema>(&json).unwrap().to_arrow().unwrap(), schema);
+        assert_eq!(
+            serde_json::from_str::<StoredSchema>(&json).unwrap().to_arrow().unwrap(),
+            schema
+        );
     }
 
     #[test]
     fn an_unknown_type_names_its_column() {
-        let column = StoredColumn { name: "x".into(), r#type: "quaternion".into(), nullable: true, children: vec![] };
-        let error = StoredSchema { id: 1, columns: vec![column] }.to_arrow().unwrap_err();
+        let column = StoredColumn {
+            name: "x".into(),
+            r#type: "quaternion".into(),
+            nullable: true,
+            children: vec![],
+        };
+        let error = StoredSchema {
+            id: 1,
+            columns: vec![column],
+        }
+        .to_arrow()
+        .unwrap_err();
         assert!(error.to_string().contains("`x`") && error.to_string().contains("quaternion"));
     }
 }

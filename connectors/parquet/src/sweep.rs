@@ -25,14 +25,19 @@ pub(crate) async fn sweep(storage: &Storage, table: &str, open: &CommitRecord) -
     if open.swept_generation < open.generation {
         let mut objects = storage.store.list(Some(&storage.table(table).join(DATA)));
         while let Some(object) = objects.try_next().await.map_err(failed)? {
-            let name = object.location.filename().and_then(|name| name.parse::<DataFileName>().ok());
+            let name = object
+                .location
+                .filename()
+                .and_then(|name| name.parse::<DataFileName>().ok());
             if name.is_some_and(|name| is_orphan(&facts, &name)) {
                 orphans.push(object.location);
             }
         }
     }
     let mut removed = 0;
-    let mut deletions = storage.store.delete_stream(futures::stream::iter(orphans).map(Ok).boxed());
+    let mut deletions = storage
+        .store
+        .delete_stream(futures::stream::iter(orphans).map(Ok).boxed());
     while let Some(deletion) = deletions.next().await {
         match deletion {
             Ok(_) => removed += 1,
@@ -51,9 +56,13 @@ async fn sweep_staging(table: PathBuf, own_generation: u64, own_open_version: u6
     let sweep = move || {
         let mut removed = 0;
         let dead = |name: &str| {
-            let Some((name, digits)) = name.split_once('#') else { return false };
+            let Some((name, digits)) = name.split_once('#') else {
+                return false;
+            };
             let staging = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            let old_file = name.parse::<DataFileName>().is_ok_and(|name| name.generation < own_generation);
+            let old_file = name
+                .parse::<DataFileName>()
+                .is_ok_and(|name| name.generation < own_generation);
             let old_commit = parse_commit_file(name).is_some_and(|version| is_dead_staging(own_open_version, version));
             staging && (old_file || old_commit)
         };
@@ -67,11 +76,16 @@ async fn sweep_staging(table: PathBuf, own_generation: u64, own_open_version: u6
         Ok::<_, std::io::Error>(removed)
     };
     let failed = |error: std::io::Error| {
-        let error = object_store::Error::Generic { store: "folder", source: Box::new(error) };
+        let error = object_store::Error::Generic {
+            store: "folder",
+            source: Box::new(error),
+        };
         fault::store("remove what a crashed writer left", error)
     };
     let swept = tokio::task::spawn_blocking(sweep).await;
-    swept.map_err(|error| fault::store("remove what a crashed writer left", error.into()))?.map_err(failed)
+    swept
+        .map_err(|error| fault::store("remove what a crashed writer left", error.into()))?
+        .map_err(failed)
 }
 
 fn visit(folder: &FilePath, seen: &mut dyn FnMut(&FilePath)) -> std::io::Result<()> {
@@ -81,7 +95,11 @@ fn visit(folder: &FilePath, seen: &mut dyn FnMut(&FilePath)) -> std::io::Result<
     };
     for entry in entries {
         let entry = entry?;
-        if entry.file_type()?.is_dir() { visit(&entry.path(), seen)? } else { seen(&entry.path()) }
+        if entry.file_type()?.is_dir() {
+            visit(&entry.path(), seen)?
+        } else {
+            seen(&entry.path())
+        }
     }
     Ok(())
 }

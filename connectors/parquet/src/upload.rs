@@ -25,7 +25,14 @@ pub(crate) struct Upload {
 
 impl Upload {
     pub(crate) fn new(store: Arc<dyn ObjectStore>, path: Path) -> Self {
-        Self { store, path, pending: Vec::new(), pending_bytes: 0, multipart: None, parts: JoinSet::new() }
+        Self {
+            store,
+            path,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            multipart: None,
+            parts: JoinSet::new(),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -101,12 +101,16 @@ impl ParquetWriter {
             .map_err(|fault| fault::unknown_type(&self.table, self.head.version, fault))?;
         self.arrow = Arc::new(evolved);
         let schema = (id, self.arrow.clone());
-        self.files.set_schema(schema).await.map_err(|fault| write_error(&self.table, fault))
+        self.files
+            .set_schema(schema)
+            .await
+            .map_err(|fault| write_error(&self.table, fault))
     }
 
     fn next_commit(&mut self) {
         self.commit_id = Uuid::new_v4().to_string();
-        self.files.set_properties(properties(self.compression, &self.table, &self.commit_id));
+        self.files
+            .set_properties(properties(self.compression, &self.table, &self.commit_id));
     }
 }
 
@@ -123,7 +127,9 @@ async fn remove(store: &dyn ObjectStore, objects: &[Path]) {
 fn write_error(table: &str, fault: WriteFault) -> Error {
     match fault {
         WriteFault::Store(error) => fault::store("write a data file", error).with("table", table),
-        other => Error::new(ErrorKind::Internal, "cannot write a data file").with("table", table).caused_by(other),
+        other => Error::new(ErrorKind::Internal, "cannot write a data file")
+            .with("table", table)
+            .caused_by(other),
     }
 }
 
@@ -142,14 +148,20 @@ impl TableWriter for ParquetWriter {
         })?;
         let slices = split(&self.partition_by, rows).map_err(|fault| fault::partition(&self.table, fault))?;
         for slice in slices {
-            self.files.write(slice).await.map_err(|fault| write_error(&self.table, fault))?;
+            self.files
+                .write(slice)
+                .await
+                .map_err(|fault| write_error(&self.table, fault))?;
         }
         Ok(())
     }
 
     async fn prepare(&mut self, advance: CheckpointDelta) -> Result<Prepared> {
         failpoint::pass("parquet::before-prepare")?;
-        self.files.finish_all().await.map_err(|fault| write_error(&self.table, fault))?;
+        self.files
+            .finish_all()
+            .await
+            .map_err(|fault| write_error(&self.table, fault))?;
         let (files, objects): (Vec<DataFile>, Vec<Path>) = self.files.take();
         failpoint::pass("parquet::after-upload")?;
         let stamp = Stamp {
@@ -157,12 +169,23 @@ impl TableWriter for ParquetWriter {
             commit_id: self.commit_id.clone(),
             committed_at: crate::sink::now(),
         };
-        let record =
-            data_record(&self.head, files, self.schema.clone(), advance.clone(), self.swept_generation, stamp)
-                .map_err(|fault| fault::internal("the commit does not follow on", &self.table).caused_by(fault))?;
+        let record = data_record(
+            &self.head,
+            files,
+            self.schema.clone(),
+            advance.clone(),
+            self.swept_generation,
+            stamp,
+        )
+        .map_err(|fault| fault::internal("the commit does not follow on", &self.table).caused_by(fault))?;
         self.next_commit();
         let (rows, bytes) = (record.rows, record.bytes);
-        Ok(Prepared { advance, rows, bytes, token: Box::new(Token { record, objects }) })
+        Ok(Prepared {
+            advance,
+            rows,
+            bytes,
+            token: Box::new(Token { record, objects }),
+        })
     }
 
     async fn commit(&mut self, prepared: Prepared) -> Result<CommitReceipt> {
@@ -181,8 +204,14 @@ impl TableWriter for ParquetWriter {
                 return Err(fenced(&self.table, record.version));
             }
             // The files stay: the commit may be there. The next open finds out, and sweeps if not.
-            Err(PublishFault::Failed { error, may_have_landed: true }) => return Err(error),
-            Err(PublishFault::Failed { error, may_have_landed: false }) => {
+            Err(PublishFault::Failed {
+                error,
+                may_have_landed: true,
+            }) => return Err(error),
+            Err(PublishFault::Failed {
+                error,
+                may_have_landed: false,
+            }) => {
                 remove(&*self.store, &objects).await;
                 return Err(error);
             }

@@ -80,7 +80,9 @@ pub(crate) async fn read_tables(
     let mut tables = Vec::with_capacity(wanted.len());
     for row in sql.query(&tables_query(publication, wanted, filtered)).await? {
         let index: usize = row.parse(0)?;
-        let id = wanted.get(index).ok_or_else(|| WireError::Protocol("an unknown table".to_owned()))?;
+        let id = wanted
+            .get(index)
+            .ok_or_else(|| WireError::Protocol("an unknown table".to_owned()))?;
         tables.push(CatalogTable {
             id: id.clone(),
             oid: row.parse(1)?,
@@ -184,8 +186,10 @@ pub(crate) async fn read_types(sql: &mut Connection) -> Result<Catalog, WireErro
 
 /// The text of types as `format_type` prints them, in the order asked for.
 pub(crate) async fn format_types(sql: &mut Connection, types: &[(u32, i32)]) -> Result<Vec<String>, WireError> {
-    let calls: Vec<String> =
-        types.iter().map(|(oid, typmod)| format!("pg_catalog.format_type({oid}, {typmod})")).collect();
+    let calls: Vec<String> = types
+        .iter()
+        .map(|(oid, typmod)| format!("pg_catalog.format_type({oid}, {typmod})"))
+        .collect();
     let rows = sql.query(&format!("SELECT {}", calls.join(","))).await?;
     let name = |index| rows.first().and_then(|row| row.get(index)).unwrap_or("???").to_owned();
     Ok((0..types.len()).map(name).collect())

@@ -47,7 +47,11 @@ pub struct BatchLimits {
 
 impl Default for BatchLimits {
     fn default() -> Self {
-        Self { rows: 32_768, bytes: Size(8 << 20), linger: Period(Duration::from_millis(10)) }
+        Self {
+            rows: 32_768,
+            bytes: Size(8 << 20),
+            linger: Period(Duration::from_millis(10)),
+        }
     }
 }
 
@@ -68,7 +72,11 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn read(pipeline: &str, source: &str, config: &PostgresConfig) -> Result<Self> {
-        let invalid = |message: &str| Error::new(ErrorKind::Config, message).code("PG0029").with("source", source);
+        let invalid = |message: &str| {
+            Error::new(ErrorKind::Config, message)
+                .code("PG0029")
+                .with("source", source)
+        };
         let mut connect = ConnectOptions::parse(config.url.expose()).map_err(|error| {
             invalid("the URL cannot be used")
                 .hint("expected `postgres://user:password@host:port/database?sslmode=verify-full`")
@@ -111,7 +119,14 @@ impl Settings {
             None => default_slot(pipeline, source),
         };
         let (publication, status_interval) = (config.publication.to_string(), config.status_interval.0);
-        Ok(Self { connect, publication, tables, slot, status_interval, batch: config.batch })
+        Ok(Self {
+            connect,
+            publication,
+            tables,
+            slot,
+            status_interval,
+            batch: config.batch,
+        })
     }
 }
 
@@ -132,10 +147,19 @@ fn default_slot(pipeline: &str, source: &str) -> String {
     if is_slot_name(&wanted) {
         return wanted;
     }
-    let sanitised = wanted.to_lowercase().replace(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit(), "_");
+    let sanitised = wanted
+        .to_lowercase()
+        .replace(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit(), "_");
     let hash = Sha256::digest(wanted.as_bytes());
     let room = LONGEST_NAME - 9;
-    format!("{}_{:02x}{:02x}{:02x}{:02x}", &sanitised[..sanitised.len().min(room)], hash[0], hash[1], hash[2], hash[3])
+    format!(
+        "{}_{:02x}{:02x}{:02x}{:02x}",
+        &sanitised[..sanitised.len().min(room)],
+        hash[0],
+        hash[1],
+        hash[2],
+        hash[3]
+    )
 }
 
 #[cfg(test)]

@@ -34,7 +34,11 @@ fn judge_sqlstate(sqlstate: &str) -> (ErrorKind, &'static str) {
 
 /// What the server says of a slot that it has taken the log from; its detail, which says so
 /// more clearly, is not kept.
-const INVALIDATED: [&str; 3] = ["invalidated", "can no longer", "cannot read from logical replication slot"];
+const INVALIDATED: [&str; 3] = [
+    "invalidated",
+    "can no longer",
+    "cannot read from logical replication slot",
+];
 
 /// The kind, the code of the page and the hint of a failure: the one place where they are chosen.
 fn judge(error: &WireError) -> (ErrorKind, &'static str, Option<String>) {
@@ -46,21 +50,27 @@ fn judge(error: &WireError) -> (ErrorKind, &'static str, Option<String>) {
             hint("check host and port, that the server listens there (listen_addresses), and the firewall between"),
         ),
         WireError::TimedOut(..) | WireError::Io(_) | WireError::Closed => (ErrorKind::Unavailable, "PG0026", None),
-        WireError::Authentication(_) => {
-            (ErrorKind::Denied, "PG0002", hint("give the password in `password:` or in the URL, and see pg_hba.conf"))
-        }
+        WireError::Authentication(_) => (
+            ErrorKind::Denied,
+            "PG0002",
+            hint("give the password in `password:` or in the URL, and see pg_hba.conf"),
+        ),
         WireError::TlsNotOffered => (
             ErrorKind::Config,
             "PG0004",
             hint("turn on `ssl` in the server's configuration, or set sslmode=disable if the network is trusted"),
         ),
         WireError::Tls(error) => judge_tls(error),
-        WireError::Certificate { .. } => {
-            (ErrorKind::Config, "PG0008", hint("sslrootcert, sslcert and sslkey must be readable PEM files"))
-        }
-        WireError::Protocol(_) => {
-            (ErrorKind::Unavailable, "PG0028", hint("is there something else than PostgreSQL at that port?"))
-        }
+        WireError::Certificate { .. } => (
+            ErrorKind::Config,
+            "PG0008",
+            hint("sslrootcert, sslcert and sslkey must be readable PEM files"),
+        ),
+        WireError::Protocol(_) => (
+            ErrorKind::Unavailable,
+            "PG0028",
+            hint("is there something else than PostgreSQL at that port?"),
+        ),
         WireError::Server(server) => {
             let (kind, code) = match server.code.as_str() {
                 // "in prerequisite state" says little; the words tell a slot that was invalidated from the rest.
@@ -90,10 +100,14 @@ fn judge_tls(error: &rustls::Error) -> (ErrorKind, &'static str, Option<String>)
         }
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => ("PG0007", "connect by a name that the certificate lists, or use sslmode=verify-ca"),
-        rustls::Error::InvalidCertificate(_) => {
-            ("PG0005", "give the authority that signed the server's certificate as sslrootcert=/path/ca.pem")
-        }
+        ) => (
+            "PG0007",
+            "connect by a name that the certificate lists, or use sslmode=verify-ca",
+        ),
+        rustls::Error::InvalidCertificate(_) => (
+            "PG0005",
+            "give the authority that signed the server's certificate as sslrootcert=/path/ca.pem",
+        ),
         _ => ("PG0004", "see the server's log for its side of the handshake"),
     };
     (ErrorKind::Config, code, Some(hint.to_owned()))
@@ -124,7 +138,12 @@ mod tests {
     use crate::wire::ServerError;
 
     fn server(code: &str) -> WireError {
-        ServerError { code: code.into(), message: "said the server".into(), hint: None }.into()
+        ServerError {
+            code: code.into(),
+            message: "said the server".into(),
+            hint: None,
+        }
+        .into()
     }
 
     #[test]

@@ -56,10 +56,13 @@ impl Plan {
 pub(crate) fn plan(slot: &str, found: Option<&Slot>, tables: &[TableId], resume: &ResumePoints) -> Result<Plan> {
     if let Some(found) = found {
         if found.wal_status.as_deref() == Some("lost") {
-            return Err(Error::new(ErrorKind::PositionLost, "the server removed WAL that the slot still needed")
-                .code("PG0022")
-                .with("slot", slot)
-                .hint("drop the slot and this source's tables in the target, so that they are copied anew"));
+            return Err(Error::new(
+                ErrorKind::PositionLost,
+                "the server removed WAL that the slot still needed",
+            )
+            .code("PG0022")
+            .with("slot", slot)
+            .hint("drop the slot and this source's tables in the target, so that they are copied anew"));
         }
         if found.plugin.as_deref() != Some("pgoutput") {
             return Err(Error::new(ErrorKind::Config, "the slot exists, but not for `pgoutput`")
@@ -69,7 +72,11 @@ pub(crate) fn plan(slot: &str, found: Option<&Slot>, tables: &[TableId], resume:
         }
     }
     let empty = Checkpoint::default();
-    let mut plan = Plan { create_slot: found.is_none(), copy: Vec::new(), held: None };
+    let mut plan = Plan {
+        create_slot: found.is_none(),
+        copy: Vec::new(),
+        held: None,
+    };
     for table in tables {
         let checkpoint = resume.0.get(table).unwrap_or(&empty);
         if *checkpoint.position(&copy_partition(table)) != Position::End {
@@ -77,23 +84,30 @@ pub(crate) fn plan(slot: &str, found: Option<&Slot>, tables: &[TableId], resume:
             continue;
         }
         let held = lsn_of(checkpoint.position(&wal_partition(&table.source))).ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, "the target holds a first copy without its place in the log")
-                .code("PG0024")
-                .with("table", table)
-                .hint("drop the table in the target, so that it is copied anew")
+            Error::new(
+                ErrorKind::Corrupt,
+                "the target holds a first copy without its place in the log",
+            )
+            .code("PG0024")
+            .with("table", table)
+            .hint("drop the table in the target, so that it is copied anew")
         })?;
         plan.held = Some(plan.held.map_or(held, |least| least.min(held)));
     }
     let Some(held) = plan.held else { return Ok(plan) };
-    let lost = |message: &str, code| {
-        Error::new(ErrorKind::PositionLost, message).code(code).with("slot", slot).with("held", held).hint(
+    let lost =
+        |message: &str, code| {
+            Error::new(ErrorKind::PositionLost, message).code(code).with("slot", slot).with("held", held).hint(
             "the changes in between are gone: drop this source's tables in the target (and the slot, if it exists) \
              so that they are copied anew",
         )
-    };
+        };
     match found {
         None => Err(lost("the target holds positions but the slot is gone", "PG0024")),
-        Some(Slot { confirmed: Some(confirmed), .. }) if confirmed.0 > held.0 + 1 => {
+        Some(Slot {
+            confirmed: Some(confirmed),
+            ..
+        }) if confirmed.0 > held.0 + 1 => {
             Err(lost("the slot is ahead of the target", "PG0025").with("confirmed", confirmed))
         }
         Some(_) => Ok(plan),
@@ -120,7 +134,10 @@ mod tests {
 
     fn copied(table: &TableId, lsn: u64) -> (TableId, Checkpoint) {
         let wal = (wal_partition("shop"), position_of(Lsn(lsn)));
-        (table.clone(), [(copy_partition(table), Position::End), wal].into_iter().collect())
+        (
+            table.clone(),
+            [(copy_partition(table), Position::End), wal].into_iter().collect(),
+        )
     }
 
     fn slot(confirmed: u64) -> Slot {
@@ -137,7 +154,14 @@ mod tests {
     fn a_first_run_makes_the_slot_and_copies_all() {
         let tables = [table("a"), table("b")];
         let plan = plan("s", None, &tables, &ResumePoints::default()).unwrap();
-        assert_eq!(plan, Plan { create_slot: true, copy: tables.to_vec(), held: None });
+        assert_eq!(
+            plan,
+            Plan {
+                create_slot: true,
+                copy: tables.to_vec(),
+                held: None
+            }
+        );
         assert_eq!(plan.stream_after(Some(Lsn(9))), Some(Lsn(9)));
     }
 
@@ -146,7 +170,14 @@ mod tests {
         let (a, b, c) = (table("a"), table("b"), table("c"));
         let resume = ResumePoints([copied(&a, 50), copied(&b, 40)].into_iter().collect());
         let plan = plan("s", Some(&slot(41)), &[a, b, c.clone()], &resume).unwrap();
-        assert_eq!(plan, Plan { create_slot: false, copy: vec![c], held: Some(Lsn(40)) });
+        assert_eq!(
+            plan,
+            Plan {
+                create_slot: false,
+                copy: vec![c],
+                held: Some(Lsn(40))
+            }
+        );
         assert_eq!(plan.stream_after(Some(Lsn(70))), Some(Lsn(40)));
     }
 
@@ -156,18 +187,38 @@ mod tests {
         let resume = ResumePoints([copied(&a, 40)].into_iter().collect());
         assert!(plan("s", Some(&slot(41)), std::slice::from_ref(&a), &resume).is_ok());
         let ahead = plan("s", Some(&slot(42)), std::slice::from_ref(&a), &resume).unwrap_err();
-        assert_eq!((ahead.kind(), ahead.error_code()), (ErrorKind::PositionLost, Some("PG0025")));
+        assert_eq!(
+            (ahead.kind(), ahead.error_code()),
+            (ErrorKind::PositionLost, Some("PG0025"))
+        );
         let gone = plan("s", None, &[a], &resume).unwrap_err();
-        assert_eq!((gone.kind(), gone.error_code()), (ErrorKind::PositionLost, Some("PG0024")));
+        assert_eq!(
+            (gone.kind(), gone.error_code()),
+            (ErrorKind::PositionLost, Some("PG0024"))
+        );
     }
 
     #[test]
     fn a_slot_that_lost_its_log_or_is_anothers_is_refused() {
-        let lost = Slot { wal_status: Some("lost".to_owned()), ..slot(1) };
+        let lost = Slot {
+            wal_status: Some("lost".to_owned()),
+            ..slot(1)
+        };
         let resume = ResumePoints::default();
-        assert_eq!(plan("s", Some(&lost), &[table("a")], &resume).unwrap_err().error_code(), Some("PG0022"));
-        let physical = Slot { plugin: None, ..slot(1) };
-        assert_eq!(plan("s", Some(&physical), &[table("a")], &resume).unwrap_err().error_code(), Some("PG0021"));
+        assert_eq!(
+            plan("s", Some(&lost), &[table("a")], &resume).unwrap_err().error_code(),
+            Some("PG0022")
+        );
+        let physical = Slot {
+            plugin: None,
+            ..slot(1)
+        };
+        assert_eq!(
+            plan("s", Some(&physical), &[table("a")], &resume)
+                .unwrap_err()
+                .error_code(),
+            Some("PG0021")
+        );
     }
 
     #[test]
@@ -175,6 +226,9 @@ mod tests {
         let a = table("a");
         let checkpoint = [(copy_partition(&a), Position::End)].into_iter().collect();
         let resume = ResumePoints([(a.clone(), checkpoint)].into_iter().collect());
-        assert_eq!(plan("s", Some(&slot(1)), &[a], &resume).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(
+            plan("s", Some(&slot(1)), &[a], &resume).unwrap_err().kind(),
+            ErrorKind::Corrupt
+        );
     }
 }

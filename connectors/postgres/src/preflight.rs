@@ -38,7 +38,9 @@ pub(crate) async fn preflight(settings: &Settings) -> Vec<Finding> {
 
 async fn look(sql: &mut Connection, settings: &Settings) -> Result<Facts, WireError> {
     let rows = sql.query(SERVER_QUERY).await?;
-    let server = rows.first().ok_or_else(|| WireError::Protocol("no answer to a catalog query".to_owned()))?;
+    let server = rows
+        .first()
+        .ok_or_else(|| WireError::Protocol("no answer to a catalog query".to_owned()))?;
     let publication = format!(
         "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot \
          FROM pg_catalog.pg_publication WHERE pubname = {}",
@@ -141,7 +143,10 @@ impl Facts {
             findings.push(
                 Finding::new(Severity::Error, place.clone(), message)
                     .code("PG0019")
-                    .sql(format!("ALTER SYSTEM SET max_replication_slots = {};", self.max_slots + 4))
+                    .sql(format!(
+                        "ALTER SYSTEM SET max_replication_slots = {};",
+                        self.max_slots + 4
+                    ))
                     .hint("takes effect when the server is restarted; or drop a slot that nobody reads"),
             );
         }
@@ -170,7 +175,10 @@ impl Facts {
         };
         if slot.plugin.as_deref() != Some("pgoutput") {
             let plugin = slot.plugin.as_deref().unwrap_or("physical replication");
-            error("PG0021", format!("the slot exists, but for `{plugin}` and not for `pgoutput`"));
+            error(
+                "PG0021",
+                format!("the slot exists, but for `{plugin}` and not for `pgoutput`"),
+            );
         } else if slot.database.as_deref() != Some(&self.database) {
             let database = slot.database.as_deref().unwrap_or_default();
             error("PG0021", format!("the slot exists, but in database `{database}`"));
@@ -180,10 +188,14 @@ impl Facts {
         }
         if let Some(pid) = slot.active_pid {
             findings.push(
-                Finding::new(Severity::Warning, format!("slot {name}"), format!("process {pid} is reading the slot"))
-                    .code("PG0020")
-                    .hint("expected if this pipeline runs already; otherwise find out who reads it before you end it")
-                    .sql(format!("SELECT * FROM pg_stat_replication WHERE pid = {pid};")),
+                Finding::new(
+                    Severity::Warning,
+                    format!("slot {name}"),
+                    format!("process {pid} is reading the slot"),
+                )
+                .code("PG0020")
+                .hint("expected if this pipeline runs already; otherwise find out who reads it before you end it")
+                .sql(format!("SELECT * FROM pg_stat_replication WHERE pid = {pid};")),
             );
         }
     }
@@ -195,7 +207,9 @@ impl Facts {
             let tables: Vec<String> = settings.tables.iter().map(catalog::quoted).collect();
             let create = format!("CREATE PUBLICATION {name} FOR TABLE {};", tables.join(", "));
             findings.push(
-                Finding::new(Severity::Error, subject, "there is no such publication").code("PG0014").sql(create),
+                Finding::new(Severity::Error, subject, "there is no such publication")
+                    .code("PG0014")
+                    .sql(create),
             );
             return;
         };
@@ -205,20 +219,29 @@ impl Facts {
             ("delete", publication.delete),
             ("truncate", publication.truncate),
         ];
-        let missing: Vec<&str> = operations.iter().filter(|(_, sent)| !sent).map(|(name, _)| *name).collect();
+        let missing: Vec<&str> = operations
+            .iter()
+            .filter(|(_, sent)| !sent)
+            .map(|(name, _)| *name)
+            .collect();
         if !missing.is_empty() {
-            let message = format!("it does not publish {}; the target will not see them", missing.join(", "));
+            let message = format!(
+                "it does not publish {}; the target will not see them",
+                missing.join(", ")
+            );
             findings.push(
                 Finding::new(Severity::Warning, subject, message)
                     .code("PG0016")
-                    .sql(format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');")),
+                    .sql(format!(
+                        "ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');"
+                    )),
             );
         }
     }
 
     fn judge_table(&self, settings: &Settings, table: &CatalogTable, findings: &mut Vec<Finding>) {
         let (subject, quoted) = (table.id.within_source(), catalog::quoted(&table.id));
-        let mut found = |severity, code, message: String| Finding::new(severity, subject.clone(), message).code(code);
+        let found = |severity, code, message: String| Finding::new(severity, subject.clone(), message).code(code);
         if !matches!(table.kind.as_str(), "r" | "p") {
             let message = "it is not a table: views, foreign tables and the like are not replicated".to_owned();
             findings.push(found(Severity::Error, "PG0017", message));
@@ -235,7 +258,11 @@ impl Facts {
             let message = format!("role `{}` may not read it, which the first copy needs", self.role);
             findings.push(found(Severity::Error, "PG0013", message).sql(grant));
         }
-        for column in table.columns.iter().filter(|column| envelope::is_reserved(&column.name)) {
+        for column in table
+            .columns
+            .iter()
+            .filter(|column| envelope::is_reserved(&column.name))
+        {
             let message = format!("column `{}` begins with `__`, which is reserved", column.name);
             findings.push(
                 found(Severity::Error, "PG0030", message)
@@ -258,9 +285,13 @@ impl Facts {
                 _ => "it has no primary key and no other replica identity",
             };
             findings.push(
-                found(Severity::Error, "PG0018", format!("{cause}, so that PostgreSQL refuses UPDATE and DELETE on it"))
-                    .sql(format!("ALTER TABLE {quoted} REPLICA IDENTITY FULL;"))
-                    .hint("better: give it a primary key, or ALTER TABLE … REPLICA IDENTITY USING INDEX"),
+                found(
+                    Severity::Error,
+                    "PG0018",
+                    format!("{cause}, so that PostgreSQL refuses UPDATE and DELETE on it"),
+                )
+                .sql(format!("ALTER TABLE {quoted} REPLICA IDENTITY FULL;"))
+                .hint("better: give it a primary key, or ALTER TABLE … REPLICA IDENTITY USING INDEX"),
             );
         }
     }
@@ -270,7 +301,7 @@ impl Facts {
         settings: &Settings,
         table: &CatalogTable,
         publication: &Publication,
-        mut found: impl FnMut(Severity, &'static str, String) -> Finding,
+        found: impl Fn(Severity, &'static str, String) -> Finding,
     ) -> Finding {
         let name = escape_identifier(&settings.publication);
         if table.kind == "p" && !publication.via_root {
@@ -279,11 +310,19 @@ impl Facts {
                 "PG0023",
                 "it is partitioned, and the publication sends its changes under the names of its partitions".to_owned(),
             )
-            .sql(format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);"))
+            .sql(format!(
+                "ALTER PUBLICATION {name} SET (publish_via_partition_root = true);"
+            ))
             .hint("then make sure that the publication lists the table; or name its partitions in `tables`");
         }
-        found(Severity::Error, "PG0015", format!("publication `{}` does not cover it", settings.publication))
-            .sql(format!("ALTER PUBLICATION {name} ADD TABLE {};", catalog::quoted(&table.id)))
+        found(
+            Severity::Error,
+            "PG0015",
+            format!("publication `{}` does not cover it", settings.publication),
+        )
+        .sql(format!(
+            "ALTER PUBLICATION {name} ADD TABLE {};",
+            catalog::quoted(&table.id)
+        ))
     }
 }
-

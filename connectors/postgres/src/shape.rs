@@ -31,7 +31,11 @@ pub(crate) struct TypeNames {
 
 impl From<&CatalogTable> for Shape {
     fn from(table: &CatalogTable) -> Self {
-        Self { id: table.id.clone(), identity: table.identity, columns: table.columns.clone() }
+        Self {
+            id: table.id.clone(),
+            identity: table.identity,
+            columns: table.columns.clone(),
+        }
     }
 }
 
@@ -55,12 +59,19 @@ impl Shape {
                 },
             }
         });
-        Self { id: before.id.clone(), identity, columns: columns.collect() }
+        Self {
+            id: before.id.clone(),
+            identity,
+            columns: columns.collect(),
+        }
     }
 
     /// How each column's values are read.
     pub(crate) fn column_types(&self, catalog: &Catalog) -> Vec<ColumnType> {
-        self.columns.iter().map(|column| ColumnType::resolve(column.type_oid, column.typmod, catalog)).collect()
+        self.columns
+            .iter()
+            .map(|column| ColumnType::resolve(column.type_oid, column.typmod, catalog))
+            .collect()
     }
 
     /// Whether every column's binary form can be read without loss.
@@ -70,12 +81,20 @@ impl Shape {
 
     /// The schema of the table's batches.
     pub(crate) fn schema(&self, catalog: &Catalog) -> Arc<TableSchema> {
-        let fields = self.columns.iter().zip(self.column_types(catalog)).map(|(column, r#type)| {
-            let metadata = [(TYPE_METADATA.to_owned(), column.type_name.clone())];
-            r#type.field(&column.name).with_metadata(metadata.into())
-        });
+        let fields = self
+            .columns
+            .iter()
+            .zip(self.column_types(catalog))
+            .map(|(column, r#type)| {
+                let metadata = [(TYPE_METADATA.to_owned(), column.type_name.clone())];
+                r#type.field(&column.name).with_metadata(metadata.into())
+            });
         let named = |wanted: fn(&CatalogColumn) -> bool| {
-            self.columns.iter().filter(|column| wanted(column)).map(|column| column.name.clone()).collect()
+            self.columns
+                .iter()
+                .filter(|column| wanted(column))
+                .map(|column| column.name.clone())
+                .collect()
         };
         Arc::new(TableSchema {
             id: self.id.clone(),
@@ -91,7 +110,8 @@ impl TypeNames {
     /// Remembers the names that the catalog gave.
     pub(crate) fn learn(&mut self, columns: &[CatalogColumn]) {
         for column in columns {
-            self.names.insert((column.type_oid, column.typmod), column.type_name.clone());
+            self.names
+                .insert((column.type_oid, column.typmod), column.type_name.clone());
         }
     }
 

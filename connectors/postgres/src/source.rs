@@ -24,7 +24,10 @@ impl PostgresSource {
     /// `Config` (PG0029) for what cannot work.
     pub fn new(pipeline: &str, name: &str, config: PostgresConfig) -> Result<Self> {
         let settings = Settings::read(pipeline, name, &config)?;
-        Ok(Self { name: name.to_owned(), settings })
+        Ok(Self {
+            name: name.to_owned(),
+            settings,
+        })
     }
 
     /// The replication slot's name.

@@ -59,10 +59,18 @@ async fn shows_nothing_before_the_commit(subject: &dyn SinkSubject) {
     let mut writer = open(subject, table).await;
     assert!(writer.checkpoint().is_empty(), "a new table holds nothing");
     write(&mut writer, table, 1..=5).await;
-    assert_eq!(places(subject, table).await, Vec::<u64>::new(), "written rows must be invisible");
+    assert_eq!(
+        places(subject, table).await,
+        Vec::<u64>::new(),
+        "written rows must be invisible"
+    );
     let prepared = writer.prepare(advance(0, 5)).await.unwrap();
     assert_eq!(prepared.rows, 5);
-    assert_eq!(places(subject, table).await, Vec::<u64>::new(), "prepared rows must be invisible");
+    assert_eq!(
+        places(subject, table).await,
+        Vec::<u64>::new(),
+        "prepared rows must be invisible"
+    );
     let receipt = writer.commit(prepared).await.unwrap();
     assert_eq!(receipt.rows, 5);
     assert_eq!(places(subject, table).await, [1, 2, 3, 4, 5]);

@@ -42,7 +42,10 @@ pub(super) struct Scope<'a> {
 impl Scope<'_> {
     /// An error about this check.
     pub(super) fn fault(&self, code: &'static str, message: impl Into<String>) -> Error {
-        Error::new(ErrorKind::Config, message).code(code).with("table", &self.table.id).with("check", self.check)
+        Error::new(ErrorKind::Config, message)
+            .code(code)
+            .with("table", &self.table.id)
+            .with("check", self.check)
     }
 
     /// Where a user column stands in the batch.
@@ -56,9 +59,9 @@ impl Scope<'_> {
         let error = self.fault(UNKNOWN_COLUMN, format!("the table has no column `{name}`"));
         match closest(name, known.clone()) {
             // SQL folds names to lower case, so the same letters mean missing quotes.
-            Some(near) if near.to_lowercase() == name.to_lowercase() => {
-                error.hint(format!("the column is `{near}`: names keep their case, and in SQL they need double quotes"))
-            }
+            Some(near) if near.to_lowercase() == name.to_lowercase() => error.hint(format!(
+                "the column is `{near}`: names keep their case, and in SQL they need double quotes"
+            )),
             Some(near) => error.hint(format!("did you mean `{near}`?")),
             None => error.hint(format!("its columns are {}", known.collect::<Vec<_>>().join(", "))),
         }
@@ -69,13 +72,19 @@ impl Scope<'_> {
         match fault {
             ProgramFault::UnknownColumn(name) => self.unknown_column(&name),
             ProgramFault::NotRepeatable(function) => self
-                .fault(NOT_REPEATABLE, format!("`{key}` calls `{function}`, whose answer changes from call to call"))
+                .fault(
+                    NOT_REPEATABLE,
+                    format!("`{key}` calls `{function}`, whose answer changes from call to call"),
+                )
                 .hint(format!(
                     "a change that is read again must pass or fail as before: use `{}`, the time of the change",
                     envelope::COMMITTED_AT
                 )),
             ProgramFault::Invalid(why) => self
-                .fault(BAD_SQL, format!("`{key}` is not a condition that can be checked: {why}"))
+                .fault(
+                    BAD_SQL,
+                    format!("`{key}` is not a condition that can be checked: {why}"),
+                )
                 .hint("write one SQL condition over the columns of a row, for example \"amount >= discount\""),
         }
     }

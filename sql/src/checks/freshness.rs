@@ -36,7 +36,11 @@ pub(super) enum Turn {
 
 impl FreshnessTest {
     pub(super) fn new(column: usize, user_column: Option<String>, max_age: i64) -> Self {
-        Self { column, user_column, max_age }
+        Self {
+            column,
+            user_column,
+            max_age,
+        }
     }
 
     /// The user column watched, or `None` for the commit time.
@@ -56,7 +60,9 @@ impl FreshnessTest {
             DataType::Timestamp(_, zone) => zone.clone(),
             _ => None,
         };
-        let Ok(times) = arrow_cast::cast(column, &DataType::Timestamp(TimeUnit::Microsecond, zone)) else { return };
+        let Ok(times) = arrow_cast::cast(column, &DataType::Timestamp(TimeUnit::Microsecond, zone)) else {
+            return;
+        };
         let times = times.as_primitive::<TimestampMicrosecondType>();
         let newest = subject
             .set_indices()

@@ -77,7 +77,10 @@ impl Literal {
                 },
                 _ => Err(wrong()),
             },
-            _ => Err(format!("columns of type {} cannot be compared with a value", super::type_name::of(column))),
+            _ => Err(format!(
+                "columns of type {} cannot be compared with a value",
+                super::type_name::of(column)
+            )),
         }
     }
 }
@@ -139,7 +142,9 @@ impl Visitor<'_> for LiteralVisitor {
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Literal, E> {
-        Err(E::custom("NULL passes every check of values: use `not_null` to refuse it, and leave it out here"))
+        Err(E::custom(
+            "NULL passes every check of values: use `not_null` to refuse it, and leave it out here",
+        ))
     }
 
     fn visit_none<E: de::Error>(self) -> Result<Literal, E> {
@@ -162,8 +167,14 @@ mod tests {
             Literal::Text("-12.50".into()).for_column(&narrow).unwrap(),
             ScalarValue::Decimal128(Some(-125), 3, 1)
         );
-        assert_eq!(Literal::Float(1.5).for_column(&DataType::Int64).unwrap(), ScalarValue::Decimal128(Some(15), 2, 1));
-        assert_eq!(Literal::Integer(7).for_column(&DataType::Int32).unwrap(), ScalarValue::Int32(Some(7)));
+        assert_eq!(
+            Literal::Float(1.5).for_column(&DataType::Int64).unwrap(),
+            ScalarValue::Decimal128(Some(15), 2, 1)
+        );
+        assert_eq!(
+            Literal::Integer(7).for_column(&DataType::Int32).unwrap(),
+            ScalarValue::Int32(Some(7))
+        );
     }
 
     #[test]

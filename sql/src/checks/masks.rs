@@ -42,10 +42,21 @@ impl Masks {
 impl<'a> View<'a> {
     pub(super) fn new(batch: &'a ChangeBatch) -> Self {
         // An unknown letter is treated as a delete, which passes through untouched.
-        let ops: Vec<Op> =
-            batch.ops().iter().map(|op| op.and_then(Op::from_letter).unwrap_or(Op::Delete)).collect();
-        let living = ops.iter().map(|op| matches!(op, Op::Read | Op::Create | Op::Update)).collect();
-        Self { rows: batch.rows(), living, unchanged: unchanged(batch.rows()), ops }
+        let ops: Vec<Op> = batch
+            .ops()
+            .iter()
+            .map(|op| op.and_then(Op::from_letter).unwrap_or(Op::Delete))
+            .collect();
+        let living = ops
+            .iter()
+            .map(|op| matches!(op, Op::Read | Op::Create | Op::Update))
+            .collect();
+        Self {
+            rows: batch.rows(),
+            living,
+            unchanged: unchanged(batch.rows()),
+            ops,
+        }
     }
 
     /// The rows of `subject` in which the source sent all of `columns`.
@@ -121,7 +132,10 @@ pub(super) fn of(check: &Compiled, test: &RowTest, view: &View<'_>) -> Masks {
         None => subject,
         Some(broken) => {
             let subject = &subject | &broken;
-            failing.push((format!("{}: its `where` cannot be evaluated on the row", check.kind).into(), broken));
+            failing.push((
+                format!("{}: its `where` cannot be evaluated on the row", check.kind).into(),
+                broken,
+            ));
             subject
         }
     };
@@ -154,9 +168,7 @@ fn text_fails(array: &ArrayRef, subject: &BooleanBuffer, fails: impl Fn(&str) ->
             let texts = array.as_string_view();
             Some(mask(array, subject, |row| fails(texts.value(row))))
         }
-        DataType::Dictionary(_, values) => {
-            text_fails(&arrow_cast::cast(array, values).ok()?, subject, fails)
-        }
+        DataType::Dictionary(_, values) => text_fails(&arrow_cast::cast(array, values).ok()?, subject, fails),
         _ => None,
     }
 }
@@ -176,9 +188,7 @@ fn binary_fails(array: &ArrayRef, subject: &BooleanBuffer, fails: impl Fn(&[u8])
             let bytes = array.as_binary_view();
             Some(mask(array, subject, |row| fails(bytes.value(row))))
         }
-        DataType::Dictionary(_, values) => {
-            binary_fails(&arrow_cast::cast(array, values).ok()?, subject, fails)
-        }
+        DataType::Dictionary(_, values) => binary_fails(&arrow_cast::cast(array, values).ok()?, subject, fails),
         _ => None,
     }
 }
@@ -197,7 +207,10 @@ fn mask(array: &ArrayRef, subject: &BooleanBuffer, fails: impl Fn(usize) -> bool
 /// Which rows name which columns in `__unchanged`.
 fn unchanged(rows: &RecordBatch) -> HashMap<String, BooleanBuffer> {
     let mut masks: HashMap<String, BooleanBufferBuilder> = HashMap::new();
-    let Some(lists) = rows.column_by_name(envelope::UNCHANGED).and_then(|column| column.as_list_opt::<i32>()) else {
+    let Some(lists) = rows
+        .column_by_name(envelope::UNCHANGED)
+        .and_then(|column| column.as_list_opt::<i32>())
+    else {
         return HashMap::new();
     };
     if lists.null_count() == lists.len() {
@@ -217,5 +230,8 @@ fn unchanged(rows: &RecordBatch) -> HashMap<String, BooleanBuffer> {
             }
         }
     }
-    masks.into_iter().map(|(name, mut mask)| (name, mask.finish())).collect()
+    masks
+        .into_iter()
+        .map(|(name, mut mask)| (name, mask.finish()))
+        .collect()
 }

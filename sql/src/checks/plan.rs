@@ -36,10 +36,15 @@ pub(super) enum Test {
     /// Row by row.
     Rows(RowTest),
     Unique(UniqueTest),
-    RowCount { min: u64, max: u64 },
+    RowCount {
+        min: u64,
+        max: u64,
+    },
     Freshness(FreshnessTest),
     /// In words, what differs from the table's schema.
-    Schema { differs: Option<String> },
+    Schema {
+        differs: Option<String>,
+    },
 }
 
 /// A test of single rows. Columns are indices into the batch; reasons name no value.
@@ -47,9 +52,16 @@ pub(super) enum Test {
 pub(super) enum RowTest {
     NotNull(Vec<ColumnTest>),
     Regex(ColumnTest, Regex),
-    Length { column: ColumnTest, min: u64, max: u64 },
+    Length {
+        column: ColumnTest,
+        min: u64,
+        max: u64,
+    },
     /// Rows for which the condition is false fail.
-    Condition { program: Program, reason: Arc<str> },
+    Condition {
+        program: Program,
+        reason: Arc<str>,
+    },
 }
 
 /// A column and what to say of a row that fails on it.
@@ -72,7 +84,11 @@ pub(super) fn compile_all(
     let mut compiled = Vec::with_capacity(specs.len());
     let mut explicit: HashMap<&str, usize> = HashMap::new();
     for (index, (spec, name)) in specs.iter().zip(&names).enumerate() {
-        let scope = Scope { table, batch: table.batch_schema(), check: name };
+        let scope = Scope {
+            table,
+            batch: table.batch_schema(),
+            check: name,
+        };
         if let Some(given) = &spec.name
             && explicit.insert(given, index).is_some()
         {
@@ -80,9 +96,10 @@ pub(super) fn compile_all(
             faults.push((index, error.hint("give each check a `name` of its own, or none")));
         }
         let mut own = options(spec, &scope);
-        let condition = spec.condition.as_deref().map(|sql| {
-            Program::from_sql(sql, &scope.batch).map_err(|fault| scope.condition("where", fault))
-        });
+        let condition = spec
+            .condition
+            .as_deref()
+            .map(|sql| Program::from_sql(sql, &scope.batch).map_err(|fault| scope.condition("where", fault)));
         let condition = take(condition.transpose(), &mut own);
         let test = test(spec, &scope, strict, &mut own);
         if let (Some(condition), Some(test), true) = (condition, test, own.is_empty()) {
@@ -104,8 +121,11 @@ pub(super) fn compile_all(
 
 /// Each check's name; names that we make ourselves get a number where they meet another.
 fn names(specs: &[CheckSpec]) -> Vec<String> {
-    let mut taken: HashMap<String, usize> =
-        specs.iter().filter_map(|spec| spec.name.clone()).map(|name| (name, 1)).collect();
+    let mut taken: HashMap<String, usize> = specs
+        .iter()
+        .filter_map(|spec| spec.name.clone())
+        .map(|name| (name, 1))
+        .collect();
     specs
         .iter()
         .map(|spec| {
@@ -133,7 +153,10 @@ fn options(spec: &CheckSpec, scope: &Scope<'_>) -> Vec<Error> {
     if !spec.kind.judges_rows() {
         if let Action::Drop | Action::Quarantine = spec.action() {
             refuse(
-                format!("`then: {}` is for rows, and `{kind}` looks at the whole", spec.action().name()),
+                format!(
+                    "`then: {}` is for rows, and `{kind}` looks at the whole",
+                    spec.action().name()
+                ),
                 "use `then: warn` or `then: fail`",
             );
         }
@@ -144,7 +167,10 @@ fn options(spec: &CheckSpec, scope: &Scope<'_>) -> Vec<Error> {
             );
         }
         if spec.condition.is_some() && matches!(spec.kind, CheckKind::SchemaMatch(_)) {
-            refuse("`where` picks rows, and `schema_match` looks at columns alone".to_owned(), "leave `where` out");
+            refuse(
+                "`where` picks rows, and `schema_match` looks at columns alone".to_owned(),
+                "leave `where` out",
+            );
         }
     }
     if spec.mostly.is_some() && (spec.warn_if.is_some() || spec.error_if.is_some()) {
@@ -165,10 +191,18 @@ fn options(spec: &CheckSpec, scope: &Scope<'_>) -> Vec<Error> {
         _ => false,
     };
     if reversed {
-        faults.push(scope.fault(fault::BAD_VALUE, "`min` is greater than `max`").hint("swap them"));
+        faults.push(
+            scope
+                .fault(fault::BAD_VALUE, "`min` is greater than `max`")
+                .hint("swap them"),
+        );
     }
     if unbounded {
-        faults.push(scope.fault(fault::BAD_VALUE, format!("`{kind}` has no bound")).hint("set `min`, `max` or both"));
+        faults.push(
+            scope
+                .fault(fault::BAD_VALUE, format!("`{kind}` has no bound"))
+                .hint("set `min`, `max` or both"),
+        );
     }
     faults
 }
@@ -180,7 +214,11 @@ fn test(spec: &CheckSpec, scope: &Scope<'_>, strict: bool, faults: &mut Vec<Erro
                 .iter()
                 .filter_map(|column| {
                     let index = take(scope.column(column), faults)?;
-                    Some(column_test(index, column, format!("not_null: column `{column}` is null")))
+                    Some(column_test(
+                        index,
+                        column,
+                        format!("not_null: column `{column}` is null"),
+                    ))
                 })
                 .collect();
             Some(Test::Rows(RowTest::NotNull(tests)))
@@ -194,71 +232,115 @@ fn test(spec: &CheckSpec, scope: &Scope<'_>, strict: bool, faults: &mut Vec<Erro
                     let reason = error.to_string();
                     let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
                     scope
-                        .fault(fault::BAD_PATTERN, format!("`pattern` is no regular expression: {reason}"))
+                        .fault(
+                            fault::BAD_PATTERN,
+                            format!("`pattern` is no regular expression: {reason}"),
+                        )
                         .hint("look-around and back-references are not supported; put YAML text in single quotes")
                 }),
                 faults,
             );
             let reason = format!("regex_match: column `{}` does not match its pattern", check.column);
-            Some(Test::Rows(RowTest::Regex(column_test(index?, &check.column, reason), regex?)))
+            Some(Test::Rows(RowTest::Regex(
+                column_test(index?, &check.column, reason),
+                regex?,
+            )))
         }
         CheckKind::LengthBetween(check) => {
             let index = take(typed_column(&check.column, scope, "text or binary", has_length), faults)?;
             let (min, max) = (check.min.unwrap_or(0), check.max.unwrap_or(u64::MAX));
             let bounds = bounds(check.min.as_ref(), check.max.as_ref());
-            let reason = format!("length_between: the length of column `{}` is not {bounds}", check.column);
-            Some(Test::Rows(RowTest::Length { column: column_test(index, &check.column, reason), min, max }))
+            let reason = format!(
+                "length_between: the length of column `{}` is not {bounds}",
+                check.column
+            );
+            Some(Test::Rows(RowTest::Length {
+                column: column_test(index, &check.column, reason),
+                min,
+                max,
+            }))
         }
         CheckKind::ExpressionIsTrue(sql) => {
             let program = Program::from_sql(sql, &scope.batch);
-            let program = take(program.map_err(|fault| scope.condition("expression_is_true", fault)), faults)?;
+            let program = take(
+                program.map_err(|fault| scope.condition("expression_is_true", fault)),
+                faults,
+            )?;
             let reason = format!("expression_is_true: `{sql}` is false").into();
             Some(Test::Rows(RowTest::Condition { program, reason }))
         }
         CheckKind::Unique(columns) => {
-            let indices: Vec<_> = columns.iter().filter_map(|column| take(scope.column(column), faults)).collect();
+            let indices: Vec<_> = columns
+                .iter()
+                .filter_map(|column| take(scope.column(column), faults))
+                .collect();
             let test = UniqueTest::new(columns, indices, scope.table).map_err(|error| {
                 scope
-                    .fault(fault::WRONG_TYPE, "the columns hold values that cannot be compared for equality")
+                    .fault(
+                        fault::WRONG_TYPE,
+                        "the columns hold values that cannot be compared for equality",
+                    )
                     .caused_by(error)
                     .hint("use columns of numbers, texts or times")
             });
             take(test, faults).map(Test::Unique)
         }
-        CheckKind::RowCount(count) => {
-            Some(Test::RowCount { min: count.min.unwrap_or(0), max: count.max.unwrap_or(u64::MAX) })
-        }
+        CheckKind::RowCount(count) => Some(Test::RowCount {
+            min: count.min.unwrap_or(0),
+            max: count.max.unwrap_or(u64::MAX),
+        }),
         CheckKind::Freshness(freshness) => {
             let column = match &freshness.column {
-                None => scope.batch.index_of(envelope::COMMITTED_AT).map_err(|_| scope.unknown_column("__committed_at")),
+                None => scope
+                    .batch
+                    .index_of(envelope::COMMITTED_AT)
+                    .map_err(|_| scope.unknown_column("__committed_at")),
                 Some(name) => typed_column(name, scope, "timestamp or date", is_time),
             };
             let index = take(column, faults)?;
             let max_age = i64::try_from(freshness.max_age.0.as_micros()).unwrap_or(i64::MAX);
-            Some(Test::Freshness(FreshnessTest::new(index, freshness.column.clone(), max_age)))
+            Some(Test::Freshness(FreshnessTest::new(
+                index,
+                freshness.column.clone(),
+                max_age,
+            )))
         }
         CheckKind::SchemaMatch(expected) => schema_match(spec, expected, scope, strict, faults),
     }
 }
 
 fn column_test(index: usize, name: &str, reason: String) -> ColumnTest {
-    ColumnTest { index, name: name.to_owned(), reason: reason.into() }
+    ColumnTest {
+        index,
+        name: name.to_owned(),
+        reason: reason.into(),
+    }
 }
 
 fn accepted_values(check: &AcceptedValues, scope: &Scope<'_>, faults: &mut Vec<Error>) -> Option<Test> {
     if check.values.is_empty() {
-        faults.push(scope.fault(fault::BAD_VALUE, "`values` is empty").hint("list the values that may pass"));
+        faults.push(
+            scope
+                .fault(fault::BAD_VALUE, "`values` is empty")
+                .hint("list the values that may pass"),
+        );
     }
     let index = take(scope.column(&check.column), faults)?;
     let column = scope.table.columns.field(index).data_type();
     let known = faults.len();
-    let values: Vec<Expr> =
-        check.values.iter().filter_map(|value| literal(value.for_column(column), scope, faults)).collect();
+    let values: Vec<Expr> = check
+        .values
+        .iter()
+        .filter_map(|value| literal(value.for_column(column), scope, faults))
+        .collect();
     if faults.len() > known {
         return None;
     }
     let condition = Expr::Column(Column::from_name(&check.column)).in_list(values, false);
-    let reason = format!("accepted_values: column `{}` holds none of the accepted values", check.column);
+    let reason = format!(
+        "accepted_values: column `{}` holds none of the accepted values",
+        check.column
+    );
     compiled_condition(condition, reason, scope, faults)
 }
 
@@ -266,19 +348,41 @@ fn accepted_range(check: &AcceptedRange, scope: &Scope<'_>, faults: &mut Vec<Err
     let index = take(scope.column(&check.column), faults)?;
     let data_type = scope.table.columns.field(index).data_type();
     let known = faults.len();
-    let min = check.min.as_ref().and_then(|min| literal(min.for_column(data_type), scope, faults));
-    let max = check.max.as_ref().and_then(|max| literal(max.for_column(data_type), scope, faults));
+    let min = check
+        .min
+        .as_ref()
+        .and_then(|min| literal(min.for_column(data_type), scope, faults));
+    let max = check
+        .max
+        .as_ref()
+        .and_then(|max| literal(max.for_column(data_type), scope, faults));
     if faults.len() > known {
         return None;
     }
     if let (Some(Expr::Literal(min, _)), Some(Expr::Literal(max, _))) = (&min, &max)
         && min.partial_cmp(max) == Some(std::cmp::Ordering::Greater)
     {
-        faults.push(scope.fault(fault::BAD_VALUE, "`min` is greater than `max`").hint("swap them"));
+        faults.push(
+            scope
+                .fault(fault::BAD_VALUE, "`min` is greater than `max`")
+                .hint("swap them"),
+        );
     }
     let column = || Expr::Column(Column::from_name(&check.column));
-    let above = min.map(|min| if check.min_exclusive { column().gt(min) } else { column().gt_eq(min) });
-    let below = max.map(|max| if check.max_exclusive { column().lt(max) } else { column().lt_eq(max) });
+    let above = min.map(|min| {
+        if check.min_exclusive {
+            column().gt(min)
+        } else {
+            column().gt_eq(min)
+        }
+    });
+    let below = max.map(|max| {
+        if check.max_exclusive {
+            column().lt(max)
+        } else {
+            column().lt_eq(max)
+        }
+    });
     let condition = above.into_iter().chain(below).reduce(Expr::and)?;
     let bounds = bounds(check.min.as_ref(), check.max.as_ref());
     let reason = format!("accepted_range: column `{}` is not {bounds}", check.column);
@@ -300,7 +404,9 @@ fn literal(
     faults: &mut Vec<Error>,
 ) -> Option<Expr> {
     let value = value.map_err(|why| {
-        scope.fault(fault::BAD_VALUE, why).hint("write values as the column's type has them; times as 2026-01-31T12:00:00Z")
+        scope
+            .fault(fault::BAD_VALUE, why)
+            .hint("write values as the column's type has them; times as 2026-01-31T12:00:00Z")
     });
     take(value, faults).map(lit)
 }
@@ -312,19 +418,20 @@ fn compiled_condition(condition: Expr, reason: String, scope: &Scope<'_>, faults
             _ => "the column cannot be compared".to_owned(),
         };
         scope
-            .fault(fault::WRONG_TYPE, format!("the column's type does not fit the check: {why}"))
+            .fault(
+                fault::WRONG_TYPE,
+                format!("the column's type does not fit the check: {why}"),
+            )
             .hint("use `expression_is_true` with a cast")
     });
     let program = take(program, faults)?;
-    Some(Test::Rows(RowTest::Condition { program, reason: reason.into() }))
+    Some(Test::Rows(RowTest::Condition {
+        program,
+        reason: reason.into(),
+    }))
 }
 
-fn typed_column(
-    name: &str,
-    scope: &Scope<'_>,
-    wanted: &str,
-    fits: impl Fn(&DataType) -> bool,
-) -> Result<usize, Error> {
+fn typed_column(name: &str, scope: &Scope<'_>, wanted: &str, fits: impl Fn(&DataType) -> bool) -> Result<usize, Error> {
     let index = scope.column(name)?;
     let found = scope.table.columns.field(index).data_type();
     let value = match found {
@@ -334,8 +441,13 @@ fn typed_column(
     if fits(value) {
         return Ok(index);
     }
-    let message = format!("column `{name}` is of type {}, the check needs {wanted}", type_name::of(found));
-    Err(scope.fault(fault::WRONG_TYPE, message).hint("name another column, or use `expression_is_true` with a cast"))
+    let message = format!(
+        "column `{name}` is of type {}, the check needs {wanted}",
+        type_name::of(found)
+    );
+    Err(scope
+        .fault(fault::WRONG_TYPE, message)
+        .hint("name another column, or use `expression_is_true` with a cast"))
 }
 
 fn is_text(column: &DataType) -> bool {
@@ -363,20 +475,30 @@ fn schema_match(
         let Some(wanted) = type_name::canonical(written) else {
             faults.push(
                 scope
-                    .fault(fault::BAD_VALUE, format!("`{written}` names no type (column `{column}`)"))
+                    .fault(
+                        fault::BAD_VALUE,
+                        format!("`{written}` names no type (column `{column}`)"),
+                    )
                     .hint("for example int64, decimal(12,2), string, timestamptz, date, bool, list(string)"),
             );
             continue;
         };
         match scope.table.columns.field_with_name(column) {
             Err(_) => differences.push(format!("column `{column}` is missing")),
-            Ok(field) if !type_name::admits(&wanted, field.data_type()) => differences
-                .push(format!("column `{column}` is {}, expected {wanted}", type_name::of(field.data_type()))),
+            Ok(field) if !type_name::admits(&wanted, field.data_type()) => differences.push(format!(
+                "column `{column}` is {}, expected {wanted}",
+                type_name::of(field.data_type())
+            )),
             Ok(_) => {}
         }
     }
     if expected.exact {
-        let further = scope.table.columns.fields().iter().filter(|field| !expected.columns.contains_key(field.name()));
+        let further = scope
+            .table
+            .columns
+            .fields()
+            .iter()
+            .filter(|field| !expected.columns.contains_key(field.name()));
         differences.extend(further.map(|field| format!("column `{}` is not expected", field.name())));
     }
     if faults.len() > known {
@@ -385,7 +507,10 @@ fn schema_match(
     let differs = (!differences.is_empty()).then(|| differences.join("; "));
     match differs {
         Some(differs) if strict && spec.action() == Action::Fail => {
-            let error = scope.fault(fault::SCHEMA_DIFFERS, format!("the table is not as `schema_match` says: {differs}"));
+            let error = scope.fault(
+                fault::SCHEMA_DIFFERS,
+                format!("the table is not as `schema_match` says: {differs}"),
+            );
             faults.push(error.hint("correct the check or the table, or set `then: warn`"));
             None
         }

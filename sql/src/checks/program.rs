@@ -51,7 +51,9 @@ impl Program {
     /// Compiles the SQL text `condition` over a batch of `schema`.
     pub(super) fn from_sql(condition: &str, schema: &SchemaRef) -> Result<Self, ProgramFault> {
         let scope = DFSchema::try_from(schema.clone()).map_err(|error| fault(&error))?;
-        let expression = SESSION.create_logical_expr(condition, &scope).map_err(|error| fault(&error))?;
+        let expression = SESSION
+            .create_logical_expr(condition, &scope)
+            .map_err(|error| fault(&error))?;
         Self::from_expression(expression, schema)
     }
 
@@ -71,9 +73,15 @@ impl Program {
         let names = fields.iter().map(|field| field.name().clone()).collect();
         let projected = Arc::new(Schema::new(fields));
         let scope = DFSchema::try_from(projected.clone()).map_err(|error| fault(&error))?;
-        let expression = SESSION.create_physical_expr(expression, &scope).map_err(|error| fault(&error))?;
+        let expression = SESSION
+            .create_physical_expr(expression, &scope)
+            .map_err(|error| fault(&error))?;
         match expression.data_type(&projected).map_err(|error| fault(&error))? {
-            DataType::Boolean => Ok(Self { columns, names, expression }),
+            DataType::Boolean => Ok(Self {
+                columns,
+                names,
+                expression,
+            }),
             other => Err(ProgramFault::Invalid(format!(
                 "it gives a value of type {}, not true or false",
                 super::type_name::of(&other)
@@ -142,7 +150,9 @@ impl Outcomes {
     }
 
     fn append(&mut self, array: &BooleanArray) {
-        let known = array.nulls().map_or_else(|| BooleanBuffer::new_set(array.len()), |nulls| nulls.inner().clone());
+        let known = array
+            .nulls()
+            .map_or_else(|| BooleanBuffer::new_set(array.len()), |nulls| nulls.inner().clone());
         self.yes.append_buffer(&(array.values() & &known));
         self.no.append_buffer(&(&!array.values() & &known));
         self.broken.append_n(array.len(), false);
@@ -184,7 +194,10 @@ fn scatter(outcomes: &BooleanBuffer, subject: &BooleanBuffer) -> BooleanBuffer {
 
 fn refuse_what_is_no_condition(expression: &Expr) -> Result<(), ProgramFault> {
     if let Expr::Alias(alias) = expression {
-        return Err(ProgramFault::Invalid(format!("the text `{}` follows the condition", alias.name)));
+        return Err(ProgramFault::Invalid(format!(
+            "the text `{}` follows the condition",
+            alias.name
+        )));
     }
     let mut found = None;
     // The closure never fails, so neither does the walk.
@@ -208,12 +221,12 @@ fn offence(part: &Expr) -> Option<ProgramFault> {
             "`{}` is an aggregate, and a condition sees one row at a time",
             call.func.name()
         ))),
-        Expr::WindowFunction(_) => {
-            Some(ProgramFault::Invalid("a window function needs several rows, and a condition sees one".to_owned()))
-        }
-        Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) => {
-            Some(ProgramFault::Invalid("a subquery needs another table, and a condition sees one row".to_owned()))
-        }
+        Expr::WindowFunction(_) => Some(ProgramFault::Invalid(
+            "a window function needs several rows, and a condition sees one".to_owned(),
+        )),
+        Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) => Some(ProgramFault::Invalid(
+            "a subquery needs another table, and a condition sees one row".to_owned(),
+        )),
         _ => None,
     }
 }

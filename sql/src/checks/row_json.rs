@@ -21,7 +21,9 @@ pub(super) struct RowEncoder<'a> {
 }
 
 static OPTIONS: LazyLock<EncoderOptions> = LazyLock::new(|| {
-    EncoderOptions::default().with_explicit_nulls(true).with_encoder_factory(Arc::new(Exact))
+    EncoderOptions::default()
+        .with_explicit_nulls(true)
+        .with_encoder_factory(Arc::new(Exact))
 });
 
 impl<'a> RowEncoder<'a> {
@@ -34,9 +36,15 @@ impl<'a> RowEncoder<'a> {
         let columns = fields.zip(rows.columns()).map(|(field, array)| {
             let mut label = serde_json::to_vec(field.name()).map_err(|e| ArrowError::JsonError(e.to_string()))?;
             label.push(b':');
-            Ok((field.name().as_str(), label, make_encoder(field, array.as_ref(), &OPTIONS)?))
+            Ok((
+                field.name().as_str(),
+                label,
+                make_encoder(field, array.as_ref(), &OPTIONS)?,
+            ))
         });
-        Ok(Self { columns: columns.collect::<Result<_, ArrowError>>()? })
+        Ok(Self {
+            columns: columns.collect::<Result<_, ArrowError>>()?,
+        })
     }
 
     /// Writes `row` as a JSON object over what `out` held, without the columns that are `absent`.
@@ -75,11 +83,15 @@ impl EncoderFactory for Exact {
         let encoder: Box<dyn Encoder + 'a> = match array.data_type() {
             DataType::Float32 => {
                 let values = array.as_primitive::<Float32Type>();
-                Box::new(Text(move |row, out: &mut String| float(values.value(row).into(), values.value(row), out)))
+                Box::new(Text(move |row, out: &mut String| {
+                    float(values.value(row).into(), values.value(row), out)
+                }))
             }
             DataType::Float64 => {
                 let values = array.as_primitive::<Float64Type>();
-                Box::new(Text(move |row, out: &mut String| float(values.value(row), values.value(row), out)))
+                Box::new(Text(move |row, out: &mut String| {
+                    float(values.value(row), values.value(row), out)
+                }))
             }
             DataType::Decimal32(..)
             | DataType::Decimal64(..)
@@ -88,12 +100,16 @@ impl EncoderFactory for Exact {
             | DataType::Duration(_)
             | DataType::Interval(_) => {
                 let formatter = formatter(array)?;
-                Box::new(Text(move |row, out: &mut String| quoted(&formatter.value(row).to_string(), out)))
+                Box::new(Text(move |row, out: &mut String| {
+                    quoted(&formatter.value(row).to_string(), out)
+                }))
             }
             r#type if r#type.is_temporal() => {
                 let formatter = formatter(array)?;
                 let counts = counts(array)?;
-                Box::new(Text(move |row, out: &mut String| time(&formatter, counts.value(row), row, out)))
+                Box::new(Text(move |row, out: &mut String| {
+                    time(&formatter, counts.value(row), row, out)
+                }))
             }
             _ => return Ok(None),
         };
@@ -110,7 +126,11 @@ fn formatter(array: &dyn Array) -> Result<ArrayFormatter<'_>, ArrowError> {
 /// The numbers behind times, for those that no calendar reaches.
 fn counts(array: &dyn Array) -> Result<Int64Array, ArrowError> {
     let narrow = matches!(array.data_type(), DataType::Date32 | DataType::Time32(_));
-    let array = if narrow { arrow_cast::cast(array, &DataType::Int32)? } else { arrow_array::make_array(array.to_data()) };
+    let array = if narrow {
+        arrow_cast::cast(array, &DataType::Int32)?
+    } else {
+        arrow_array::make_array(array.to_data())
+    };
     let counts = arrow_cast::cast(&array, &DataType::Int64)?;
     Ok(counts.as_primitive::<Int64Type>().clone())
 }
@@ -178,7 +198,10 @@ mod tests {
             ("text", Arc::new(StringArray::from(vec!["a\"\\\n\u{e9}", ""]))),
             ("bin", Arc::new(BinaryArray::from(vec![&b"\x00\xff"[..], b""]))),
             ("day", Arc::new(Date32Array::from(vec![0, i32::MAX]))),
-            ("at", Arc::new(TimestampMicrosecondArray::from(vec![1, i64::MAX]).with_timezone("UTC"))),
+            (
+                "at",
+                Arc::new(TimestampMicrosecondArray::from(vec![1, i64::MAX]).with_timezone("UTC")),
+            ),
             ("flag", Arc::new(BooleanArray::from(vec![true, false]))),
             ("list", Arc::new(list.finish())),
         ];

@@ -62,7 +62,13 @@ pub fn plan(specs: &[CheckSpec], table: &TableSchema) -> Result<Checks, Vec<Erro
 pub fn plan_each(specs: &[CheckSpec], table: &TableSchema) -> Result<Checks, Vec<(usize, Error)>> {
     let checks = compile_all(specs, table, true)?;
     let states = checks.iter().map(|_| State::default()).collect();
-    Ok(Checks { specs: specs.to_vec(), table: table.clone(), checks, states, clock: system_clock })
+    Ok(Checks {
+        specs: specs.to_vec(),
+        table: table.clone(),
+        checks,
+        states,
+        clock: system_clock,
+    })
 }
 
 /// Microseconds since the Unix epoch.
@@ -98,18 +104,27 @@ impl Checks {
         self.follow_schema(&batch)?;
         if self.checks.is_empty() || batch.num_rows() == 0 {
             let passed = (batch.num_rows() > 0).then_some(batch);
-            return Ok(BatchOutcome { passed, quarantined: None, dropped: 0, reports: Vec::new() });
+            return Ok(BatchOutcome {
+                passed,
+                quarantined: None,
+                dropped: 0,
+                reports: Vec::new(),
+            });
         }
         let view = View::new(&batch);
         let mut verdicts = self.row_verdicts(&view);
         let mut split = Split::new(&self.checks, &verdicts, view.rows.num_rows());
-        self.judge_unique(&view, &mut split, &mut verdicts).map_err(|e| self.internal("cannot compare rows", e))?;
+        self.judge_unique(&view, &mut split, &mut verdicts)
+            .map_err(|e| self.internal("cannot compare rows", e))?;
         self.observe(&view, &split);
 
         let mut reports = Vec::new();
         for ((check, state), masks) in self.checks.iter().zip(&mut self.states).zip(&verdicts) {
             let Some(masks) = masks else { continue };
-            let (failing, rows) = (masks.any().count_set_bits() as u64, masks.subject.count_set_bits() as u64);
+            let (failing, rows) = (
+                masks.any().count_set_bits() as u64,
+                masks.subject.count_set_bits() as u64,
+            );
             state.failing += failing;
             state.rows += rows;
             if failing > 0 {
@@ -119,7 +134,12 @@ impl Checks {
         let quarantined = self.quarantine(&batch, &view, &split, &verdicts)?;
         let dropped = split.dropped.count_set_bits() as u64;
         let passed = self.passing(&batch, &split)?;
-        Ok(BatchOutcome { passed, quarantined, dropped, reports })
+        Ok(BatchOutcome {
+            passed,
+            quarantined,
+            dropped,
+            reports,
+        })
     }
 
     /// Judges the epoch, between prepare and commit, and starts the next.
@@ -140,7 +160,11 @@ impl Checks {
                 action: check.action,
                 severity,
                 failing: state.failing,
-                rows: if let Test::RowCount { .. } = check.test { state.counted } else { state.rows },
+                rows: if let Test::RowCount { .. } = check.test {
+                    state.counted
+                } else {
+                    state.rows
+                },
                 message,
             };
             reports.extend(verdict.map(report));
@@ -175,17 +199,27 @@ impl Checks {
         let mut reports = Vec::new();
         for (check, state) in self.checks.iter().zip(&mut self.states) {
             let Test::Freshness(test) = &check.test else { continue };
-            let Some(turn) = test.at(now, &mut state.freshness) else { continue };
+            let Some(turn) = test.at(now, &mut state.freshness) else {
+                continue;
+            };
             let column = test.user_column().unwrap_or(envelope::COMMITTED_AT);
             let limit = test.max_age() / 1_000_000;
             let (severity, message) = match turn {
                 Turn::Stale(age) => (
-                    if check.action == Action::Fail { Severity::Error } else { Severity::Warning },
-                    format!("the newest `{column}` is {} s old, more than {limit} s", age / 1_000_000),
+                    if check.action == Action::Fail {
+                        Severity::Error
+                    } else {
+                        Severity::Warning
+                    },
+                    format!(
+                        "the newest `{column}` is {} s old, more than {limit} s",
+                        age / 1_000_000
+                    ),
                 ),
-                Turn::Recovered => {
-                    (Severity::Info, format!("the newest `{column}` is no longer older than {limit} s"))
-                }
+                Turn::Recovered => (
+                    Severity::Info,
+                    format!("the newest `{column}` is no longer older than {limit} s"),
+                ),
             };
             reports.push(CheckReport {
                 check: check.name.clone(),
@@ -292,7 +326,10 @@ impl Checks {
             }
         }
         for (index, test, .., mut checked, mut failing) in runs {
-            let masks = Masks { subject: checked.finish(), failing: vec![(test.reason.clone(), failing.finish())] };
+            let masks = Masks {
+                subject: checked.finish(),
+                failing: vec![(test.reason.clone(), failing.finish())],
+            };
             verdicts[index] = Some(masks);
         }
         split.settle();
@@ -362,7 +399,9 @@ impl Checks {
                 partition: &partitions[batch.partitions().keys().value(row) as usize],
                 position: batch.positions().value(row),
                 ordinal: batch.ordinals().value(row),
-                committed_at: committed_at.filter(|times| times.is_valid(row)).map(|times| times.value(row)),
+                committed_at: committed_at
+                    .filter(|times| times.is_valid(row))
+                    .map(|times| times.value(row)),
             };
             builder.append(&table, &check, &reason, Raw::Json(text), place, now);
         }
@@ -376,7 +415,13 @@ impl Checks {
         for (check, masks) in self.checks.iter().zip(verdicts) {
             let Some(masks) = masks else { continue };
             let known = reasons.len();
-            reasons.extend(masks.failing.iter().filter(|(_, mask)| mask.value(row)).map(|(reason, _)| reason.as_ref()));
+            reasons.extend(
+                masks
+                    .failing
+                    .iter()
+                    .filter(|(_, mask)| mask.value(row))
+                    .map(|(reason, _)| reason.as_ref()),
+            );
             if reasons.len() > known && check.action == Action::Quarantine {
                 names.push(check.name.as_str());
             }
@@ -398,7 +443,9 @@ impl Checks {
     }
 
     fn internal(&self, message: &str, cause: ArrowError) -> Error {
-        Error::new(ErrorKind::Internal, message).with("table", &self.table.id).caused_by(cause)
+        Error::new(ErrorKind::Internal, message)
+            .with("table", &self.table.id)
+            .caused_by(cause)
     }
 }
 
@@ -414,13 +461,21 @@ impl Split {
     fn new(checks: &[Compiled], verdicts: &[Option<Masks>], rows: usize) -> Self {
         let by = |action: Action| {
             let none = BooleanBuffer::new_unset(rows);
-            checks.iter().zip(verdicts).filter(|(check, _)| check.action == action).fold(none, |any, (_, masks)| {
-                masks.as_ref().map_or(any.clone(), |masks| &any | &masks.any())
-            })
+            checks
+                .iter()
+                .zip(verdicts)
+                .filter(|(check, _)| check.action == action)
+                .fold(none, |any, (_, masks)| {
+                    masks.as_ref().map_or(any.clone(), |masks| &any | &masks.any())
+                })
         };
         let quarantined = by(Action::Quarantine);
         let dropped = &by(Action::Drop) & &!&quarantined;
-        Self { quarantined, dropped, late: Vec::new() }
+        Self {
+            quarantined,
+            dropped,
+            late: Vec::new(),
+        }
     }
 
     fn passing(&self) -> BooleanBuffer {
@@ -440,7 +495,12 @@ impl Split {
     }
 
     fn settle(&mut self) {
-        let by = |action| self.late.iter().map(|late| *late == Some(action)).collect::<BooleanBuffer>();
+        let by = |action| {
+            self.late
+                .iter()
+                .map(|late| *late == Some(action))
+                .collect::<BooleanBuffer>()
+        };
         if !self.late.is_empty() {
             self.quarantined = &self.quarantined | &by(Action::Quarantine);
             self.dropped = &self.dropped | &by(Action::Drop);
@@ -484,7 +544,11 @@ fn rows_verdict(check: &Compiled, state: &State) -> Option<(Severity, String)> {
     }
     if let Some(mostly) = check.mostly {
         // An epoch in which nothing was checked holds.
-        let share = if rows == 0 { 1.0 } else { (rows - failing) as f64 / rows as f64 };
+        let share = if rows == 0 {
+            1.0
+        } else {
+            (rows - failing) as f64 / rows as f64
+        };
         let held = share >= mostly;
         let severity = match check.action {
             _ if held => Severity::Info,
@@ -527,22 +591,39 @@ fn schema_verdict(check: &Compiled, state: &mut State) -> Option<(Severity, Stri
 }
 
 fn whole(action: Action) -> Severity {
-    if action == Action::Fail { Severity::Error } else { Severity::Warning }
+    if action == Action::Fail {
+        Severity::Error
+    } else {
+        Severity::Warning
+    }
 }
 
 /// The error of an epoch with at least one report of an error.
 fn failure(reports: &[CheckReport], table: &TableSchema) -> Option<Error> {
-    let failed: Vec<&CheckReport> = reports.iter().filter(|report| report.severity == Severity::Error).collect();
+    let failed: Vec<&CheckReport> = reports
+        .iter()
+        .filter(|report| report.severity == Severity::Error)
+        .collect();
     if failed.is_empty() {
         return None;
     }
-    let names = failed.iter().map(|report| report.check.as_str()).collect::<Vec<_>>().join(", ");
-    let found = failed.iter().map(|report| format!("{}: {}", report.check, report.message)).collect::<Vec<_>>();
+    let names = failed
+        .iter()
+        .map(|report| report.check.as_str())
+        .collect::<Vec<_>>()
+        .join(", ");
+    let found = failed
+        .iter()
+        .map(|report| format!("{}: {}", report.check, report.message))
+        .collect::<Vec<_>>();
     Some(
-        Error::new(ErrorKind::CheckFailed, format!("the epoch fails its checks: {}", found.join("; ")))
-            .code(fault::EPOCH_FAILED)
-            .with("table", &table.id)
-            .with("checks", names)
-            .hint("nothing of the epoch was published; mend the data or set `then: quarantine` to pass the good rows"),
+        Error::new(
+            ErrorKind::CheckFailed,
+            format!("the epoch fails its checks: {}", found.join("; ")),
+        )
+        .code(fault::EPOCH_FAILED)
+        .with("table", &table.id)
+        .with("checks", names)
+        .hint("nothing of the epoch was published; mend the data or set `then: quarantine` to pass the good rows"),
     )
 }

@@ -233,7 +233,9 @@ impl CheckKind {
             | Self::AcceptedRange(AcceptedRange { column, .. })
             | Self::RegexMatch(RegexMatch { column, .. })
             | Self::LengthBetween(LengthBetween { column, .. })
-            | Self::Freshness(Freshness { column: Some(column), .. }) => vec![column],
+            | Self::Freshness(Freshness {
+                column: Some(column), ..
+            }) => vec![column],
             Self::ExpressionIsTrue(_) | Self::RowCount(_) | Self::SchemaMatch(_) | Self::Freshness(_) => Vec::new(),
         }
     }
@@ -242,7 +244,15 @@ impl CheckKind {
 impl CheckSpec {
     /// A check of `kind` with no options.
     pub fn new(kind: CheckKind) -> Self {
-        Self { name: None, kind, then: None, condition: None, mostly: None, warn_if: None, error_if: None }
+        Self {
+            name: None,
+            kind,
+            then: None,
+            condition: None,
+            mostly: None,
+            warn_if: None,
+            error_if: None,
+        }
     }
 
     /// What is done about a failure, chosen or by default.
@@ -335,10 +345,17 @@ impl<'de> Visitor<'de> for SpecVisitor {
                 }
             }
         }
-        let kind = kind.ok_or_else(|| {
-            de::Error::custom(format!("a check needs a kind, expected one of {}", listed(&KINDS)))
-        })?;
-        Ok(CheckSpec { name, kind, then, condition, mostly, warn_if, error_if })
+        let kind =
+            kind.ok_or_else(|| de::Error::custom(format!("a check needs a kind, expected one of {}", listed(&KINDS))))?;
+        Ok(CheckSpec {
+            name,
+            kind,
+            then,
+            condition,
+            mostly,
+            warn_if,
+            error_if,
+        })
     }
 }
 
@@ -361,7 +378,11 @@ fn unknown_key<E: de::Error>(key: &str) -> E {
 }
 
 fn listed(names: &[&str]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    names
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// One column's name, or a list of them.
@@ -391,7 +412,11 @@ impl<'de> Visitor<'de> for ColumnsVisitor {
         while let Some(column) = seq.next_element()? {
             columns.push(column);
         }
-        if columns.is_empty() { Err(de::Error::custom("the list of columns is empty")) } else { Ok(Columns(columns)) }
+        if columns.is_empty() {
+            Err(de::Error::custom("the list of columns is empty"))
+        } else {
+            Ok(Columns(columns))
+        }
     }
 }
 
@@ -404,7 +429,9 @@ impl<'de> Deserialize<'de> for Share {
         if share > 0.0 && share <= 1.0 {
             Ok(Self(share))
         } else {
-            Err(de::Error::custom(format!("`mostly` is a share above 0 and up to 1, for example 0.99, found {share}")))
+            Err(de::Error::custom(format!(
+                "`mostly` is a share above 0 and up to 1, for example 0.99, found {share}"
+            )))
         }
     }
 }
@@ -424,7 +451,10 @@ mod tests {
         )
         .unwrap();
         assert_eq!(specs[0].kind, CheckKind::NotNull(vec!["a".into(), "b".into()]));
-        assert_eq!((specs[0].action(), specs[0].condition.as_deref()), (Action::Drop, Some("a > 1")));
+        assert_eq!(
+            (specs[0].action(), specs[0].condition.as_deref()),
+            (Action::Drop, Some("a > 1"))
+        );
         assert_eq!(specs[0].display_name(), "n");
         assert_eq!(specs[1].display_name(), "unique_a");
         assert_eq!(specs[1].action(), Action::Fail);
@@ -434,9 +464,15 @@ mod tests {
     #[test]
     fn faults_are_named_in_plain_words() {
         for (yaml, said) in [
-            ("- not_nul: [a]", "unknown key `not_nul` in a check, did you mean `not_null`?"),
+            (
+                "- not_nul: [a]",
+                "unknown key `not_nul` in a check, did you mean `not_null`?",
+            ),
             ("- then: warn", "a check needs a kind"),
-            ("- {not_null: [a], unique: [a]}", "a check has one kind, found `not_null` and `unique`"),
+            (
+                "- {not_null: [a], unique: [a]}",
+                "a check has one kind, found `not_null` and `unique`",
+            ),
             ("- {not_null: [a], mostly: 1.5}", "`mostly` is a share above 0"),
             ("- {not_null: [a], error_if: lots}", "is not a threshold"),
             ("- {not_null: [a], then: delete}", "delete"),

@@ -51,7 +51,10 @@ impl Threshold {
 
 impl fmt::Display for Threshold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = SIGNS.iter().find(|(_, comparison)| *comparison == self.comparison).map_or("", |(sign, _)| sign);
+        let sign = SIGNS
+            .iter()
+            .find(|(_, comparison)| *comparison == self.comparison)
+            .map_or("", |(sign, _)| sign);
         write!(f, "{sign}{}", self.bound)
     }
 }
@@ -62,9 +65,15 @@ impl FromStr for Threshold {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is not a threshold on a number of rows, expected for example `\">10\"`");
         let trimmed = text.trim();
-        let (sign, comparison) = SIGNS.iter().find(|(sign, _)| trimmed.starts_with(sign)).ok_or_else(wrong)?;
+        let (sign, comparison) = SIGNS
+            .iter()
+            .find(|(sign, _)| trimmed.starts_with(sign))
+            .ok_or_else(wrong)?;
         let bound = trimmed[sign.len()..].trim().parse().map_err(|_| wrong())?;
-        Ok(Self { comparison: *comparison, bound })
+        Ok(Self {
+            comparison: *comparison,
+            bound,
+        })
     }
 }
 

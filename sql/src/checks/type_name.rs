@@ -85,6 +85,9 @@ mod tests {
         assert_eq!(canonical("varint"), None);
         assert!(admits("decimal", &DataType::Decimal128(9, 1)));
         assert!(!admits("decimal(9,2)", &DataType::Decimal128(9, 1)));
-        assert!(admits("string", &DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))));
+        assert!(admits(
+            "string",
+            &DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+        ));
     }
 }

@@ -34,7 +34,10 @@ enum Identity {
     /// The unique columns are the key, so an update never takes another row's value.
     Same,
     /// The table's key.
-    Key { columns: Vec<usize>, converter: RowConverter },
+    Key {
+        columns: Vec<usize>,
+        converter: RowConverter,
+    },
 }
 
 /// The values that rows of this epoch hold, as 128-bit hashes.
@@ -60,10 +63,16 @@ pub(super) struct Prepared {
 impl UniqueTest {
     pub(super) fn new(names: &[String], columns: Vec<usize>, table: &TableSchema) -> Result<Self, ArrowError> {
         let converter = |columns: &[usize]| {
-            let fields = columns.iter().map(|index| SortField::new(table.columns.field(*index).data_type().clone()));
+            let fields = columns
+                .iter()
+                .map(|index| SortField::new(table.columns.field(*index).data_type().clone()));
             RowConverter::new(fields.collect())
         };
-        let mut key: Vec<usize> = table.key.iter().filter_map(|name| table.columns.index_of(name).ok()).collect();
+        let mut key: Vec<usize> = table
+            .key
+            .iter()
+            .filter_map(|name| table.columns.index_of(name).ok())
+            .collect();
         key.sort_unstable();
         let mut sorted = columns.clone();
         sorted.sort_unstable();
@@ -72,14 +81,27 @@ impl UniqueTest {
         } else if key == sorted {
             Identity::Same
         } else {
-            Identity::Key { converter: converter(&key)?, columns: key }
+            Identity::Key {
+                converter: converter(&key)?,
+                columns: key,
+            }
         };
-        let listed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let listed = names
+            .iter()
+            .map(|name| format!("`{name}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
         let reason = match names {
             [_] => format!("unique: another row of the epoch holds the same value in column {listed}"),
             _ => format!("unique: another row of the epoch holds the same values in columns {listed}"),
         };
-        Ok(Self { reason: reason.into(), names: names.to_vec(), values: converter(&columns)?, columns, identity })
+        Ok(Self {
+            reason: reason.into(),
+            names: names.to_vec(),
+            values: converter(&columns)?,
+            columns,
+            identity,
+        })
     }
 
     /// Names of the unique columns.
@@ -98,7 +120,11 @@ impl UniqueTest {
             Identity::Key { columns, converter } => Some(converter.convert_columns(&pick(columns))?),
             Identity::None | Identity::Same => None,
         };
-        Ok(Prepared { values: self.values.convert_columns(&columns)?, keys, null })
+        Ok(Prepared {
+            values: self.values.convert_columns(&columns)?,
+            keys,
+            null,
+        })
     }
 
     /// Whether `row`, which is about to live, takes a value that another row holds. `None` if
@@ -176,7 +202,10 @@ impl UniqueState {
     /// The hashes of a row's value and of its identity.
     fn hashes(&self, batch: &Prepared, row: usize) -> (u128, u128) {
         let value = self.hash(batch.values.row(row).data());
-        let owner = batch.keys.as_ref().map_or(value, |keys| self.hash(keys.row(row).data()));
+        let owner = batch
+            .keys
+            .as_ref()
+            .map_or(value, |keys| self.hash(keys.row(row).data()));
         (value, owner)
     }
 

@@ -58,7 +58,10 @@ pub struct Publication {
 impl Publication {
     /// A publication that may retry `retries` times.
     pub fn new(retries: u32) -> Self {
-        Self { retries_left: retries, may_have_landed: false }
+        Self {
+            retries_left: retries,
+            may_have_landed: false,
+        }
     }
 
     /// Whether some put could have taken effect, or could still, without us knowing. Until

@@ -85,7 +85,9 @@ pub fn data_record(
 ) -> Result<CommitRecord, AdvanceFault> {
     let mut last_file_seq = head.last_file_seq.clone();
     last_file_seq.retain(|generation, _| *generation >= swept_generation);
-    let names = files.iter().filter_map(|file| file.path.rsplit('/').next()?.parse::<DataFileName>().ok());
+    let names = files
+        .iter()
+        .filter_map(|file| file.path.rsplit('/').next()?.parse::<DataFileName>().ok());
     for name in names {
         let seq = last_file_seq.entry(name.generation).or_default();
         *seq = name.seq.max(*seq);
@@ -117,16 +119,31 @@ mod tests {
     use super::*;
 
     fn stamp() -> Stamp {
-        Stamp { writer_id: "w".into(), commit_id: "c".into(), committed_at: String::new() }
+        Stamp {
+            writer_id: "w".into(),
+            commit_id: "c".into(),
+            committed_at: String::new(),
+        }
     }
 
     fn schema() -> StoredSchema {
-        StoredSchema { id: 1, columns: Vec::new() }
+        StoredSchema {
+            id: 1,
+            columns: Vec::new(),
+        }
     }
 
     fn span(from: &str, to: &str) -> CheckpointDelta {
         let position = |text: &str| text.parse::<Position>().unwrap();
-        [(PartitionId::new("s", "p"), Span { from: position(from), to: position(to) })].into_iter().collect()
+        [(
+            PartitionId::new("s", "p"),
+            Span {
+                from: position(from),
+                to: position(to),
+            },
+        )]
+        .into_iter()
+        .collect()
     }
 
     #[test]
@@ -136,7 +153,10 @@ mod tests {
         let data = data_record(&first, vec![], schema(), span("beginning", "at:5"), 1, stamp()).unwrap();
         assert_eq!((data.version, data.generation, data.kind), (2, 1, CommitKind::Data));
         let second = open_record(Some(&data), schema(), stamp());
-        assert_eq!((second.version, second.generation, second.generation_started_at_version), (3, 2, 3));
+        assert_eq!(
+            (second.version, second.generation, second.generation_started_at_version),
+            (3, 2, 3)
+        );
         assert_eq!(second.positions, data.positions);
         assert!(second.advance.is_empty());
     }
@@ -151,7 +171,10 @@ mod tests {
             ("at:4", "at:7", AdvanceFault::Overlap(partition)),
             ("beginning", "at:5", AdvanceFault::AlreadyHeld),
         ] {
-            assert_eq!(data_record(&head, vec![], schema(), span(from, to), 1, stamp()).unwrap_err(), fault);
+            assert_eq!(
+                data_record(&head, vec![], schema(), span(from, to), 1, stamp()).unwrap_err(),
+                fault
+            );
         }
         assert!(data_record(&head, vec![], schema(), CheckpointDelta::default(), 1, stamp()).is_ok());
     }

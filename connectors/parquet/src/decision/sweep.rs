@@ -66,11 +66,19 @@ mod tests {
     }
 
     fn stamp() -> Stamp {
-        Stamp { writer_id: "w".into(), commit_id: "c".into(), committed_at: String::new() }
+        Stamp {
+            writer_id: "w".into(),
+            commit_id: "c".into(),
+            committed_at: String::new(),
+        }
     }
 
     fn file(generation: u64, seq: u64) -> DataFileName {
-        DataFileName { generation, writer: "00000000".into(), seq }
+        DataFileName {
+            generation,
+            writer: "00000000".into(),
+            seq,
+        }
     }
 
     proptest! {

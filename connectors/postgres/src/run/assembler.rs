@@ -92,10 +92,17 @@ impl Assembler {
                     self.hand_on_with_boundary()?;
                 }
                 let position = begin.final_lsn.padded();
-                self.transaction = Some(Transaction { position, committed_at: begin.committed_at, ordinal: 0 });
+                self.transaction = Some(Transaction {
+                    position,
+                    committed_at: begin.committed_at,
+                    ordinal: 0,
+                });
             }
             Message::Commit(commit) => {
-                let transaction = self.transaction.take().ok_or(ProtocolError::UnknownContent("a commit"))?;
+                let transaction = self
+                    .transaction
+                    .take()
+                    .ok_or(ProtocolError::UnknownContent("a commit"))?;
                 self.reached = self.reached.max(Lsn(commit.commit_lsn.0 + 1));
                 if transaction.ordinal > 0 {
                     self.complete = Some((commit.commit_lsn, commit.committed_at));
@@ -106,10 +113,14 @@ impl Assembler {
             }
             Message::Relation(relation) => return self.tables.describe(&relation, &mut self.outbox),
             Message::Insert { relation, new } => {
-                self.change(relation, new.wire_bytes(), |decoder, context| decoder.insert(context, &new))?;
+                self.change(relation, new.wire_bytes(), |decoder, context| {
+                    decoder.insert(context, &new)
+                })?;
             }
             Message::Update { relation, old, new } => {
-                self.change(relation, new.wire_bytes(), |decoder, context| decoder.update(context, old.as_ref(), &new))?;
+                self.change(relation, new.wire_bytes(), |decoder, context| {
+                    decoder.update(context, old.as_ref(), &new)
+                })?;
             }
             Message::Delete { relation, old } => {
                 self.change(relation, 0, |decoder, context| decoder.delete(context, &old))?;
@@ -147,7 +158,10 @@ impl Assembler {
         }
         if self.complete.is_some() {
             // Without a row the transaction was handed on while it was read, and waits for its boundary alone.
-            return Some(self.oldest.map_or(self.last_advance, |oldest| oldest + self.limits.linger.0));
+            return Some(
+                self.oldest
+                    .map_or(self.last_advance, |oldest| oldest + self.limits.linger.0),
+            );
         }
         // Positions are inclusive and a commit may begin at `reached` itself.
         if self.reached.0 <= self.announced.0 + 1 {
@@ -175,9 +189,13 @@ impl Assembler {
     where
         T: FnOnce(&mut TableDecoder, &ChangeContext<'_>) -> Result<i64>,
     {
-        let transaction =
-            self.transaction.as_mut().ok_or(ProtocolError::UnknownContent("a change outside a transaction"))?;
-        let Some((decoder, counter)) = self.tables.decoder(relation)? else { return Ok(()) };
+        let transaction = self
+            .transaction
+            .as_mut()
+            .ok_or(ProtocolError::UnknownContent("a change outside a transaction"))?;
+        let Some((decoder, counter)) = self.tables.decoder(relation)? else {
+            return Ok(());
+        };
         let context = ChangeContext {
             position: &transaction.position,
             ordinal: transaction.ordinal,

@@ -34,11 +34,19 @@ pub(super) async fn copy_table(
     let failed = |error| fault::explain(error, "the first copy failed", &settings.connect).with("table", &table.id);
     let (mut ordinal, mut pending, mut bytes) = (0i64, 0usize, 0usize);
     tracing::info!(table = %table.id, "first copy");
-    let mut stream = snapshot.sql.copy_out(&copy_statement(table, &needs_text)).await.map_err(failed)?;
+    let mut stream = snapshot
+        .sql
+        .copy_out(&copy_statement(table, &needs_text))
+        .await
+        .map_err(failed)?;
     while let Some(content) = stream.next().await.map_err(failed)? {
         bytes += content.len();
         rows.feed(content, |row| {
-            let context = ChangeContext { position: &position, ordinal, committed_at: None };
+            let context = ChangeContext {
+                position: &position,
+                ordinal,
+                committed_at: None,
+            };
             decoder.copy(&context, &row)?;
             ordinal += 1;
             pending += 1;

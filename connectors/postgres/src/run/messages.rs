@@ -26,11 +26,17 @@ impl<'a> Envelope<'a> {
         let malformed = || WireError::Protocol("a malformed replication message".to_owned());
         let (&tag, mut rest) = content.split_first().ok_or_else(malformed)?;
         match tag {
-            b'w' => rest.split_at_checked(24).map(|(_, data)| Self::Data(data)).ok_or_else(malformed),
+            b'w' => rest
+                .split_at_checked(24)
+                .map(|(_, data)| Self::Data(data))
+                .ok_or_else(malformed),
             b'k' if rest.len() == 17 => {
                 let wal_end = Lsn(rest.get_u64());
                 rest.advance(8);
-                Ok(Self::KeepAlive { wal_end, reply: rest.get_u8() == 1 })
+                Ok(Self::KeepAlive {
+                    wal_end,
+                    reply: rest.get_u8() == 1,
+                })
             }
             _ => Err(malformed()),
         }
@@ -66,7 +72,13 @@ mod tests {
         keepalive.extend(7u64.to_be_bytes());
         keepalive.extend([0; 8]);
         keepalive.push(1);
-        assert_eq!(Envelope::parse(&keepalive).unwrap(), Envelope::KeepAlive { wal_end: Lsn(7), reply: true });
+        assert_eq!(
+            Envelope::parse(&keepalive).unwrap(),
+            Envelope::KeepAlive {
+                wal_end: Lsn(7),
+                reply: true
+            }
+        );
         assert!(Envelope::parse(&keepalive[..17]).is_err());
         assert!(Envelope::parse(b"x").is_err());
     }

@@ -45,16 +45,23 @@ pub(crate) async fn run(settings: &Settings, source: &str, context: SourceContex
 /// the snapshot's transaction and drops a temporary slot.
 async fn start<'a>(settings: &'a Settings, source: &str, context: SourceContext) -> Result<Stream<'a>> {
     let failed = |message: &'static str| move |error| fault::explain(error, message, &settings.connect);
-    let mut sql = Connection::open(&settings.connect, Session::Sql).await.map_err(failed("cannot connect"))?;
+    let mut sql = Connection::open(&settings.connect, Session::Sql)
+        .await
+        .map_err(failed("cannot connect"))?;
     let catalog_failed = failed("cannot read the catalog");
-    let slot = catalog::read_slot(&mut sql, &settings.slot).await.map_err(catalog_failed)?;
+    let slot = catalog::read_slot(&mut sql, &settings.slot)
+        .await
+        .map_err(catalog_failed)?;
     let plan = plan(&settings.slot, slot.as_ref(), &settings.tables, &context.resume)?;
     let mut copied = None;
     if !plan.copy.is_empty() {
         // Before a slot is made that would hold back WAL for nothing.
         read_tables(settings, &mut sql, &settings.tables).await?;
         let mut snapshot = Snapshot::take(settings, plan.create_slot).await?;
-        snapshot.lock(&plan.copy).await.map_err(failed("cannot lock the tables for their first copy"))?;
+        snapshot
+            .lock(&plan.copy)
+            .await
+            .map_err(failed("cannot lock the tables for their first copy"))?;
         let tables = read_tables(settings, &mut sql, &plan.copy).await?;
         let types = catalog::read_types(&mut sql).await.map_err(catalog_failed)?;
         // Every transaction whose commit record begins before the snapshot's point is in it.
@@ -83,7 +90,9 @@ async fn start<'a>(settings: &'a Settings, source: &str, context: SourceContext)
         durable: context.durable,
         cancel: context.cancel,
         // While the engine takes nothing we read nothing, and would not see the server ask.
-        status_every: sender_timeout.map_or(settings.status_interval, |limit| settings.status_interval.min(limit / 3)),
+        status_every: sender_timeout.map_or(settings.status_interval, |limit| {
+            settings.status_interval.min(limit / 3)
+        }),
         gauges: Gauges::of(source),
     })
 }
@@ -122,7 +131,10 @@ pub(crate) async fn describe(settings: &Settings, sql: &mut Connection) -> Resul
     let catalog = catalog::read_types(sql)
         .await
         .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
-    let mut types = TypeNames { catalog, ..TypeNames::default() };
+    let mut types = TypeNames {
+        catalog,
+        ..TypeNames::default()
+    };
     for table in &tables {
         types.learn(&table.columns);
     }
@@ -131,7 +143,9 @@ pub(crate) async fn describe(settings: &Settings, sql: &mut Connection) -> Resul
 
 /// `wal_sender_timeout`; `None` if there is none.
 async fn wal_sender_timeout(sql: &mut Connection) -> Result<Option<Duration>, WireError> {
-    let rows = sql.query("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'").await?;
+    let rows = sql
+        .query("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'")
+        .await?;
     let millis = rows.first().map_or(Ok(0), |row| row.parse(0))?;
     Ok((millis > 0).then(|| Duration::from_millis(millis)))
 }
@@ -150,14 +164,18 @@ async fn replicate(settings: &Settings, held: Lsn, binary: bool) -> Result<Repli
     let deadline = Instant::now() + SLOT_PATIENCE;
     loop {
         let attempt = async {
-            Connection::open(&settings.connect, Session::Replication).await?.replicate(&command).await
+            Connection::open(&settings.connect, Session::Replication)
+                .await?
+                .replicate(&command)
+                .await
         };
         match attempt.await {
             Ok(stream) => return Ok(stream),
             Err(error) if error.sqlstate() == Some("55006") && Instant::now() < deadline => sleep(SLOT_RETRY).await,
             Err(error) => {
-                return Err(fault::explain(error, "cannot start replication", &settings.connect)
-                    .with("slot", &settings.slot));
+                return Err(
+                    fault::explain(error, "cannot start replication", &settings.connect).with("slot", &settings.slot)
+                );
             }
         }
     }

@@ -16,7 +16,11 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn new(sender: EventSender) -> Self {
-        Self { sender, waiting: VecDeque::new(), sending: None }
+        Self {
+            sender,
+            waiting: VecDeque::new(),
+            sending: None,
+        }
     }
 
     /// Puts an event behind those that wait.
@@ -40,7 +44,9 @@ impl Outbox {
             let sending = match &mut self.sending {
                 Some(sending) => sending,
                 None => {
-                    let Some(event) = self.waiting.pop_front() else { return Ok(()) };
+                    let Some(event) = self.waiting.pop_front() else {
+                        return Ok(());
+                    };
                     let sender = self.sender.clone();
                     self.sending.insert(Box::pin(async move { sender.send(event).await }))
                 }
@@ -77,7 +83,11 @@ mod tests {
         for lsn in ["1", "2", "3"] {
             outbox.push(boundary(lsn));
         }
-        assert!(tokio::time::timeout(Duration::from_millis(5), outbox.drive()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(5), outbox.drive())
+                .await
+                .is_err()
+        );
         let mut taken = Vec::new();
         while !outbox.is_empty() {
             tokio::select! {

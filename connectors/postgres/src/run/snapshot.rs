@@ -40,12 +40,20 @@ impl Snapshot {
         // The form with parentheses came with PostgreSQL 15; this one is understood by all.
         let create = format!("CREATE_REPLICATION_SLOT \"{slot}\" {temporary}LOGICAL pgoutput EXPORT_SNAPSHOT");
         let rows = exporter.query(&create).await?;
-        let row = rows.first().ok_or_else(|| WireError::Protocol("no answer to CREATE_REPLICATION_SLOT".to_owned()))?;
+        let row = rows
+            .first()
+            .ok_or_else(|| WireError::Protocol("no answer to CREATE_REPLICATION_SLOT".to_owned()))?;
         let point = row.parse(1)?;
-        let snapshot = row.get(2).ok_or_else(|| WireError::Protocol("no snapshot was exported".to_owned()))?;
+        let snapshot = row
+            .get(2)
+            .ok_or_else(|| WireError::Protocol("no snapshot was exported".to_owned()))?;
         tracing::info!(%slot, temporary = !make_slot, consistent_point = %point, "replication slot created");
         sql.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        sql.query(&format!("SET TRANSACTION SNAPSHOT {}", escape_literal(snapshot).trim_start())).await?;
+        sql.query(&format!(
+            "SET TRANSACTION SNAPSHOT {}",
+            escape_literal(snapshot).trim_start()
+        ))
+        .await?;
         // Imported: it lives as long as our transaction now, and a temporary slot would hold back WAL.
         exporter.close().await;
         Ok(Self { point, sql })
@@ -54,7 +62,10 @@ impl Snapshot {
     /// Keeps the tables from changing their columns until the snapshot is closed.
     pub(super) async fn lock(&mut self, tables: &[TableId]) -> Result<(), WireError> {
         let names: Vec<String> = tables.iter().map(catalog::quoted).collect();
-        self.sql.query(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "))).await.map(drop)
+        self.sql
+            .query(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", ")))
+            .await
+            .map(drop)
     }
 
     /// Ends the transaction.
@@ -79,11 +90,19 @@ pub(super) fn copy_statement(table: &CatalogTable, needs_text: &[bool]) -> Strin
 
     let columns = table.columns.iter().zip(needs_text).map(|(column, text)| {
         let name = escape_identifier(&column.name);
-        if *text { format!("{name}::pg_catalog.text") } else { name }
+        if *text {
+            format!("{name}::pg_catalog.text")
+        } else {
+            name
+        }
     });
     // Children of a table that is inherited from are tables of their own in a publication.
     let only = if table.kind == "p" { "" } else { "ONLY " };
-    let filter = table.row_filter.as_ref().map(|filter| format!(" WHERE {filter}")).unwrap_or_default();
+    let filter = table
+        .row_filter
+        .as_ref()
+        .map(|filter| format!(" WHERE {filter}"))
+        .unwrap_or_default();
     let columns: Vec<String> = columns.collect();
     format!(
         "COPY (SELECT {} FROM {only}{}{filter}) TO STDOUT (FORMAT binary)",

@@ -117,14 +117,21 @@ impl Stream<'_> {
     async fn decode(&mut self) -> Result<()> {
         while self.assembler.outbox.is_empty() {
             let broken = |error| fault::explain(error, "the replication stream ended", self.options);
-            let Some(content) = self.wire.next_buffered().map_err(broken)? else { break };
+            let Some(content) = self.wire.next_buffered().map_err(broken)? else {
+                break;
+            };
             match Envelope::parse(content).map_err(broken)? {
                 Envelope::Data(data) => {
-                    let Some(unknown) = self.assembler.take(data)? else { continue };
+                    let Some(unknown) = self.assembler.take(data)? else {
+                        continue;
+                    };
                     let message = data.to_vec();
                     learn_types(&unknown, self.options, &mut self.assembler).await?;
                     if self.assembler.take(&message)?.is_some() {
-                        return Err(Error::new(ErrorKind::Internal, "types stay unknown after they were looked up"));
+                        return Err(Error::new(
+                            ErrorKind::Internal,
+                            "types stay unknown after they were looked up",
+                        ));
                     }
                 }
                 Envelope::KeepAlive { wal_end, reply } => {
@@ -162,8 +169,9 @@ async fn learn_types(unknown: &UnknownTypes, options: &ConnectOptions, assembler
         sql.close().await;
         Ok::<_, WireError>((names, catalog))
     };
-    let (names, catalog) =
-        lookup.await.map_err(|error| fault::explain(error, "cannot look up the types of a changed table", options))?;
+    let (names, catalog) = lookup
+        .await
+        .map_err(|error| fault::explain(error, "cannot look up the types of a changed table", options))?;
     assembler.tables.learn(unknown, names, catalog);
     Ok(())
 }

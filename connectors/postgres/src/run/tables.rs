@@ -44,7 +44,14 @@ impl Tables {
             decoder: None,
         });
         // OID 0 is no relation's.
-        Self { partition, binary, types, tables: tables.collect(), by_oid: HashMap::new(), last: (0, None) }
+        Self {
+            partition,
+            binary,
+            types,
+            tables: tables.collect(),
+            by_oid: HashMap::new(),
+            last: (0, None),
+        }
     }
 
     /// Whether `message` is a change of a table that is not ours.
@@ -68,7 +75,11 @@ impl Tables {
     /// The decoder of a relation that a change names; `None` if it is not ours.
     pub(super) fn decoder(&mut self, oid: u32) -> Result<Option<(&mut TableDecoder, &metrics::Counter)>> {
         let unknown = || ProtocolError::UnknownContent("a change before its relation");
-        let index = if self.last.0 == oid { self.last.1 } else { *self.by_oid.get(&oid).ok_or_else(unknown)? };
+        let index = if self.last.0 == oid {
+            self.last.1
+        } else {
+            *self.by_oid.get(&oid).ok_or_else(unknown)?
+        };
         let Some(index) = index else { return Ok(None) };
         let table = &mut self.tables[index];
         let decoder = table.decoder.as_mut().ok_or_else(unknown)?;
@@ -108,16 +119,22 @@ impl Tables {
         }
         if self.binary && !shape.binary_is_exact(&self.types.catalog) {
             // The mode belongs to the whole stream and is chosen when it starts.
-            return Err(Error::new(ErrorKind::Unavailable, "a new column needs the stream in text mode")
-                .code("PG0031")
-                .with("table", &shape.id));
+            return Err(
+                Error::new(ErrorKind::Unavailable, "a new column needs the stream in text mode")
+                    .code("PG0031")
+                    .with("table", &shape.id),
+            );
         }
         if let Some(mut before) = table.decoder.take() {
             tracing::info!(table = %shape.id, columns = shape.columns.len(), "the table's columns changed");
             take_batches(&mut before, outbox)?;
         }
         let types = shape.column_types(&self.types.catalog);
-        table.decoder = Some(TableDecoder::new(shape.schema(&self.types.catalog), types, self.partition.clone()));
+        table.decoder = Some(TableDecoder::new(
+            shape.schema(&self.types.catalog),
+            types,
+            self.partition.clone(),
+        ));
         table.shape = shape;
         Ok(None)
     }
@@ -156,7 +173,10 @@ pub(super) fn take_batches(decoder: &mut TableDecoder, outbox: &mut Outbox) -> R
         outbox.push(SourceEvent::Changes(batch));
     }
     if let Some(rows) = decoder.finish_rejects()? {
-        outbox.push(SourceEvent::Rejected { origin: decoder.schema().id.clone(), rows });
+        outbox.push(SourceEvent::Rejected {
+            origin: decoder.schema().id.clone(),
+            rows,
+        });
     }
     Ok(())
 }

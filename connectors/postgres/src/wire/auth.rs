@@ -17,13 +17,17 @@ pub(super) async fn authenticate(connection: &mut Connection, options: &ConnectO
             0 => return Ok(()),
             3 => {
                 let password = password(options)?;
-                connection.send(|out| frontend::password_message(password.expose().as_bytes(), out)).await?;
+                connection
+                    .send(|out| frontend::password_message(password.expose().as_bytes(), out))
+                    .await?;
             }
             5 => {
                 let salt = rest.try_into().map_err(|_| malformed("salt"))?;
                 let password = password(options)?;
                 let hash = md5_hash(options.user.as_bytes(), password.expose().as_bytes(), salt);
-                connection.send(|out| frontend::password_message(hash.as_bytes(), out)).await?;
+                connection
+                    .send(|out| frontend::password_message(hash.as_bytes(), out))
+                    .await?;
             }
             10 => scram(connection, options, rest).await?,
             other => {
@@ -35,7 +39,11 @@ pub(super) async fn authenticate(connection: &mut Connection, options: &ConnectO
 }
 
 async fn scram(connection: &mut Connection, options: &ConnectOptions, offered: &[u8]) -> Result<(), WireError> {
-    let offers = |mechanism: &str| offered.split(|byte| *byte == 0).any(|name| name == mechanism.as_bytes());
+    let offers = |mechanism: &str| {
+        offered
+            .split(|byte| *byte == 0)
+            .any(|name| name == mechanism.as_bytes())
+    };
     let end_point = connection.end_point();
     let (mechanism, binding) = match end_point {
         Some(hash) if offers(SCRAM_SHA_256_PLUS) => {
@@ -44,16 +52,28 @@ async fn scram(connection: &mut Connection, options: &ConnectOptions, offered: &
         // "I could bind, you do not offer it": lets the server detect a downgrade on the way.
         Some(_) if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
         None if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
-        _ => return Err(WireError::Authentication("the server offers no known SASL mechanism".to_owned())),
+        _ => {
+            return Err(WireError::Authentication(
+                "the server offers no known SASL mechanism".to_owned(),
+            ));
+        }
     };
     let mut scram = ScramSha256::new(password(options)?.expose().as_bytes(), binding);
-    connection.send(|out| frontend::sasl_initial_response(mechanism, scram.message(), out)).await?;
+    connection
+        .send(|out| frontend::sasl_initial_response(mechanism, scram.message(), out))
+        .await?;
     let challenge = connection.authentication_request().await?;
-    let challenge = challenge.strip_prefix(&11u32.to_be_bytes()).ok_or_else(|| malformed("SCRAM challenge"))?;
+    let challenge = challenge
+        .strip_prefix(&11u32.to_be_bytes())
+        .ok_or_else(|| malformed("SCRAM challenge"))?;
     scram.update(challenge).map_err(|_| malformed("SCRAM challenge"))?;
-    connection.send(|out| frontend::sasl_response(scram.message(), out)).await?;
+    connection
+        .send(|out| frontend::sasl_response(scram.message(), out))
+        .await?;
     let proof = connection.authentication_request().await?;
-    let proof = proof.strip_prefix(&12u32.to_be_bytes()).ok_or_else(|| malformed("SCRAM proof"))?;
+    let proof = proof
+        .strip_prefix(&12u32.to_be_bytes())
+        .ok_or_else(|| malformed("SCRAM proof"))?;
     scram
         .finish(proof)
         .map_err(|_| WireError::Authentication("the server could not prove that it knows the password".to_owned()))?;

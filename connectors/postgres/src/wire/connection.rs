@@ -86,7 +86,10 @@ impl Connection {
                         io::ErrorKind::TimedOut,
                         format!("no answer within {} s", options.connect_timeout.as_secs()),
                     );
-                    failure = WireError::Unreachable { host: host.to_string(), source };
+                    failure = WireError::Unreachable {
+                        host: host.to_string(),
+                        source,
+                    };
                 }
             }
         }
@@ -121,7 +124,9 @@ impl Connection {
         if session == Session::Replication {
             parameters.push(("replication", "database"));
         }
-        connection.send(|out| frontend::startup_message(parameters, out)).await?;
+        connection
+            .send(|out| frontend::startup_message(parameters, out))
+            .await?;
         auth::authenticate(&mut connection, options).await?;
         loop {
             let (tag, body) = connection.message().await?;
@@ -186,14 +191,20 @@ impl Connection {
     pub async fn copy_out(&mut self, sql: &str) -> Result<CopyOut<'_>, WireError> {
         self.send(|out| frontend::query(sql, out)).await?;
         self.expect(b'H', "in reply to COPY").await?;
-        Ok(CopyOut { connection: self, consumed: 0 })
+        Ok(CopyOut {
+            connection: self,
+            consumed: 0,
+        })
     }
 
     /// Starts a `START_REPLICATION …`; the connection serves nothing else afterwards.
     pub async fn replicate(mut self, command: &str) -> Result<ReplicationStream, WireError> {
         self.send(|out| frontend::query(command, out)).await?;
         self.expect(b'W', "in reply to START_REPLICATION").await?;
-        Ok(ReplicationStream { connection: self, consumed: 0 })
+        Ok(ReplicationStream {
+            connection: self,
+            consumed: 0,
+        })
     }
 
     /// Says goodbye, so that the server logs no broken connection.
@@ -206,10 +217,7 @@ impl Connection {
         let _ = timeout(Duration::from_secs(1), goodbye).await;
     }
 
-    pub(super) async fn send(
-        &mut self,
-        encode: impl FnOnce(&mut BytesMut) -> io::Result<()>,
-    ) -> Result<(), WireError> {
+    pub(super) async fn send(&mut self, encode: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<(), WireError> {
         self.outbound.clear();
         encode(&mut self.outbound)?;
         self.stream.write_all(&self.outbound).await?;
@@ -380,7 +388,9 @@ impl ReplicationStream {
 
 /// The tag and whole length of the first message in `buffer`, if all of it is there.
 fn frame(buffer: &[u8]) -> Result<Option<(u8, usize)>, WireError> {
-    let Some((header, _)) = buffer.split_at_checked(5) else { return Ok(None) };
+    let Some((header, _)) = buffer.split_at_checked(5) else {
+        return Ok(None);
+    };
     let length = (&header[1..]).get_u32() as usize;
     if !(4..=LONGEST_MESSAGE).contains(&length) {
         return Err(WireError::Protocol(format!("a message of {length} bytes")));
@@ -394,7 +404,9 @@ fn parse_row(body: &[u8]) -> Result<Row, WireError> {
     let count = rest.try_get_u16().map_err(|_| malformed())?;
     let values = (0..count).map(|_| {
         let length = rest.try_get_i32().map_err(|_| malformed())?;
-        let Ok(length) = usize::try_from(length) else { return Ok(None) };
+        let Ok(length) = usize::try_from(length) else {
+            return Ok(None);
+        };
         let (value, tail) = rest.split_at_checked(length).ok_or_else(malformed)?;
         rest = tail;
         Ok(Some(String::from_utf8(value.to_vec()).map_err(|_| malformed())?))
@@ -404,9 +416,15 @@ fn parse_row(body: &[u8]) -> Result<Row, WireError> {
 
 /// `15.4 (Debian …)` is 150004, `16devel` is 160000.
 fn version_number(text: &str) -> u32 {
-    let mut parts = text.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse::<u32>().unwrap_or(0));
+    let mut parts = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|digits| digits.parse::<u32>().unwrap_or(0));
     let major = parts.next().unwrap_or(0);
-    let minor = if text.contains('.') { parts.next().unwrap_or(0) } else { 0 };
+    let minor = if text.contains('.') {
+        parts.next().unwrap_or(0)
+    } else {
+        0
+    };
     major.saturating_mul(10_000).saturating_add(minor)
 }
 

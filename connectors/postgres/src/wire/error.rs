@@ -76,7 +76,9 @@ impl ServerError {
     pub(super) fn parse(body: &[u8]) -> Self {
         let mut error = Self::default();
         for field in body.split(|byte| *byte == 0) {
-            let Some((kind, value)) = field.split_first() else { break };
+            let Some((kind, value)) = field.split_first() else {
+                break;
+            };
             let value = || String::from_utf8_lossy(value).into_owned();
             match kind {
                 b'C' => error.code = value(),

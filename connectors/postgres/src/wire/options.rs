@@ -95,7 +95,9 @@ impl ConnectOptions {
     /// # Errors
     /// [`InvalidUrl`] says which part is wrong, and never repeats the URL.
     pub fn parse(url: &str) -> Result<Self, InvalidUrl> {
-        let after_scheme = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
+        let after_scheme = url
+            .strip_prefix("postgres://")
+            .or_else(|| url.strip_prefix("postgresql://"));
         let rest = after_scheme.ok_or(InvalidUrl::Scheme)?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
@@ -145,14 +147,31 @@ impl ConnectOptions {
         if !given.is_empty() {
             hosts = &given;
         }
-        let hosts = hosts.split(',').map(|host| parse_host(host, port)).collect::<Result<_, _>>()?;
+        let hosts = hosts
+            .split(',')
+            .map(|host| parse_host(host, port))
+            .collect::<Result<_, _>>()?;
         let client_certificate = match (certificate, key) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
-            _ => return Err(InvalidUrl::InvalidParameter("sslcert", "both `sslcert` and `sslkey`, or neither")),
+            _ => {
+                return Err(InvalidUrl::InvalidParameter(
+                    "sslcert",
+                    "both `sslcert` and `sslkey`, or neither",
+                ));
+            }
         };
         let password = password.map(Secret::new);
-        Ok(Self { hosts, user, password, database, tls, root_certificate, client_certificate, connect_timeout })
+        Ok(Self {
+            hosts,
+            user,
+            password,
+            database,
+            tls,
+            root_certificate,
+            client_certificate,
+            connect_timeout,
+        })
     }
 
     /// `host:port/database`, for errors and logs.
@@ -183,7 +202,9 @@ fn parse_port(text: &str) -> Result<u16, InvalidUrl> {
 fn parse_host(text: &str, default_port: u16) -> Result<Host, InvalidUrl> {
     let (name, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, rest)) => (address, rest.strip_prefix(':')),
-        None => text.rsplit_once(':').map_or((text, None), |(name, port)| (name, Some(port))),
+        None => text
+            .rsplit_once(':')
+            .map_or((text, None), |(name, port)| (name, Some(port))),
     };
     let port = port.map_or(Ok(default_port), parse_port)?;
     let name = decode(name, "host")?;
@@ -201,7 +222,9 @@ fn decode(text: &str, part: &'static str) -> Result<String, InvalidUrl> {
     while let Some((&first, tail)) = rest.split_first() {
         if first == b'%' {
             let digit = |at: usize| tail.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-            let (Some(high), Some(low)) = (digit(0), digit(1)) else { return Err(wrong()) };
+            let (Some(high), Some(low)) = (digit(0), digit(1)) else {
+                return Err(wrong());
+            };
             bytes.push((high * 16 + low) as u8);
             rest = &tail[2..];
         } else {
@@ -247,8 +270,17 @@ mod tests {
         assert_eq!(error("mysql://a:secret@b"), InvalidUrl::Scheme);
         assert_eq!(error("postgres://b/db"), InvalidUrl::NoUser);
         assert_eq!(error("postgres://a:secret@b:x/db"), InvalidUrl::Port);
-        assert_eq!(error("postgres://a:se%zzcret@b/db"), InvalidUrl::PercentEncoding("password"));
-        assert_eq!(error("postgres://a@b/db?sslmod=x"), InvalidUrl::UnknownParameter("sslmod".into()));
-        assert!(matches!(error("postgres://a@b/db?sslmode=x"), InvalidUrl::InvalidParameter("sslmode", _)));
+        assert_eq!(
+            error("postgres://a:se%zzcret@b/db"),
+            InvalidUrl::PercentEncoding("password")
+        );
+        assert_eq!(
+            error("postgres://a@b/db?sslmod=x"),
+            InvalidUrl::UnknownParameter("sslmod".into())
+        );
+        assert!(matches!(
+            error("postgres://a@b/db?sslmode=x"),
+            InvalidUrl::InvalidParameter("sslmode", _)
+        ));
     }
 }

@@ -27,17 +27,28 @@ pub(super) struct Socket {
 impl Socket {
     /// Opens a socket to one host. The caller sets a time limit.
     pub(super) async fn open(host: &Host, options: &ConnectOptions) -> Result<Self, WireError> {
-        let unreachable = |source| WireError::Unreachable { host: host.to_string(), source };
+        let unreachable = |source| WireError::Unreachable {
+            host: host.to_string(),
+            source,
+        };
         match host {
             Host::Unix(folder, port) => {
                 let path = folder.join(format!(".s.PGSQL.{port}"));
                 let stream = UnixStream::connect(path).await.map_err(unreachable)?;
-                Ok(Self { stream: Box::new(stream), encrypted: false, end_point: None })
+                Ok(Self {
+                    stream: Box::new(stream),
+                    encrypted: false,
+                    end_point: None,
+                })
             }
             Host::Tcp(name, port) => {
                 let stream = connect_tcp(name, *port).await.map_err(unreachable)?;
                 if options.tls == TlsMode::Disable {
-                    return Ok(Self { stream: Box::new(stream), encrypted: false, end_point: None });
+                    return Ok(Self {
+                        stream: Box::new(stream),
+                        encrypted: false,
+                        end_point: None,
+                    });
                 }
                 upgrade(stream, name, options).await
             }
@@ -48,7 +59,11 @@ impl Socket {
 async fn connect_tcp(name: &str, port: u16) -> io::Result<tokio::net::TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in tokio::net::lookup_host((name, port)).await? {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
         socket.set_keepalive(true)?;
         socket.set_nodelay(true)?;
         match socket.connect(address).await {
@@ -68,10 +83,18 @@ async fn upgrade(mut stream: tokio::net::TcpStream, name: &str, options: &Connec
     match stream.read_u8().await? {
         b'S' => {}
         b'N' if options.tls == TlsMode::Prefer => {
-            return Ok(Socket { stream: Box::new(stream), encrypted: false, end_point: None });
+            return Ok(Socket {
+                stream: Box::new(stream),
+                encrypted: false,
+                end_point: None,
+            });
         }
         b'N' => return Err(WireError::TlsNotOffered),
-        other => return Err(WireError::Protocol(format!("byte {other} in reply to a request for TLS"))),
+        other => {
+            return Err(WireError::Protocol(format!(
+                "byte {other} in reply to a request for TLS"
+            )));
+        }
     }
     let connector = TlsConnector::from(std::sync::Arc::new(tls::client_config(options)?));
     let server = ServerName::try_from(name.to_owned())
@@ -80,8 +103,14 @@ async fn upgrade(mut stream: tokio::net::TcpStream, name: &str, options: &Connec
     let buffered = BufReader::with_capacity(64 * 1024, stream);
     let stream = connector.connect(server, buffered).await.map_err(handshake_error)?;
     let certificates = stream.get_ref().1.peer_certificates();
-    let end_point = certificates.and_then(|chain| chain.first()).and_then(|leaf| tls::server_end_point(leaf));
-    Ok(Socket { stream: Box::new(stream), encrypted: true, end_point })
+    let end_point = certificates
+        .and_then(|chain| chain.first())
+        .and_then(|leaf| tls::server_end_point(leaf));
+    Ok(Socket {
+        stream: Box::new(stream),
+        encrypted: true,
+        end_point,
+    })
 }
 
 fn handshake_error(error: io::Error) -> WireError {

@@ -28,10 +28,14 @@ pub(super) fn client_config(options: &ConnectOptions) -> Result<ClientConfig, Wi
         .map_err(WireError::Tls)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Verifier { trust, provider }));
-    let Some((certificate, key)) = &options.client_certificate else { return Ok(builder.with_no_client_auth()) };
+    let Some((certificate, key)) = &options.client_certificate else {
+        return Ok(builder.with_no_client_auth());
+    };
     let chain = read_certificates(certificate)?;
     let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error))?;
-    builder.with_client_auth_cert(chain, key_der).map_err(|error| unusable(certificate, error))
+    builder
+        .with_client_auth_cert(chain, key_der)
+        .map_err(|error| unusable(certificate, error))
 }
 
 fn authorities(
@@ -61,11 +65,18 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, WireEr
     let certificates = CertificateDer::pem_file_iter(path)
         .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
         .map_err(|error| unusable(path, error))?;
-    if certificates.is_empty() { Err(unusable(path, "no certificate in it")) } else { Ok(certificates) }
+    if certificates.is_empty() {
+        Err(unusable(path, "no certificate in it"))
+    } else {
+        Ok(certificates)
+    }
 }
 
 fn unusable(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> WireError {
-    WireError::Certificate { path: path.display().to_string(), source: source.into() }
+    WireError::Certificate {
+        path: path.display().to_string(),
+        source: source.into(),
+    }
 }
 
 /// Whose certificates are accepted.
@@ -113,7 +124,12 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -122,7 +138,12 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -172,10 +193,16 @@ fn der_value(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (length, rest) = if length < 0x80 {
         (usize::from(length), rest)
     } else {
-        let (digits, rest) = rest.split_at_checked(usize::from(length & 0x7f)).filter(|(digits, _)| digits.len() <= 4)?;
+        let (digits, rest) = rest
+            .split_at_checked(usize::from(length & 0x7f))
+            .filter(|(digits, _)| digits.len() <= 4)?;
         (digits.iter().fold(0, |sum, digit| sum << 8 | usize::from(*digit)), rest)
     };
-    if first == tag { rest.split_at_checked(length) } else { None }
+    if first == tag {
+        rest.split_at_checked(length)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -193,7 +220,10 @@ mod tests {
         certificate.extend((inner.len() as u16).to_be_bytes());
         certificate.extend(inner);
         assert_eq!(signature_algorithm(&certificate), Some(ECDSA_SHA384));
-        assert_eq!(server_end_point(&certificate), Some(Sha384::digest(&certificate).to_vec()));
+        assert_eq!(
+            server_end_point(&certificate),
+            Some(Sha384::digest(&certificate).to_vec())
+        );
         assert_eq!(signature_algorithm(&certificate[..20]), None);
     }
 }

@@ -40,7 +40,11 @@ async fn the_source_keeps_its_promises() {
              SELECT pg_create_logical_replication_slot('millstream_t_shop', 'pgoutput');",
         )
         .unwrap();
-    cluster.psql("INSERT INTO orders SELECT i, 'n' FROM generate_series(1, 500) i").unwrap();
-    cluster.psql("INSERT INTO lines SELECT generate_series(1, 200)").unwrap();
+    cluster
+        .psql("INSERT INTO orders SELECT i, 'n' FROM generate_series(1, 500) i")
+        .unwrap();
+    cluster
+        .psql("INSERT INTO lines SELECT generate_series(1, 200)")
+        .unwrap();
     source_suite::run(&Subject(cluster)).await;
 }

@@ -61,7 +61,10 @@ async fn finding(cluster: &TestCluster, url: String) -> (String, String) {
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert!(findings[0].hint.is_some(), "{findings:?}");
     let shown = format!("{findings:?}");
-    assert!(!shown.contains(PASSWORD) && !shown.contains("guessed"), "a secret is shown: {shown}");
+    assert!(
+        !shown.contains(PASSWORD) && !shown.contains("guessed"),
+        "a secret is shown: {shown}"
+    );
     (findings[0].code.unwrap().to_owned(), findings[0].message.clone())
 }
 
@@ -71,10 +74,18 @@ async fn tls_is_verified_as_asked_and_binds_the_login() {
     let cluster = with_tls(authority.sign("localhost", false));
     let url = |mode: &str| format!("{}?sslmode={mode}", cluster.url().replace("127.0.0.1", "localhost"));
     let root = authority.root();
-    for mode in ["prefer", "require", &format!("verify-ca&sslrootcert={root}"), &format!("verify-full&sslrootcert={root}")] {
+    for mode in [
+        "prefer",
+        "require",
+        &format!("verify-ca&sslrootcert={root}"),
+        &format!("verify-full&sslrootcert={root}"),
+    ] {
         let mut connection = open(&url(mode)).await.unwrap();
         assert!(connection.is_encrypted() && connection.is_channel_bound(), "{mode}");
-        let rows = connection.query("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").await.unwrap();
+        let rows = connection
+            .query("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+            .await
+            .unwrap();
         assert!(rows[0].is_true(0), "{mode}");
     }
     assert!(!open(&url("disable")).await.unwrap().is_encrypted());
@@ -95,8 +106,11 @@ async fn an_expired_certificate_is_named_as_such() {
     let authority = Authority::new();
     let cluster = with_tls(authority.sign("localhost", true));
     let url = cluster.url().replace("127.0.0.1", "localhost");
-    let (code, message) =
-        finding(&cluster, format!("{url}?sslmode=verify-full&sslrootcert={}", authority.root())).await;
+    let (code, message) = finding(
+        &cluster,
+        format!("{url}?sslmode=verify-full&sslrootcert={}", authority.root()),
+    )
+    .await;
     assert_eq!(code, "PG0006", "{message}");
 }
 
@@ -104,17 +118,48 @@ async fn an_expired_certificate_is_named_as_such() {
 async fn each_failure_to_connect_has_its_own_finding() {
     let cluster = TestCluster::new().unwrap();
     let (code, message) = finding(&cluster, cluster.url_as("postgres", "guessed", "postgres")).await;
-    assert_eq!((code.as_str(), message.contains("28P01")), ("PG0002", true), "{message}");
-    assert_eq!(finding(&cluster, format!("postgres://postgres@127.0.0.1:{}/postgres", cluster.port())).await.0, "PG0002");
-    assert_eq!(finding(&cluster, cluster.url_as("postgres", PASSWORD, "nowhere")).await.0, "PG0003");
-    assert_eq!(finding(&cluster, format!("{}?sslmode=require", cluster.url())).await.0, "PG0004");
+    assert_eq!(
+        (code.as_str(), message.contains("28P01")),
+        ("PG0002", true),
+        "{message}"
+    );
+    assert_eq!(
+        finding(
+            &cluster,
+            format!("postgres://postgres@127.0.0.1:{}/postgres", cluster.port())
+        )
+        .await
+        .0,
+        "PG0002"
+    );
+    assert_eq!(
+        finding(&cluster, cluster.url_as("postgres", PASSWORD, "nowhere"))
+            .await
+            .0,
+        "PG0003"
+    );
+    assert_eq!(
+        finding(&cluster, format!("{}?sslmode=require", cluster.url())).await.0,
+        "PG0004"
+    );
     let closed = millstream_testkit::ports::free_port();
-    assert_eq!(finding(&cluster, format!("postgres://a@127.0.0.1:{closed}/b")).await.0, "PG0001");
-    assert_eq!(finding(&cluster, "postgres://a@nowhere.invalid/b".to_owned()).await.0, "PG0001");
+    assert_eq!(
+        finding(&cluster, format!("postgres://a@127.0.0.1:{closed}/b")).await.0,
+        "PG0001"
+    );
+    assert_eq!(
+        finding(&cluster, "postgres://a@nowhere.invalid/b".to_owned()).await.0,
+        "PG0001"
+    );
     // A listener that says nothing.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
-    assert_eq!(finding(&cluster, format!("postgres://a@127.0.0.1:{port}/b?connect_timeout=1")).await.0, "PG0001");
+    assert_eq!(
+        finding(&cluster, format!("postgres://a@127.0.0.1:{port}/b?connect_timeout=1"))
+            .await
+            .0,
+        "PG0001"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,18 +172,29 @@ async fn every_method_of_authentication_and_the_unix_socket_work() {
         )
         .unwrap();
     let hba = cluster.data_dir().join("pg_hba.conf");
-    let lines = "local all all trust\nhost all hashed all md5\nhost all plain all password\nhost all all all scram-sha-256\n";
+    let lines =
+        "local all all trust\nhost all hashed all md5\nhost all plain all password\nhost all all all scram-sha-256\n";
     std::fs::write(Path::new(&hba), lines).unwrap();
     cluster.psql("SELECT pg_reload_conf()").unwrap();
     for url in [
         cluster.url_as("hashed", "p%2F%C3%A4%25", "hashed"),
         cluster.url_as("plain", "p", "postgres"),
         cluster.url(),
-        format!("postgres://postgres@/postgres?host={}&port={}", cluster.socket_dir().display(), cluster.port()),
-        format!("postgres://postgres:{PASSWORD}@127.0.0.1:1,127.0.0.1:{}/postgres", cluster.port()),
+        format!(
+            "postgres://postgres@/postgres?host={}&port={}",
+            cluster.socket_dir().display(),
+            cluster.port()
+        ),
+        format!(
+            "postgres://postgres:{PASSWORD}@127.0.0.1:1,127.0.0.1:{}/postgres",
+            cluster.port()
+        ),
     ] {
         let mut connection = open(&url).await.unwrap_or_else(|error| panic!("{url}: {error}"));
-        assert_eq!(connection.query("SELECT 1; SELECT 2").await.unwrap()[0].get(0), Some("2"));
+        assert_eq!(
+            connection.query("SELECT 1; SELECT 2").await.unwrap()[0].get(0),
+            Some("2")
+        );
         assert!(connection.query("SELECT nonsense").await.is_err());
         assert_eq!(connection.query("SHOW TimeZone").await.unwrap()[0].get(0), Some("UTC"));
         assert!(connection.server_version() >= 140_000);

@@ -7,20 +7,31 @@ use crate::target::{Running, Target, config, present, source, table, wal};
 
 fn cluster() -> TestCluster {
     let cluster = TestCluster::new().unwrap();
-    cluster.psql("CREATE TABLE orders (id int PRIMARY KEY, amount int); CREATE PUBLICATION p FOR ALL TABLES").unwrap();
-    cluster.psql("INSERT INTO orders SELECT i, i FROM generate_series(1, 100) i").unwrap();
+    cluster
+        .psql("CREATE TABLE orders (id int PRIMARY KEY, amount int); CREATE PUBLICATION p FOR ALL TABLES")
+        .unwrap();
+    cluster
+        .psql("INSERT INTO orders SELECT i, i FROM generate_series(1, 100) i")
+        .unwrap();
     cluster
 }
 
 fn write(cluster: &TestCluster, from: u32) {
     let script: String = (from..from + 300)
-        .map(|id| format!("INSERT INTO orders VALUES ({id}, 0); UPDATE orders SET amount = amount + 1 WHERE id = {};", id / 2))
+        .map(|id| {
+            format!(
+                "INSERT INTO orders VALUES ({id}, 0); UPDATE orders SET amount = amount + 1 WHERE id = {};",
+                id / 2
+            )
+        })
         .collect();
     cluster.psql(&script).unwrap();
 }
 
 fn confirmed(cluster: &TestCluster) -> u64 {
-    let lsn = cluster.psql("SELECT confirmed_flush_lsn - '0/0'::pg_lsn FROM pg_replication_slots").unwrap();
+    let lsn = cluster
+        .psql("SELECT confirmed_flush_lsn - '0/0'::pg_lsn FROM pg_replication_slots")
+        .unwrap();
     lsn.parse().unwrap()
 }
 
@@ -34,7 +45,8 @@ async fn a_stop_at_any_place_leaves_no_gap_and_no_overlap() {
         run.until(|target| !target.boundaries.is_empty()).await;
         write(&cluster, 1000 * (round + 1));
         let some = run.target.tables[&table("orders")].rows.len() + 70 * round as usize;
-        run.until(|target| target.tables[&table("orders")].rows.len() >= some).await;
+        run.until(|target| target.tables[&table("orders")].rows.len() >= some)
+            .await;
         target = run.stop().await;
         // A new process has no memory of boundaries.
         target.boundaries.clear();
@@ -47,7 +59,10 @@ async fn a_stop_at_any_place_leaves_no_gap_and_no_overlap() {
     let mut run = Running::start(source(&config), target);
     run.catch_up(&cluster).await;
     let target = run.stop().await;
-    assert_eq!(target.folded("orders", "id"), present(&cluster, "orders", &["id", "amount"]));
+    assert_eq!(
+        target.folded("orders", "id"),
+        present(&cluster, "orders", &["id", "amount"])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,21 +96,31 @@ async fn only_what_is_durable_is_confirmed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_added_later_is_copied_beside_the_stream() {
     let cluster = cluster();
-    cluster.psql("CREATE TABLE later (id int PRIMARY KEY, amount int); INSERT INTO later VALUES (1, 1)").unwrap();
+    cluster
+        .psql("CREATE TABLE later (id int PRIMARY KEY, amount int); INSERT INTO later VALUES (1, 1)")
+        .unwrap();
     let mut run = Running::start(source(&config(&cluster, &["orders"])), Target::of(&["orders"]));
     run.until(|target| !target.boundaries.is_empty()).await;
     let mut target = run.stop().await;
     target.boundaries.clear();
     write(&cluster, 1000);
-    cluster.psql("INSERT INTO later VALUES (2, 2); UPDATE later SET amount = 5 WHERE id = 1").unwrap();
+    cluster
+        .psql("INSERT INTO later VALUES (2, 2); UPDATE later SET amount = 5 WHERE id = 1")
+        .unwrap();
     target.tables.insert(table("later"), crate::target::Held::default());
     let mut run = Running::start(source(&config(&cluster, &["orders", "later"])), target);
     run.until(|target| !target.boundaries.is_empty()).await;
-    cluster.psql("INSERT INTO later VALUES (3, 3); DELETE FROM later WHERE id = 2").unwrap();
+    cluster
+        .psql("INSERT INTO later VALUES (3, 3); DELETE FROM later WHERE id = 2")
+        .unwrap();
     run.catch_up(&cluster).await;
     let target = run.stop().await;
     for name in ["orders", "later"] {
-        assert_eq!(target.folded(name, "id"), present(&cluster, name, &["id", "amount"]), "{name}");
+        assert_eq!(
+            target.folded(name, "id"),
+            present(&cluster, name, &["id", "amount"]),
+            "{name}"
+        );
     }
     let slots = cluster.psql("SELECT slot_name FROM pg_replication_slots").unwrap();
     assert_eq!(slots, "millstream_t_shop", "the temporary slot is gone");
@@ -117,16 +142,27 @@ async fn a_slot_that_is_ahead_or_gone_is_refused() {
     let mut stale = old;
     stale.boundaries.clear();
     let failure = Running::start(source(&config), stale).failure().await;
-    assert_eq!((failure.kind(), failure.error_code()), (ErrorKind::PositionLost, Some("PG0025")));
-    cluster.psql("SELECT pg_drop_replication_slot('millstream_t_shop')").unwrap();
+    assert_eq!(
+        (failure.kind(), failure.error_code()),
+        (ErrorKind::PositionLost, Some("PG0025"))
+    );
+    cluster
+        .psql("SELECT pg_drop_replication_slot('millstream_t_shop')")
+        .unwrap();
     let failure = Running::start(source(&config), newest).failure().await;
-    assert_eq!((failure.kind(), failure.error_code()), (ErrorKind::PositionLost, Some("PG0024")));
+    assert_eq!(
+        (failure.kind(), failure.error_code()),
+        (ErrorKind::PositionLost, Some("PG0024"))
+    );
     // With nothing held there is nothing to lose.
     let mut run = Running::start(source(&config), Target::of(&["orders"]));
     run.catch_up(&cluster).await;
     assert!(*run.target.least().position(&wal()) > Position::Beginning);
     let target = run.stop().await;
-    assert_eq!(target.folded("orders", "id"), present(&cluster, "orders", &["id", "amount"]));
+    assert_eq!(
+        target.folded("orders", "id"),
+        present(&cluster, "orders", &["id", "amount"])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,7 +173,10 @@ async fn a_slot_in_use_is_reported_with_its_reader() {
     first.catch_up(&cluster).await;
     let second = Running::start(source(&config), first.target.clone());
     let failure = second.failure().await;
-    assert_eq!((failure.kind(), failure.error_code()), (ErrorKind::Unavailable, Some("PG0020")));
+    assert_eq!(
+        (failure.kind(), failure.error_code()),
+        (ErrorKind::Unavailable, Some("PG0020"))
+    );
     assert!(failure.summary().contains("PID"), "{}", failure.summary());
     first.stop().await;
 }

@@ -7,18 +7,26 @@ use millstream_testkit::postgres::TestCluster;
 
 use crate::target::{Running, Target, config, is_copied, present, source, table, wal};
 
-const ORDERS: &str = "CREATE TABLE orders (id int PRIMARY KEY, note text, amount int); CREATE PUBLICATION p FOR ALL TABLES;";
+const ORDERS: &str =
+    "CREATE TABLE orders (id int PRIMARY KEY, note text, amount int); CREATE PUBLICATION p FOR ALL TABLES;";
 
 fn cells(pairs: &[(&str, &str)]) -> millstream_testkit::change_log::Cells {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn copy_and_stream_meet_while_a_writer_runs() {
     let cluster = Arc::new(TestCluster::new().unwrap());
     cluster.psql(ORDERS).unwrap();
-    cluster.psql("CREATE TABLE lines (id bigint PRIMARY KEY, price numeric(10,2))").unwrap();
-    cluster.psql("INSERT INTO orders SELECT i, 'n' || i, i FROM generate_series(1, 20000) i").unwrap();
+    cluster
+        .psql("CREATE TABLE lines (id bigint PRIMARY KEY, price numeric(10,2))")
+        .unwrap();
+    cluster
+        .psql("INSERT INTO orders SELECT i, 'n' || i, i FROM generate_series(1, 20000) i")
+        .unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..3)
         .map(|writer| {
@@ -47,15 +55,31 @@ async fn copy_and_stream_meet_while_a_writer_runs() {
         .collect();
     let tables = ["orders", "lines"];
     let mut run = Running::start(source(&config(&cluster, &tables)), Target::of(&tables));
-    run.until(|target| target.tables.values().all(|held| held.rows.iter().filter(|row| row.op != "r").count() > 500))
-        .await;
+    run.until(|target| {
+        target
+            .tables
+            .values()
+            .all(|held| held.rows.iter().filter(|row| row.op != "r").count() > 500)
+    })
+    .await;
     stop.store(true, Ordering::Relaxed);
     writers.into_iter().for_each(|writer| writer.join().unwrap());
     run.catch_up(&cluster).await;
     let target = run.stop().await;
-    assert!(target.tables.values().all(|held| is_copied(held, "orders") || is_copied(held, "lines")));
-    assert_eq!(target.folded("orders", "id"), present(&cluster, "orders", &["id", "note", "amount"]));
-    assert_eq!(target.folded("lines", "id"), present(&cluster, "lines", &["id", "price"]));
+    assert!(
+        target
+            .tables
+            .values()
+            .all(|held| is_copied(held, "orders") || is_copied(held, "lines"))
+    );
+    assert_eq!(
+        target.folded("orders", "id"),
+        present(&cluster, "orders", &["id", "note", "amount"])
+    );
+    assert_eq!(
+        target.folded("lines", "id"),
+        present(&cluster, "lines", &["id", "price"])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,15 +90,29 @@ async fn a_large_transaction_flows_in_many_batches_and_shows_one_boundary() {
     small["batch"] = serde_json::json!({"rows": 1000});
     let mut run = Running::start(source(&small), Target::of(&["orders"]));
     run.until(|target| !target.boundaries.is_empty()).await;
-    cluster.psql("INSERT INTO orders SELECT i, repeat('x', 50), i FROM generate_series(1, 50000) i").unwrap();
-    run.until(|target| target.tables[&table("orders")].rows.len() == 50_000).await;
+    cluster
+        .psql("INSERT INTO orders SELECT i, repeat('x', 50), i FROM generate_series(1, 50000) i")
+        .unwrap();
+    run.until(|target| target.tables[&table("orders")].rows.len() == 50_000)
+        .await;
     let target = run.stop().await;
     let sizes: Vec<_> = target.batches.iter().map(|(_, rows)| *rows).collect();
     assert!(sizes.len() >= 50 && sizes.iter().all(|rows| *rows <= 1000), "{sizes:?}");
-    let positions: std::collections::BTreeSet<_> =
-        target.tables[&table("orders")].rows.iter().map(|row| row.position.clone()).collect();
-    assert_eq!(positions.len(), 1, "all rows of a transaction have its commit's position");
-    let of_it = target.boundaries.iter().filter(|boundary| boundary.committed_at.is_some()).count();
+    let positions: std::collections::BTreeSet<_> = target.tables[&table("orders")]
+        .rows
+        .iter()
+        .map(|row| row.position.clone())
+        .collect();
+    assert_eq!(
+        positions.len(),
+        1,
+        "all rows of a transaction have its commit's position"
+    );
+    let of_it = target
+        .boundaries
+        .iter()
+        .filter(|boundary| boundary.committed_at.is_some())
+        .count();
     assert_eq!(of_it, 1);
 }
 
@@ -96,7 +134,8 @@ async fn toast_keys_and_truncation_keep_their_meaning() {
              INSERT INTO orders VALUES (7, 'after', 7);",
         )
         .unwrap();
-    run.until(|target| target.tables[&table("orders")].rows.len() >= 8).await;
+    run.until(|target| target.tables[&table("orders")].rows.len() >= 8)
+        .await;
     let target = run.stop().await;
     let changes = target.changes("orders");
     let ops: Vec<_> = changes.iter().map(|(op, ..)| op.as_str()).collect();
@@ -104,9 +143,15 @@ async fn toast_keys_and_truncation_keep_their_meaning() {
     assert_eq!(changes[1].1, cells(&[("id", "1"), ("amount", "2")]));
     assert_eq!(changes[1].2, ["note"], "an unchanged value is not a null");
     assert_eq!(changes[2].1["id"], "1");
-    assert_eq!((changes[3].1["id"].as_str(), changes[3].2.as_slice()), ("5", ["note".to_owned()].as_slice()));
+    assert_eq!(
+        (changes[3].1["id"].as_str(), changes[3].2.as_slice()),
+        ("5", ["note".to_owned()].as_slice())
+    );
     assert_eq!(changes[4].1, cells(&[("id", "6")]));
-    assert_eq!(target.folded("orders", "id"), present(&cluster, "orders", &["id", "note", "amount"]));
+    assert_eq!(
+        target.folded("orders", "id"),
+        present(&cluster, "orders", &["id", "note", "amount"])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,15 +176,32 @@ async fn columns_change_while_it_runs() {
         .unwrap();
     run.catch_up(&cluster).await;
     let target = run.stop().await;
-    let changes: Vec<_> = target.changes("orders").into_iter().filter(|(op, ..)| op == "c").collect();
+    let changes: Vec<_> = target
+        .changes("orders")
+        .into_iter()
+        .filter(|(op, ..)| op == "c")
+        .collect();
     assert_eq!(changes[0].1, cells(&[("id", "2"), ("note", "b"), ("amount", "2")]));
-    assert_eq!(changes[1].1, cells(&[("id", "3"), ("note", "c"), ("amount", "3"), ("feeling", "sad")]));
-    assert_eq!(changes[2].1, cells(&[("id", "4"), ("amount", "4"), ("feeling", "happy")]));
-    assert_eq!(changes[3].1, cells(&[("id", "5"), ("total", "5.5"), ("feeling", "sad")]));
+    assert_eq!(
+        changes[1].1,
+        cells(&[("id", "3"), ("note", "c"), ("amount", "3"), ("feeling", "sad")])
+    );
+    assert_eq!(
+        changes[2].1,
+        cells(&[("id", "4"), ("amount", "4"), ("feeling", "happy")])
+    );
+    assert_eq!(
+        changes[3].1,
+        cells(&[("id", "5"), ("total", "5.5"), ("feeling", "sad")])
+    );
     let last = &target.batches.last().unwrap().0;
     assert_eq!(last.key, ["id"]);
-    let types: Vec<_> =
-        last.columns.fields().iter().map(|field| field.metadata()[millstream_postgres::TYPE_METADATA].clone()).collect();
+    let types: Vec<_> = last
+        .columns
+        .fields()
+        .iter()
+        .map(|field| field.metadata()[millstream_postgres::TYPE_METADATA].clone())
+        .collect();
     assert_eq!(types, ["integer", "numeric(9,1)", "mood"]);
 }
 
@@ -181,14 +243,22 @@ async fn filters_text_only_types_and_full_identity_agree_between_copy_and_stream
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_table_in_a_busy_log_moves_on_and_frees_it() {
     let cluster = TestCluster::new().unwrap();
-    cluster.psql("CREATE TABLE quiet (id int PRIMARY KEY); CREATE TABLE busy (id int); CREATE PUBLICATION p FOR TABLE quiet").unwrap();
+    cluster
+        .psql(
+            "CREATE TABLE quiet (id int PRIMARY KEY); CREATE TABLE busy (id int); CREATE PUBLICATION p FOR TABLE quiet",
+        )
+        .unwrap();
     let mut run = Running::start(source(&config(&cluster, &["quiet"])), Target::of(&["quiet"]));
     run.until(|target| !target.boundaries.is_empty()).await;
-    cluster.psql("INSERT INTO busy SELECT generate_series(1, 100000)").unwrap();
+    cluster
+        .psql("INSERT INTO busy SELECT generate_series(1, 100000)")
+        .unwrap();
     run.catch_up(&cluster).await;
     let reached = run.target.least().position(&wal()).ordered().unwrap().to_owned();
     let confirmed = || {
-        let lsn = cluster.psql("SELECT confirmed_flush_lsn - '0/0'::pg_lsn FROM pg_replication_slots").unwrap();
+        let lsn = cluster
+            .psql("SELECT confirmed_flush_lsn - '0/0'::pg_lsn FROM pg_replication_slots")
+            .unwrap();
         crate::target::position(lsn.parse().unwrap())
     };
     for _ in 0..50 {

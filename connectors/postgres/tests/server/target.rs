@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{
-    Boundary, ByteBudget, Checkpoint, EventReceiver, PartitionId, Position, ResumePoints, Result, Source,
+    Boundary, ByteBudget, Checkpoint, EventReceiver, PartitionId, Position, Result, ResumePoints, Source,
     SourceContext, SourceEvent, TableId, TableSchema, event_channel,
 };
 use millstream_postgres::{PostgresConfig, PostgresSource};
@@ -56,11 +56,19 @@ pub struct Target {
 
 impl Target {
     pub fn of(tables: &[&str]) -> Self {
-        Self { tables: tables.iter().map(|name| (table(name), Held::default())).collect(), ..Self::default() }
+        Self {
+            tables: tables.iter().map(|name| (table(name), Held::default())).collect(),
+            ..Self::default()
+        }
     }
 
     pub fn resume(&self) -> ResumePoints {
-        ResumePoints(self.tables.iter().map(|(id, held)| (id.clone(), held.checkpoint.clone())).collect())
+        ResumePoints(
+            self.tables
+                .iter()
+                .map(|(id, held)| (id.clone(), held.checkpoint.clone()))
+                .collect(),
+        )
     }
 
     /// The least that all tables hold.
@@ -91,13 +99,24 @@ impl Target {
     fn cut(&mut self, boundary: Boundary) {
         let concerned = |id: &TableId| boundary.table.as_ref().is_none_or(|only| only == id);
         for (id, row) in std::mem::take(&mut self.pending) {
-            assert!(concerned(&id), "a boundary of {:?} follows rows of {id}", boundary.table);
+            assert!(
+                concerned(&id),
+                "a boundary of {:?} follows rows of {id}",
+                boundary.table
+            );
             let held = self.tables.get_mut(&id).expect("a table of the source");
             let partition = PartitionId::from(row.partition.as_str());
             assert_eq!(partition, boundary.partition, "rows of {id}");
             assert!(boundary.position.holds(&row.position), "a row beyond its boundary");
-            let before = self.boundaries.iter().rev().find(|last| last.partition == boundary.partition);
-            assert!(before.is_none_or(|last| !last.position.holds(&row.position)), "a row behind the last boundary");
+            let before = self
+                .boundaries
+                .iter()
+                .rev()
+                .find(|last| last.partition == boundary.partition);
+            assert!(
+                before.is_none_or(|last| !last.position.holds(&row.position)),
+                "a row behind the last boundary"
+            );
             if !held.checkpoint.position(&partition).holds(&row.position) {
                 held.rows.push(row);
             }
@@ -124,7 +143,9 @@ impl Target {
     /// Operation and cells of each change of a table, first copy left out.
     pub fn changes(&self, name: &str) -> Vec<(String, Cells, Vec<String>)> {
         let streamed = self.tables[&table(name)].rows.iter().filter(|row| row.op != "r");
-        streamed.map(|row| (row.op.clone(), row.cells.clone(), row.unchanged.clone())).collect()
+        streamed
+            .map(|row| (row.op.clone(), row.cells.clone(), row.unchanged.clone()))
+            .collect()
     }
 }
 
@@ -146,10 +167,20 @@ impl Running {
         let (sender, events) = event_channel(budget, 16);
         let (durable, watched) = watch::channel(target.least());
         let cancel = CancellationToken::new();
-        let context =
-            SourceContext { resume: target.resume(), events: sender, durable: watched, cancel: cancel.clone() };
+        let context = SourceContext {
+            resume: target.resume(),
+            events: sender,
+            durable: watched,
+            cancel: cancel.clone(),
+        };
         let task = tokio::spawn(Box::new(source).run(context));
-        Self { target, events, durable, cancel, task }
+        Self {
+            target,
+            events,
+            durable,
+            cancel,
+            task,
+        }
     }
 
     /// Takes events, and declares durable what they complete, until `done`.
@@ -172,14 +203,25 @@ impl Running {
     /// Takes events until all that is committed now has come.
     pub async fn catch_up(&mut self, cluster: &TestCluster) {
         let lsn = flushed(cluster);
-        self.until(|target| target.least().position(&wal()).ordered() >= Some(lsn.as_str())).await;
+        self.until(|target| target.least().position(&wal()).ordered() >= Some(lsn.as_str()))
+            .await;
     }
 
     /// Stops the source as a shutdown does.
     pub async fn stop(self) -> Target {
-        let Self { mut target, events, cancel, task, .. } = self;
+        let Self {
+            mut target,
+            events,
+            cancel,
+            task,
+            ..
+        } = self;
         cancel.cancel();
-        timeout(Duration::from_secs(5), task).await.expect("it stops soon").expect("no panic").expect("it ends well");
+        timeout(Duration::from_secs(5), task)
+            .await
+            .expect("it stops soon")
+            .expect("no panic")
+            .expect("it ends well");
         drop(events);
         target.crash();
         target
@@ -201,7 +243,9 @@ fn flushed(cluster: &TestCluster) -> String {
         .psql("CREATE TABLE IF NOT EXISTS marker (id int); SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
         .expect("the server answers");
     // Moves the log on, and has it flushed: asynchronous commits wait.
-    cluster.psql("SET synchronous_commit = on; INSERT INTO marker VALUES (1)").expect("the server answers");
+    cluster
+        .psql("SET synchronous_commit = on; INSERT INTO marker VALUES (1)")
+        .expect("the server answers");
     position(lsn.parse().expect("a number"))
 }
 
@@ -212,20 +256,33 @@ pub fn position(lsn: u64) -> String {
 
 /// Whether the position of the log is known to `held`.
 pub fn is_copied(held: &Held, name: &str) -> bool {
-    *held.checkpoint.position(&PartitionId::new("shop", format!("copy/public.{name}"))) == Position::End
+    *held
+        .checkpoint
+        .position(&PartitionId::new("shop", format!("copy/public.{name}")))
+        == Position::End
 }
 
 /// The present rows of a table with these columns, as the target folds them. Empty is NULL.
 pub fn present(cluster: &TestCluster, name: &str, columns: &[&str]) -> FoldedTable {
-    let rows = cluster.psql(&format!("SELECT {} FROM {name}", columns.join(", "))).expect("the table can be read");
+    let rows = cluster
+        .psql(&format!("SELECT {} FROM {name}", columns.join(", ")))
+        .expect("the table can be read");
     let cells = |row: &str| -> Cells {
-        let named = columns.iter().zip(row.split('|')).filter(|(_, value)| !value.is_empty());
-        named.map(|(column, value)| ((*column).to_owned(), value.to_owned())).collect()
+        let named = columns
+            .iter()
+            .zip(row.split('|'))
+            .filter(|(_, value)| !value.is_empty());
+        named
+            .map(|(column, value)| ((*column).to_owned(), value.to_owned()))
+            .collect()
     };
     rows.lines()
         .map(|row| {
             let cells = cells(row);
-            let key = cells.iter().filter(|(name, _)| *name == columns[0]).map(|(n, v)| (n.clone(), v.clone()));
+            let key = cells
+                .iter()
+                .filter(|(name, _)| *name == columns[0])
+                .map(|(n, v)| (n.clone(), v.clone()));
             (key.collect(), cells)
         })
         .collect()
