@@ -10,7 +10,9 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, GenericListArray, OffsetSizeTrait, RecordBatch, StructArray, new_null_array};
+use arrow_array::{
+    Array, ArrayRef, GenericListArray, OffsetSizeTrait, RecordBatch, RecordBatchOptions, StructArray, new_null_array,
+};
 use arrow_cast::{CastOptions, can_cast_types, cast_with_options};
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use millstream_core::envelope;
@@ -197,7 +199,9 @@ pub(crate) fn adapt(rows: &RecordBatch, table: &SchemaRef) -> Result<RecordBatch
             None => Ok(new_null_array(field.data_type(), rows.num_rows())),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    RecordBatch::try_new(table.clone(), columns)
+    // The count is given, because a batch without columns cannot tell it.
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    RecordBatch::try_new_with_options(table.clone(), columns, &options)
 }
 
 fn adapt_column(column: &ArrayRef, target: &DataType) -> Result<ArrayRef, ArrowError> {
