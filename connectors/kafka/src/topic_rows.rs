@@ -149,7 +149,7 @@ impl TopicRows {
         Ok(())
     }
 
-    fn append_headers(&mut self, headers: &[(&str, Option<&[u8]>)]) {
+    fn append_headers(&mut self, headers: &[HeaderPair<'_>]) {
         let entries = self.headers.values();
         for (name, value) in headers {
             entries
@@ -207,7 +207,10 @@ pub fn micros(message: &impl Message) -> Option<i64> {
         .and_then(|millis| millis.checked_mul(1_000))
 }
 
-fn read_headers<M: Message>(message: &M) -> std::result::Result<Vec<(&str, Option<&[u8]>)>, Reject> {
+/// A header's name and value.
+type HeaderPair<'a> = (&'a str, Option<&'a [u8]>);
+
+fn read_headers<M: Message>(message: &M) -> std::result::Result<Vec<HeaderPair<'_>>, Reject> {
     let Some(headers) = message.headers() else {
         return Ok(Vec::new());
     };

@@ -7,3 +7,4 @@ mod replies;
 mod resume;
 mod stream;
 mod target;
+mod throughput;

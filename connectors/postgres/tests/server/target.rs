@@ -227,6 +227,12 @@ impl Running {
         target
     }
 
+    /// Stops behind the first boundary that comes; rows before it are not asked for.
+    pub async fn target_after_copy(mut self) -> Target {
+        self.until(|target| !target.boundaries.is_empty()).await;
+        self.stop().await
+    }
+
     /// The error that ends the run.
     pub async fn failure(mut self) -> millstream_core::Error {
         let drained = async {
