@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod demo;
 mod run;
 mod status;
 
@@ -25,6 +26,8 @@ enum Command {
     Run(RunArgs),
     /// Ask a running daemon how its pipelines are
     Status(StatusArgs),
+    /// Show the whole system on this machine in under a minute: PostgreSQL, a broker, a live shop
+    Demo(demo::DemoArgs),
 }
 
 #[derive(Debug, Args)]
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::main(&args),
         Command::Run(args) => run::main(&args),
         Command::Status(args) => status::main(&args),
+        Command::Demo(args) => demo::main(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

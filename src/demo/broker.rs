@@ -25,7 +25,11 @@ impl Broker {
         let kafka = KafkaMock::start(1).map_err(failed)?;
         kafka.create_topic(TOPIC, PARTITIONS as i32).map_err(failed)?;
         let address = kafka.brokers();
-        Ok(Self { kafka, address, counts: [0; PARTITIONS] })
+        Ok(Self {
+            kafka,
+            address,
+            counts: [0; PARTITIONS],
+        })
     }
 
     /// `host:port`
@@ -38,11 +42,14 @@ impl Broker {
     /// # Errors
     /// If the broker does not take them.
     pub fn send<'a>(&mut self, payloads: impl IntoIterator<Item = &'a [u8]>) -> Result<()> {
-        let failed = |error: millstream_core::Error| anyhow!("cannot write to the embedded broker: {}", error.summary());
+        let failed =
+            |error: millstream_core::Error| anyhow!("cannot write to the embedded broker: {}", error.summary());
         for payload in payloads {
             let total: i64 = self.counts.iter().sum();
             let partition = usize::try_from(total).unwrap_or_default() % PARTITIONS;
-            self.kafka.send(TOPIC, Some(partition as i32), None, Some(payload)).map_err(failed)?;
+            self.kafka
+                .send(TOPIC, Some(partition as i32), None, Some(payload))
+                .map_err(failed)?;
             self.counts[partition] += 1;
         }
         self.kafka.flush().map_err(failed)
@@ -50,6 +57,10 @@ impl Broker {
 
     /// The last offset of each partition that holds a message.
     pub fn last_offsets(&self) -> impl Iterator<Item = (usize, i64)> {
-        self.counts.iter().enumerate().filter(|(_, count)| **count > 0).map(|(partition, count)| (partition, count - 1))
+        self.counts
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count > 0)
+            .map(|(partition, count)| (partition, count - 1))
     }
 }

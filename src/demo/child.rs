@@ -26,7 +26,10 @@ impl SystemUser {
         std::fs::read_to_string("/etc/passwd").ok()?.lines().find_map(|line| {
             let mut fields = line.split(':');
             (fields.next()? == name).then_some(())?;
-            Some(Self { uid: fields.nth(1)?.parse().ok()?, gid: fields.next()?.parse().ok()? })
+            Some(Self {
+                uid: fields.nth(1)?.parse().ok()?,
+                gid: fields.next()?.parse().ok()?,
+            })
         })
     }
 }
@@ -39,7 +42,9 @@ pub fn is_root() -> bool {
 
 /// The first file called `name` on `PATH`.
 pub fn on_path(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
 }
 
 /// A TCP port on 127.0.0.1 that is free now.
@@ -95,7 +100,11 @@ impl Child {
         let mut command = tied_command(program, user, signal);
         command.stdout(output.try_clone()?).stderr(output);
         configure(&mut command);
-        Ok(Self { process: command.spawn()?, signal, patience })
+        Ok(Self {
+            process: command.spawn()?,
+            signal,
+            patience,
+        })
     }
 
     /// The process id.
@@ -118,7 +127,10 @@ impl Child {
         }
         // The shell's own `kill`, because the program of that name is not installed everywhere.
         let script = format!("kill -s {} {}", self.signal, self.id());
-        Command::new("/bin/sh").args(["-c", &script]).stderr(Stdio::null()).status()?;
+        Command::new("/bin/sh")
+            .args(["-c", &script])
+            .stderr(Stdio::null())
+            .status()?;
         let deadline = Instant::now() + self.patience;
         while Instant::now() < deadline {
             if let Some(status) = self.process.try_wait()? {
@@ -160,18 +172,28 @@ mod tests {
     #[test]
     fn a_child_stops_by_its_signal_and_one_that_does_not_is_killed() {
         let folder = tempfile::tempdir().unwrap();
-        let mut polite =
-            sleeper(&folder.path().join("a"), "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done", Duration::from_secs(5));
+        let mut polite = sleeper(
+            &folder.path().join("a"),
+            "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done",
+            Duration::from_secs(5),
+        );
         assert_eq!(polite.stop().unwrap().and_then(|status| status.code()), Some(7));
-        let mut stubborn =
-            sleeper(&folder.path().join("b"), "trap '' TERM; echo ready; while :; do sleep 0.05; done", Duration::from_millis(100));
+        let mut stubborn = sleeper(
+            &folder.path().join("b"),
+            "trap '' TERM; echo ready; while :; do sleep 0.05; done",
+            Duration::from_millis(100),
+        );
         assert_eq!(stubborn.stop().unwrap(), None);
     }
 
     #[test]
     fn a_child_dies_with_its_handle() {
         let folder = tempfile::tempdir().unwrap();
-        let child = sleeper(&folder.path().join("a"), "echo ready; exec sleep 60", Duration::from_secs(5));
+        let child = sleeper(
+            &folder.path().join("a"),
+            "echo ready; exec sleep 60",
+            Duration::from_secs(5),
+        );
         let entry = PathBuf::from(format!("/proc/{}", child.id()));
         drop(child);
         assert!(!entry.exists());

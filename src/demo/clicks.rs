@@ -21,19 +21,41 @@ const HEALTH: &str = "health";
 /// Messages that must end in quarantine, and why.
 pub const BAD: &[(&str, &[u8])] = &[
     ("broken JSON", br#"{"click_id": 1, "customer_id": 7, "page": "ho"#),
-    ("text where a number is due", br#"{"click_id": "one", "customer_id": 7, "page": "home", "clicked_at": "2026-01-31T10:00:00Z"}"#),
-    ("a time that is none", br#"{"click_id": 2, "customer_id": 7, "page": "home", "clicked_at": "yesterday"}"#),
+    (
+        "text where a number is due",
+        br#"{"click_id": "one", "customer_id": 7, "page": "home", "clicked_at": "2026-01-31T10:00:00Z"}"#,
+    ),
+    (
+        "a time that is none",
+        br#"{"click_id": 2, "customer_id": 7, "page": "home", "clicked_at": "yesterday"}"#,
+    ),
     ("no object", b"[1, 2, 3]"),
     ("no text at all", &[0xff, 0xfe, 0x00, 0x7b]),
-    ("an unknown page", br#"{"click_id": 3, "customer_id": 7, "page": "admin", "clicked_at": "2026-01-31T10:00:00Z"}"#),
-    ("no click_id", br#"{"customer_id": 7, "page": "home", "clicked_at": "2026-01-31T10:00:00Z"}"#),
+    (
+        "an unknown page",
+        br#"{"click_id": 3, "customer_id": 7, "page": "admin", "clicked_at": "2026-01-31T10:00:00Z"}"#,
+    ),
+    (
+        "no click_id",
+        br#"{"customer_id": 7, "page": "home", "clicked_at": "2026-01-31T10:00:00Z"}"#,
+    ),
 ];
 
 impl Click {
     /// The click numbered `id`, made at `at` microseconds since the Unix epoch.
     pub fn new(id: i64, at: i64) -> Self {
-        let page = if id % 50 == 0 { HEALTH } else { PAGES[(id % 5).unsigned_abs() as usize] };
-        Self { id, customer: 1 + id * 31 % 2_000, page, millis: id * 7_919 % 60_000, at }
+        let page = if id % 50 == 0 {
+            HEALTH
+        } else {
+            PAGES[(id % 5).unsigned_abs() as usize]
+        };
+        Self {
+            id,
+            customer: 1 + id * 31 % 2_000,
+            page,
+            millis: id * 7_919 % 60_000,
+            at,
+        }
     }
 
     /// Whether the model passes it.
@@ -43,9 +65,15 @@ impl Click {
 
     /// The message.
     pub fn json(&self) -> String {
-        let at = DateTime::from_timestamp_micros(self.at).unwrap_or_default().to_rfc3339_opts(SecondsFormat::Micros, true);
+        let at = DateTime::from_timestamp_micros(self.at)
+            .unwrap_or_default()
+            .to_rfc3339_opts(SecondsFormat::Micros, true);
         // `page` is in capitals now and then, which the model mends.
-        let page = if self.id % 3 == 0 { self.page.to_uppercase() } else { self.page.to_owned() };
+        let page = if self.id % 3 == 0 {
+            self.page.to_uppercase()
+        } else {
+            self.page.to_owned()
+        };
         let page = if self.is_wanted() { &page } else { HEALTH };
         format!(
             r#"{{"click_id":{},"customer_id":{},"page":"{page}","seconds":{},"clicked_at":"{at}"}}"#,
@@ -57,7 +85,14 @@ impl Click {
 
     /// The row that the target must hold, in the form of the proof.
     pub fn row(&self) -> String {
-        format!("{}\t{}\t{}\t{}\t{}", self.id, self.customer, self.page, self.seconds(), self.at)
+        format!(
+            "{}\t{}\t{}\t{}\t{}",
+            self.id,
+            self.customer,
+            self.page,
+            self.seconds(),
+            self.at
+        )
     }
 
     fn seconds(&self) -> String {

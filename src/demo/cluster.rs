@@ -44,11 +44,24 @@ impl Cluster {
     /// If the binaries are missing, or one of them fails.
     pub fn start(log: &Path, keep: bool) -> Result<Self> {
         let binaries = binaries()?;
-        let user = if child::is_root() { Some(unprivileged_user()?) } else { None };
+        let user = if child::is_root() {
+            Some(unprivileged_user()?)
+        } else {
+            None
+        };
         // Not in the demo's own folder, into which another user may not be able to look.
-        let folder = tempfile::Builder::new().prefix("millstream-demo-pg-").tempdir().context("cannot make a folder")?;
+        let folder = tempfile::Builder::new()
+            .prefix("millstream-demo-pg-")
+            .tempdir()
+            .context("cannot make a folder")?;
         give(folder.path(), user)?;
-        let cluster = Plan { binaries, user, folder: folder.path(), port: child::free_port()?, password: Uuid::new_v4().to_string() };
+        let cluster = Plan {
+            binaries,
+            user,
+            folder: folder.path(),
+            port: child::free_port()?,
+            password: Uuid::new_v4().to_string(),
+        };
         cluster.initialise()?;
         let mut server = cluster.spawn(log)?;
         cluster.wait_until_ready(&mut server, log)?;
@@ -60,7 +73,14 @@ impl Cluster {
         } else {
             Some(folder)
         };
-        Ok(Self { _server: server, port, password, version: version.trim().to_owned(), data, _folder: folder })
+        Ok(Self {
+            _server: server,
+            port,
+            password,
+            version: version.trim().to_owned(),
+            data,
+            _folder: folder,
+        })
     }
 
     /// `postgres://user:password@127.0.0.1:port/database`, with the password that all users of
@@ -110,26 +130,45 @@ impl Plan<'_> {
         give(&password, self.user)?;
         let mut command: Command = child::tied_command(&self.binaries.join("initdb"), self.user, "TERM");
         command.arg("-D").arg(self.data()).current_dir(self.folder);
-        command.args(["-U", SUPERUSER, "--encoding=UTF8", "--locale=C", "--no-sync", "--auth=scram-sha-256"]);
+        command.args([
+            "-U",
+            SUPERUSER,
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+            "--auth=scram-sha-256",
+        ]);
         command.arg(format!("--pwfile={}", password.display()));
         let output = command.output().context("cannot run initdb")?;
         fs::remove_file(&password)?;
-        ensure!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        ensure!(
+            output.status.success(),
+            "initdb failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
         let settings = format!(
             "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\nwal_level = logical\n\
              timezone = 'UTC'\nfsync = off\nsynchronous_commit = off\nshared_buffers = 64MB\n",
             self.port,
             self.folder.display()
         );
-        let mut file = fs::File::options().append(true).open(self.data().join("postgresql.conf"))?;
+        let mut file = fs::File::options()
+            .append(true)
+            .open(self.data().join("postgresql.conf"))?;
         Ok(file.write_all(settings.as_bytes())?)
     }
 
     fn spawn(&self, log: &Path) -> Result<Child> {
         // SIGINT is the fast shutdown: clients are cut off and a checkpoint is written.
-        let server = Child::spawn(&self.binaries.join("postgres"), self.user, log, ("INT", STOP_LIMIT), |command| {
-            command.arg("-D").arg(self.data()).current_dir(self.folder);
-        });
+        let server = Child::spawn(
+            &self.binaries.join("postgres"),
+            self.user,
+            log,
+            ("INT", STOP_LIMIT),
+            |command| {
+                command.arg("-D").arg(self.data()).current_dir(self.folder);
+            },
+        );
         server.context("cannot start postgres")
     }
 
@@ -155,7 +194,9 @@ impl Plan<'_> {
 
 /// Makes `user` the owner of `path`.
 fn give(path: &Path, user: Option<SystemUser>) -> Result<()> {
-    let Some(SystemUser { uid, gid }) = user else { return Ok(()) };
+    let Some(SystemUser { uid, gid }) = user else {
+        return Ok(());
+    };
     chown(path, Some(uid), Some(gid)).with_context(|| format!("cannot change the owner of {}", path.display()))
 }
 
@@ -164,24 +205,39 @@ fn give(path: &Path, user: Option<SystemUser>) -> Result<()> {
 fn binaries() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("MILLSTREAM_PG_BIN").map(PathBuf::from) {
         if !folder.join("initdb").is_file() {
-            bail!(hinted(anyhow!("MILLSTREAM_PG_BIN={} has no initdb", folder.display()), INSTALL));
+            bail!(hinted(
+                anyhow!("MILLSTREAM_PG_BIN={} has no initdb", folder.display()),
+                INSTALL
+            ));
         }
         return Ok(folder);
     }
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().filter_map(|entry| {
-        let version: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let folder = entry.path().join("bin");
-        folder.join("initdb").is_file().then_some((version, folder))
-    });
+    let versions = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let folder = entry.path().join("bin");
+            folder.join("initdb").is_file().then_some((version, folder))
+        });
     let newest = versions.max().map(|(_, folder)| folder);
     let on_path = || Some(child::on_path("initdb")?.canonicalize().ok()?.parent()?.to_owned());
-    newest.or_else(on_path).ok_or_else(|| hinted(anyhow!("there are no PostgreSQL server binaries on this machine"), INSTALL))
+    newest.or_else(on_path).ok_or_else(|| {
+        hinted(
+            anyhow!("there are no PostgreSQL server binaries on this machine"),
+            INSTALL,
+        )
+    })
 }
 
 /// PostgreSQL refuses to run as root.
 fn unprivileged_user() -> Result<SystemUser> {
-    ["postgres", "nobody"].into_iter().find_map(SystemUser::named).ok_or_else(|| {
-        let refused = anyhow!("PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody`");
-        hinted(refused, "run the demo as an ordinary user")
-    })
+    ["postgres", "nobody"]
+        .into_iter()
+        .find_map(SystemUser::named)
+        .ok_or_else(|| {
+            let refused = anyhow!("PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody`");
+            hinted(refused, "run the demo as an ordinary user")
+        })
 }

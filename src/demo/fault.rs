@@ -17,6 +17,9 @@ pub fn hinted(error: impl Display, hint: impl Display) -> anyhow::Error {
 pub fn with_log(error: impl Display, log: &Path) -> anyhow::Error {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    let end: String = lines[lines.len().saturating_sub(LAST_LINES)..].iter().map(|line| format!("  | {line}\n")).collect();
+    let end: String = lines[lines.len().saturating_sub(LAST_LINES)..]
+        .iter()
+        .map(|line| format!("  | {line}\n"))
+        .collect();
     anyhow!("{error:#}\n{end}log: {}", log.display())
 }

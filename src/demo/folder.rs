@@ -11,8 +11,14 @@ use super::fault::hinted;
 const PROJECT: &[(&str, &str)] = &[
     ("shop.yaml", include_str!("../../examples/shop/shop.yaml")),
     ("schema.sql", include_str!("../../examples/shop/schema.sql")),
-    ("sql/orders_clean.sql", include_str!("../../examples/shop/sql/orders_clean.sql")),
-    ("sql/clicks_clean.sql", include_str!("../../examples/shop/sql/clicks_clean.sql")),
+    (
+        "sql/orders_clean.sql",
+        include_str!("../../examples/shop/sql/orders_clean.sql"),
+    ),
+    (
+        "sql/clicks_clean.sql",
+        include_str!("../../examples/shop/sql/clicks_clean.sql"),
+    ),
     ("README.md", include_str!("../../examples/shop/README.md")),
 ];
 
@@ -30,7 +36,11 @@ impl Folder {
     /// If it cannot be written, or holds anything already.
     pub fn create(dir: Option<&Path>) -> Result<Self> {
         let path = match dir {
-            None => tempfile::Builder::new().prefix("millstream-demo-").tempdir().context("cannot make a folder")?.keep(),
+            None => tempfile::Builder::new()
+                .prefix("millstream-demo-")
+                .tempdir()
+                .context("cannot make a folder")?
+                .keep(),
             Some(dir) => {
                 let made = fs::create_dir_all(dir).and_then(|()| fs::canonicalize(dir));
                 let path = made.with_context(|| format!("cannot make the folder {}", dir.display()))?;
@@ -90,7 +100,12 @@ mod tests {
     #[test]
     fn every_file_of_the_example_is_written() {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/shop");
-        let found = |folder: &Path| fs::read_dir(folder).unwrap().filter(|e| e.as_ref().unwrap().path().is_file()).count();
+        let found = |folder: &Path| {
+            fs::read_dir(folder)
+                .unwrap()
+                .filter(|e| e.as_ref().unwrap().path().is_file())
+                .count()
+        };
         assert_eq!(found(&example) + found(&example.join("sql")), PROJECT.len());
     }
 }

@@ -109,27 +109,48 @@ struct Session {
 impl Session {
     async fn start(folder: Folder, keep: bool) -> anyhow::Result<Self> {
         let cluster = Cluster::start(&folder.log("postgres"), keep)?;
-        println!("PostgreSQL {} on port {}, data in {}", cluster.version(), cluster.port(), cluster.data().display());
+        println!(
+            "PostgreSQL {} on port {}, data in {}",
+            cluster.version(),
+            cluster.port(),
+            cluster.data().display()
+        );
         let shop = Shop::create(&cluster).await?;
         let broker = Broker::start()?;
         println!("Kafka-protocol broker on {}", broker.address());
         println!("The shop already has {}.", shop::INITIAL_ROWS);
         let daemon = Daemon::start(&folder, &shop.url(&cluster), &broker.address()).await?;
-        println!("millstream run {}   (admin on {})\n", folder.project().display(), daemon.admin());
+        println!(
+            "millstream run {}   (admin on {})\n",
+            folder.project().display(),
+            daemon.admin()
+        );
         let workload = Workload::new(broker);
-        Ok(Self { daemon, workload, shop, cluster, folder })
+        Ok(Self {
+            daemon,
+            workload,
+            shop,
+            cluster,
+            folder,
+        })
     }
 
     /// The workload, the wait until all of it is committed, and the proof.
     async fn show(&mut self, keep: bool) -> anyhow::Result<bool> {
         let mut progress = Progress::new();
-        let end = progress.beside(&mut self.daemon, self.workload.run(&mut self.shop)).await?;
+        let end = progress
+            .beside(&mut self.daemon, self.workload.run(&mut self.shop))
+            .await?;
         println!("\nThe workload is over; waiting until every table holds the sources' last positions.");
         progress.until_caught_up(&mut self.daemon, &end).await?;
         if !keep {
             let peak = self.daemon.peak_memory();
             self.daemon.stop()?;
-            println!("The daemon drained and stopped{}.", peak.map(|peak| format!("; its memory peaked at {peak}")).unwrap_or_default());
+            println!(
+                "The daemon drained and stopped{}.",
+                peak.map(|peak| format!("; its memory peaked at {peak}"))
+                    .unwrap_or_default()
+            );
         }
         let lake = lake::Lake::new(&self.folder.lake());
         let verdict = proof::prove(&self.shop, self.workload.sent(), &lake).await?;
@@ -141,7 +162,10 @@ impl Session {
         println!("\nEverything goes on with a gentle workload until Ctrl-C.");
         println!("  psql {}", self.cluster.url(cluster::SUPERUSER, cluster::DATABASE));
         println!("  Kafka brokers: {} (topic {})", self.workload.broker(), broker::TOPIC);
-        println!("  curl http://{}/api/v1/pipelines   and /metrics, /health/ready", self.daemon.admin());
+        println!(
+            "  curl http://{}/api/v1/pipelines   and /metrics, /health/ready",
+            self.daemon.admin()
+        );
         println!("  millstream status --admin {}\n", self.daemon.admin());
         let mut progress = Progress::new();
         tokio::select! {
@@ -150,7 +174,11 @@ impl Session {
         }
         println!("\nStopping: the daemon drains, then PostgreSQL stops.");
         self.daemon.stop()?;
-        println!("Kept: {} and {}", self.folder.path().display(), self.cluster.data().display());
+        println!(
+            "Kept: {} and {}",
+            self.folder.path().display(),
+            self.cluster.data().display()
+        );
         Ok(())
     }
 }
