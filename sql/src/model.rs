@@ -16,7 +16,7 @@ use datafusion::sql::sqlparser::ast::Statement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use millstream_core::{ChangeBatch, Error, ErrorKind, Result, TableId, TableSchema, envelope};
 
-use crate::catalog::{StreamCatalog, quoted, scan_schema};
+use crate::catalog::{StreamCatalog, scan_schema};
 use crate::fault::Fault;
 use crate::keys::{self, KeyPlan};
 use crate::reduce::{Reduced, reduce};

@@ -1,8 +1,8 @@
 //! Leaving out rows that a table already holds.
 
+use arrow_array::BooleanArray;
 use arrow_array::builder::BooleanBufferBuilder;
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, BooleanArray};
 use arrow_select::filter::filter_record_batch;
 use millstream_core::{ChangeBatch, Checkpoint, Error, ErrorKind, PartitionId, Position, Result};
 

@@ -130,7 +130,6 @@ impl Upload {
             } else {
                 if missing > 0 {
                     taken.push(chunk.split_to(missing));
-                    missing = 0;
                 }
                 self.pending.push(chunk);
                 break;
