@@ -6,11 +6,24 @@
 //! process that is killed takes them with it.
 
 pub mod change_log;
+pub mod fault_proxy;
+pub mod kafka;
 pub mod memory_log;
 pub mod memory_sink;
 pub mod memory_source;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod seaweedfs;
 pub mod sink_suite;
 pub mod source_suite;
+pub mod tools;
+
+/// Says on standard error, past the capture of a test's output, that a part of the tests is
+/// not what it should be.
+pub fn loudly(what: &str) {
+    use std::io::Write as _;
+    let rule = "*".repeat(88);
+    // Nobody to tell is no reason to fail.
+    let _ = writeln!(std::io::stderr().lock(), "\n{rule}\n* {what}\n{rule}");
+}

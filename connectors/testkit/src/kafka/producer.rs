@@ -1,0 +1,186 @@
+//! A producer that knows where each of its messages went.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+
+/// Longer than a broker's restart.
+const FLUSH: Duration = Duration::from_secs(90);
+
+/// A message to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The key.
+    pub key: Option<Vec<u8>>,
+    /// The payload; `None` is a tombstone.
+    pub payload: Option<Vec<u8>>,
+    /// The headers, in order; names may repeat.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// Milliseconds since the Unix epoch; the producer's clock where it is not given.
+    pub timestamp: Option<i64>,
+}
+
+impl Outgoing {
+    /// An empty message to a partition.
+    pub fn to(topic: &str, partition: i32) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            partition,
+            key: None,
+            payload: None,
+            headers: Vec::new(),
+            timestamp: None,
+        }
+    }
+
+    /// With this key.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<Vec<u8>>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// With this payload.
+    #[must_use]
+    pub fn payload(mut self, payload: impl Into<Vec<u8>>) -> Self {
+        self.payload = Some(payload.into());
+        self
+    }
+
+    /// With one more header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: Option<&[u8]>) -> Self {
+        self.headers.push((name.to_owned(), value.map(<[u8]>::to_vec)));
+        self
+    }
+
+    /// With this timestamp, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn timestamp(mut self, millis: i64) -> Self {
+        self.timestamp = Some(millis);
+        self
+    }
+}
+
+/// A message that is in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivered {
+    /// What was sent.
+    pub message: Outgoing,
+    /// Its offset.
+    pub offset: i64,
+}
+
+/// Sends messages to a real or a mock broker, each exactly once, also over a broker's restart.
+pub struct TestProducer {
+    producer: BaseProducer<Receipts>,
+    outgoing: Vec<Outgoing>,
+}
+
+#[derive(Clone, Default)]
+struct Receipts {
+    /// The offset or the failure of each message, by its place in `outgoing`.
+    offsets: Arc<Mutex<BTreeMap<usize, Result<i64, KafkaError>>>>,
+}
+
+impl ClientContext for Receipts {}
+
+impl ProducerContext for Receipts {
+    type DeliveryOpaque = Box<usize>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, place: Box<usize>) {
+        let receipt = match result {
+            Ok(message) => Ok(message.offset()),
+            Err((error, _)) => Err(error.clone()),
+        };
+        self.offsets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(*place, receipt);
+    }
+}
+
+impl TestProducer {
+    /// A producer for these brokers; it connects in the background.
+    ///
+    /// # Errors
+    /// If librdkafka refuses its configuration.
+    pub fn new(brokers: &str) -> Result<Self> {
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "2")
+            .set("message.timeout.ms", FLUSH.as_millis().to_string())
+            .set("reconnect.backoff.max.ms", "500")
+            .set("log_level", "0")
+            .create_with_context(Receipts::default())?;
+        Ok(Self {
+            producer,
+            outgoing: Vec::new(),
+        })
+    }
+
+    /// Queues a message.
+    ///
+    /// # Errors
+    /// If librdkafka does not take it.
+    pub fn send(&mut self, message: Outgoing) -> Result<()> {
+        let mut record =
+            BaseRecord::<[u8], [u8], Box<usize>>::with_opaque_to(&message.topic, Box::new(self.outgoing.len()))
+                .partition(message.partition);
+        record.key = message.key.as_deref();
+        record.payload = message.payload.as_deref();
+        record.timestamp = message.timestamp;
+        if !message.headers.is_empty() {
+            record.headers = Some(message.headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| {
+                all.insert(Header {
+                    key,
+                    value: value.as_ref(),
+                })
+            }));
+        }
+        while let Err((error, back)) = self.producer.send(record) {
+            let full = matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
+            ensure!(full, "a message was not taken: {error}");
+            record = back;
+            self.producer.poll(Duration::from_millis(10));
+        }
+        self.producer.poll(Duration::ZERO);
+        self.outgoing.push(message);
+        Ok(())
+    }
+
+    /// Waits until everything sent since the last flush is in the log, and tells where.
+    ///
+    /// # Errors
+    /// If a message could not be delivered.
+    pub fn flush(&mut self) -> Result<Vec<Delivered>> {
+        self.producer.flush(FLUSH)?;
+        let mut receipts = std::mem::take(
+            &mut *self
+                .producer
+                .context()
+                .offsets
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        let sent = std::mem::take(&mut self.outgoing).into_iter().enumerate();
+        sent.map(|(place, message)| {
+            let receipt = receipts.remove(&place).context("a message without a receipt")?;
+            let offset = receipt.map_err(|error| anyhow!("a message was not delivered: {error}"))?;
+            Ok(Delivered { message, offset })
+        })
+        .collect()
+    }
+}
