@@ -216,8 +216,11 @@ pub fn transactions(tables: usize, most: usize) -> impl Strategy<Value = Vec<Vec
     proptest::collection::vec(transaction, 1..=most).prop_map(move |intents| resolve(tables, intents))
 }
 
+/// A change as it is drawn: table, key, which operation, and the value if there is one.
+type Intent = (usize, i64, u8, Option<i16>);
+
 /// Turns wishes into changes that fit the rows there are.
-fn resolve(tables: usize, intents: Vec<Vec<(usize, i64, u8, Option<i16>)>>) -> Vec<Vec<Change>> {
+fn resolve(tables: usize, intents: Vec<Vec<Intent>>) -> Vec<Vec<Change>> {
     let mut rows = vec![BTreeMap::new(); tables];
     let mut one = |(table, id, kind, value): (usize, i64, u8, Option<i16>)| {
         let value = value.map(i64::from);

@@ -201,14 +201,14 @@ impl MemoryWriter {
 /// A column may be added; one that is held may not change its type.
 fn refuse_retyped(held: &TableSchema, new: &TableSchema) -> Result<()> {
     for field in new.columns.fields() {
-        if let Ok(old) = held.columns.field_with_name(field.name()) {
-            if old.data_type() != field.data_type() {
-                return Err(Error::new(ErrorKind::SchemaChange, "a column has changed its type")
-                    .with("table", &held.id)
-                    .with("column", field.name())
-                    .with("held", old.data_type())
-                    .with("new", field.data_type()));
-            }
+        if let Ok(old) = held.columns.field_with_name(field.name())
+            && old.data_type() != field.data_type()
+        {
+            return Err(Error::new(ErrorKind::SchemaChange, "a column has changed its type")
+                .with("table", &held.id)
+                .with("column", field.name())
+                .with("held", old.data_type())
+                .with("new", field.data_type()));
         }
     }
     Ok(())

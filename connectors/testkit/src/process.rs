@@ -175,10 +175,11 @@ impl ServerProcess {
     /// # Errors
     /// If the process cannot be waited for.
     pub fn stop(&mut self, signal: &str, grace: Duration) -> io::Result<ExitStatus> {
-        if self.exited().is_none() && self.signal(signal).is_ok() {
-            if let Some(status) = self.wait(grace) {
-                return Ok(status);
-            }
+        if self.exited().is_none()
+            && self.signal(signal).is_ok()
+            && let Some(status) = self.wait(grace)
+        {
+            return Ok(status);
         }
         self.child.kill()?;
         self.child.wait()
