@@ -1,7 +1,12 @@
 //! The integration tests: the engine on memory connectors, and the daemon on real servers.
 
+mod broker;
+mod caught_up;
 mod daemon;
 mod engine;
+mod kafka_to_parquet;
 mod lake;
+mod object_store;
 mod postgres_to_parquet;
 mod project;
+mod readers;

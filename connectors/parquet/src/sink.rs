@@ -3,6 +3,7 @@
 use arrow_schema::Schema;
 use async_trait::async_trait;
 use millstream_core::{Delivery, Error, ErrorKind, Finding, Result, Sink, SinkTable, TableWriter};
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::commit_log::{CommitLog, PublishFault};
@@ -24,6 +25,8 @@ const OPEN_ATTEMPTS: usize = 16;
 pub struct ParquetSink {
     config: ParquetConfig,
     storage: Storage,
+    /// Set once the store has shown that its conditional create holds.
+    probed: OnceCell<()>,
 }
 
 impl ParquetSink {
@@ -33,10 +36,16 @@ impl ParquetSink {
     /// `Config` for a URL or an option that cannot be used.
     pub fn new(config: ParquetConfig) -> Result<Self> {
         let storage = Storage::of(&config)?;
-        Ok(Self { config, storage })
+        // In a local folder the kernel itself keeps a second create out.
+        let probed = OnceCell::new_with(storage.folder.is_some().then_some(()));
+        Ok(Self {
+            config,
+            storage,
+            probed,
+        })
     }
 
-    /// A sink on any object store, such as one that injects faults.
+    /// A sink on any object store, such as one that injects faults. The store is trusted.
     pub fn with_store(
         config: ParquetConfig,
         store: std::sync::Arc<dyn object_store::ObjectStore>,
@@ -45,6 +54,7 @@ impl ParquetSink {
         Self {
             config,
             storage: Storage::with_store(store, prefix),
+            probed: OnceCell::new_with(Some(())),
         }
     }
 
@@ -98,7 +108,15 @@ impl Sink for ParquetSink {
     }
 
     async fn preflight(&self) -> Result<Vec<Finding>> {
-        Ok(probe::probe(&self.storage).await)
+        let probed = probe::probe(&self.storage).await;
+        Ok(probed
+            .err()
+            .map(|error| Finding {
+                subject: "object store".to_owned(),
+                ..Finding::from(&error)
+            })
+            .into_iter()
+            .collect())
     }
 
     async fn open(&self, table: SinkTable) -> Result<Box<dyn TableWriter>> {
@@ -107,6 +125,7 @@ impl Sink for ParquetSink {
         } else {
             self.config.partition_by.clone()
         };
+        self.probed.get_or_try_init(|| probe::probe(&self.storage)).await?;
         partition::check(&partition_by, &table.schema.batch_schema())
             .map_err(|fault| fault::partition(&table.name, fault))?;
         let log = CommitLog::new(self.storage.clone(), &table.name);

@@ -38,6 +38,9 @@ pub enum Fault {
     Unavailable,
     /// The server carries it out; the client's connection is cut instead of the answer.
     LostReply,
+    /// The server decides, but the client is told that it succeeded, as by a store that
+    /// ignores conditions.
+    FalseSuccess,
 }
 
 /// What the proxy has done.
@@ -49,6 +52,8 @@ pub struct Tally {
     pub unavailable: u64,
     /// Requests whose answer was swallowed.
     pub lost_replies: u64,
+    /// Requests whose answer was replaced by a success.
+    pub false_successes: u64,
 }
 
 /// A running proxy. Dropping it cuts everything and stops it.
@@ -228,6 +233,12 @@ async fn exchange(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
                 io::copy(&mut server, &mut io::sink()).await?;
                 shared.plan().tally.lost_replies += 1;
                 return Ok(());
+            }
+            Some(Fault::FalseSuccess) => {
+                let mut server = forward(request, &mut client, shared.upstream).await?;
+                io::copy(&mut server, &mut io::sink()).await?;
+                shared.plan().tally.false_successes += 1;
+                client.write_all(http::SUCCESS).await?;
             }
             Some(Fault::Unavailable) => {
                 // A body left unread would reset the connection before the answer is seen.

@@ -6,6 +6,9 @@ use tokio::io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/xml\r\n\
     Content-Length: 51\r\nConnection: close\r\n\r\n<Error><Code>SlowDown</Code><Message/></Error>     ";
 
+/// The answer of a server that has stored an object.
+pub const SUCCESS: &[u8] = b"HTTP/1.1 200 OK\r\nETag: \"0\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
 /// More than any client sends.
 const MAX_HEAD: usize = 64 << 10;
 

@@ -94,6 +94,19 @@ fn a_lost_reply_belongs_to_a_request_that_was_carried_out() {
 }
 
 #[test]
+fn a_false_success_hides_what_the_server_said() {
+    let (upstream, seen) = echo();
+    let proxy = FaultProxy::start(upstream).unwrap();
+    proxy.inject(Which::Writes, Fault::FalseSuccess, 1);
+    let answer = ask(&proxy, "PUT /a", "body");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && !answer.ends_with("body"),
+        "{answer}"
+    );
+    assert_eq!((seen.load(Ordering::SeqCst), proxy.tally().false_successes), (1, 1));
+}
+
+#[test]
 fn a_cut_ends_connections_until_it_is_mended() {
     let (upstream, seen) = echo();
     let proxy = FaultProxy::start(upstream).unwrap();

@@ -1,0 +1,62 @@
+"""Folds the change log of a table with pyarrow alone and prints its rows, each as JSON.
+
+Usage: with_pyarrow.py FOLDER_OF_THE_TABLE
+"""
+
+import datetime
+import decimal
+import json
+import pathlib
+import sys
+
+import pyarrow.parquet as pq
+
+RESERVED = ("__op", "__partition", "__position", "__ordinal", "__committed_at", "__unchanged", "__before")
+
+
+def shown(value):
+    """A cell as the source's query shows it."""
+    if isinstance(value, decimal.Decimal):
+        return format(value, "f")
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, datetime.datetime):
+        if value.tzinfo is None:
+            return value.strftime("%m-%dT%H:%M:%S.%f").join([f"{value.year:04}-", ""])
+        utc = value.astimezone(datetime.timezone.utc)
+        return utc.strftime("%m-%dT%H:%M:%S.%fZ").join([f"{utc.year:04}-", ""])
+    if isinstance(value, datetime.time):
+        return value.strftime("%H:%M:%S.%f")
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    if isinstance(value, list):
+        return [shown(item) for item in value]
+    return value
+
+
+table = pathlib.Path(sys.argv[1])
+commits = [json.loads(path.read_text()) for path in sorted((table / "_commits").glob("[0-9]*.json"))]
+changes = []
+for commit in commits:
+    for file in commit["files"]:
+        rows = pq.ParquetFile(table / file["path"]).read().to_pylist()
+        assert len(rows) == file["rows"], file["path"]
+        changes.extend(rows)
+changes.sort(key=lambda row: (row["__partition"], row["__position"], row["__ordinal"]))
+
+state, columns = {}, {}
+for row in changes:
+    if row["__op"] == "t":
+        state.clear()
+        continue
+    cells = {name: cell for name, cell in row.items() if name not in RESERVED}
+    columns.update(dict.fromkeys(cells))
+    if row["__op"] == "d":
+        state.pop(row["id"], None)
+        continue
+    for name in row["__unchanged"] or []:
+        cells[name] = state[row["id"]].get(name)
+    state[row["id"]] = cells
+
+for _, cells in sorted(state.items()):
+    print(json.dumps([shown(cells.get(name)) for name in columns]))
