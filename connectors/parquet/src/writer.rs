@@ -37,16 +37,14 @@ pub(crate) struct ParquetWriter {
     partition_by: Vec<PartitionExpr>,
     compression: Compression,
     files: OpenFiles,
+    /// The objects of the prepared commit, until it is published or aborted.
+    prepared: Vec<Path>,
     /// The id of the next commit, which its files carry in their metadata.
     commit_id: String,
 }
 
 /// What [`Prepared::token`] holds.
-struct Token {
-    record: CommitRecord,
-    /// The files as objects, for the case that the commit is given up.
-    objects: Vec<Path>,
-}
+struct Token(CommitRecord);
 
 impl ParquetWriter {
     /// The writer whose open commit is `head`.
@@ -86,6 +84,7 @@ impl ParquetWriter {
             partition_by: config.partition_by.clone(),
             compression: config.compression,
             files,
+            prepared: Vec::new(),
             commit_id,
         }
     }
@@ -163,6 +162,7 @@ impl TableWriter for ParquetWriter {
             .await
             .map_err(|fault| write_error(&self.table, fault))?;
         let (files, objects): (Vec<DataFile>, Vec<Path>) = self.files.take();
+        self.prepared.extend(objects);
         failpoint::pass("parquet::after-upload")?;
         let stamp = Stamp {
             writer_id: self.head.writer_id.clone(),
@@ -184,7 +184,7 @@ impl TableWriter for ParquetWriter {
             advance,
             rows,
             bytes,
-            token: Box::new(Token { record, objects }),
+            token: Box::new(Token(record)),
         })
     }
 
@@ -194,8 +194,10 @@ impl TableWriter for ParquetWriter {
             .token
             .downcast::<Token>()
             .map_err(|_| fault::internal("a table was given another sink's token", &self.table))?;
-        let Token { record, objects } = *token;
+        let Token(record) = *token;
         failpoint::pass("parquet::before-commit")?;
+        // Taken here, so that nothing removes them while the outcome is not known.
+        let objects = std::mem::take(&mut self.prepared);
         match self.log.publish(&record).await {
             Ok(()) => {}
             Err(PublishFault::Taken) => {
@@ -235,7 +237,8 @@ impl TableWriter for ParquetWriter {
     }
 
     async fn abort(&mut self) -> Result<()> {
-        let objects = self.files.discard().await;
+        let mut objects = self.files.discard().await;
+        objects.append(&mut self.prepared);
         remove(&*self.store, &objects).await;
         Ok(())
     }

@@ -1,0 +1,162 @@
+//! An object store that answers the creation of commit records as a script says.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use tokio::sync::oneshot;
+
+/// What happens to the creation of one commit record.
+#[derive(Debug, Clone)]
+pub enum Fate {
+    /// It works.
+    Works,
+    /// The request is lost.
+    LostBefore,
+    /// It takes effect, and the answer is lost.
+    LostAfter,
+    /// It takes effect, the answer is lost, and the client's own retry meets the object.
+    MetItself,
+    /// The store reports a conflict with a creation that then fails: there is no object.
+    Conflict,
+    /// Another writer's record comes first.
+    Overtaken(&'static str),
+    /// Refused for lack of permission.
+    Denied,
+}
+
+/// See the module. Everything else goes to the store below.
+#[derive(Debug)]
+pub struct FaultyStore {
+    inner: Arc<dyn ObjectStore>,
+    fates: Mutex<VecDeque<Fate>>,
+    /// The next listing of data files waits for this.
+    gate: Mutex<Option<oneshot::Receiver<()>>>,
+    /// Takes `PutMode::Create` for an overwrite.
+    pub forgets_conditions: bool,
+}
+
+impl FaultyStore {
+    pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            inner,
+            fates: Mutex::default(),
+            gate: Mutex::default(),
+            forgets_conditions: false,
+        }
+    }
+
+    /// What happens to the next creations; those after them work.
+    pub fn script(&self, fates: impl IntoIterator<Item = Fate>) {
+        self.fates.lock().unwrap().extend(fates);
+    }
+
+    /// Whether the whole script was played.
+    pub fn is_played(&self) -> bool {
+        self.fates.lock().unwrap().is_empty()
+    }
+
+    /// Makes the next listing of data files wait until the sender is used.
+    pub fn hold_listing(&self) -> oneshot::Sender<()> {
+        let (open, gate) = oneshot::channel();
+        *self.gate.lock().unwrap() = Some(gate);
+        open
+    }
+}
+
+impl fmt::Display for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("faulty")
+    }
+}
+
+fn lost() -> Error {
+    Error::Generic {
+        store: "faulty",
+        source: Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)),
+    }
+}
+
+fn exists(path: &Path) -> Error {
+    Error::AlreadyExists {
+        path: path.to_string(),
+        source: "409".into(),
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FaultyStore {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult> {
+        if self.forgets_conditions && matches!(options.mode, PutMode::Create) {
+            options.mode = PutMode::Overwrite;
+        }
+        let creation = matches!(options.mode, PutMode::Create) && path.as_ref().contains("/_commits/");
+        let fate = if creation {
+            self.fates.lock().unwrap().pop_front().unwrap_or(Fate::Works)
+        } else {
+            Fate::Works
+        };
+        match fate {
+            Fate::Works => self.inner.put_opts(path, payload, options).await,
+            Fate::LostBefore => Err(lost()),
+            Fate::LostAfter => {
+                self.inner.put_opts(path, payload, options).await?;
+                Err(lost())
+            }
+            Fate::MetItself => {
+                self.inner.put_opts(path, payload, options).await?;
+                Err(exists(path))
+            }
+            Fate::Conflict => Err(exists(path)),
+            Fate::Overtaken(json) => {
+                self.inner.put(path, json.into()).await?;
+                self.inner.put_opts(path, payload, options).await
+            }
+            Fate::Denied => Err(Error::PermissionDenied {
+                path: path.to_string(),
+                source: "403".into(),
+            }),
+        }
+    }
+
+    async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(path, options).await
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let data = prefix.is_some_and(|prefix| prefix.as_ref().ends_with("/data"));
+        let gate = data.then(|| self.gate.lock().unwrap().take()).flatten();
+        let (inner, prefix) = (self.inner.clone(), prefix.cloned());
+        let listing = async move {
+            if let Some(gate) = gate {
+                gate.await.expect("the test opens the gate");
+            }
+            Ok::<_, Error>(inner.list(prefix.as_ref()))
+        };
+        futures::stream::once(listing).try_flatten().boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}

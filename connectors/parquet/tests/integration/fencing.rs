@@ -1,0 +1,58 @@
+//! Two writers of one table.
+
+use millstream_core::ErrorKind;
+use millstream_testkit::change_log::change_rows;
+
+use crate::lake::{Lake, commit, commit_orders, orders, some_orders};
+
+#[tokio::test]
+async fn a_second_writer_fences_the_first_for_good() {
+    let lake = Lake::in_folder().await;
+    let mut first = lake.open(&orders()).await.unwrap();
+    commit_orders(&mut first, 0, 2).await.unwrap();
+    first.write(some_orders(2, 2)).await.unwrap();
+    let mut second = lake.open(&orders()).await.unwrap();
+    assert_eq!(second.checkpoint(), first.checkpoint());
+    let error = commit(&mut first, 2, 4).await.unwrap_err();
+    assert_eq!((error.kind(), error.error_code()), (ErrorKind::Fenced, Some("PQ0015")));
+    commit_orders(&mut second, 2, 3).await.unwrap();
+    // Though the second has gone on by two records, the first never finds a free number.
+    let error = commit_orders(&mut first, 2, 1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    commit_orders(&mut second, 5, 1).await.unwrap();
+    assert_eq!(change_rows(&lake.rows("orders").await).len(), 6);
+    let records = lake.records("orders").await;
+    assert_eq!(
+        records.iter().map(|record| record.version).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5]
+    );
+    assert_eq!(
+        records.iter().map(|record| record.generation).collect::<Vec<_>>(),
+        [1, 1, 2, 2, 2]
+    );
+}
+
+/// Many open at once: each takes a number of its own, and one of them is left to write.
+#[tokio::test]
+async fn of_writers_that_open_together_one_may_commit() {
+    let lake = Lake::in_folder().await;
+    let orders = orders();
+    let opened = futures::future::join_all((0..4).map(|_| lake.open(&orders))).await;
+    let mut committed = 0;
+    for writer in opened {
+        let mut writer = writer.unwrap();
+        match commit_orders(&mut writer, 0, 1).await {
+            Ok(_) => committed += 1,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Fenced),
+        }
+    }
+    assert_eq!(committed, 1);
+    assert_eq!(change_rows(&lake.rows("orders").await).len(), 1);
+    let generations: Vec<_> = lake
+        .records("orders")
+        .await
+        .iter()
+        .map(|record| record.generation)
+        .collect();
+    assert_eq!(generations, [1, 2, 3, 4, 4]);
+}

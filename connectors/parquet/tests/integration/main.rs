@@ -1,0 +1,12 @@
+//! The Parquet sink on a local folder and on stores that fail, read back with the parquet crate.
+
+mod conformance;
+#[cfg(feature = "failpoints")]
+mod crashes;
+mod faulty_store;
+mod fencing;
+mod files;
+mod lake;
+mod outcomes;
+mod probe;
+mod sweeping;
