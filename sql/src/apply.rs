@@ -47,7 +47,7 @@ impl Model {
     /// | `u` | no | no | nothing |
     /// | `d` | yes, or not known | | `d` |
     /// | `d` | no | | nothing |
-    /// | `t` | | | `t` |
+    /// | `t` | | | `t`; rejected where a UNION ALL puts out rows of other tables, too |
     ///
     /// "Before" is known where the row has a before-image and the filter reads no reserved
     /// column. A delete made without a before-image holds the key alone. Where a model can

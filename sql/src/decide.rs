@@ -80,6 +80,10 @@ pub(crate) fn decide(batch: &ChangeBatch, branch: &Branch, images: &Images) -> R
             followed: false,
         };
         match op {
+            Op::Truncate if branch.shares_output => {
+                let reason = "a TRUNCATE of one of the tables of a UNION ALL: the rows of the others stay";
+                decided.rejected.insert(row, reason.to_owned());
+            }
             Op::Truncate => decided.emissions.push(emit(op, Side::After, Blank::All)),
             Op::Delete if !passed_before => decided.filtered += 1,
             Op::Delete if has_before => decided.emissions.push(emit(op, Side::Before, Blank::Nothing)),

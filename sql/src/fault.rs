@@ -61,6 +61,7 @@ impl Fault {
                 Self {
                     at,
                     ..Self::wrong("SQ0001", format!("the SQL cannot be parsed: {message}"))
+                        .hint("a model is one SELECT in the SQL of DataFusion, which is close to PostgreSQL's")
                 }
             }
             DataFusionError::SchemaError(schema_error, _) => unknown_column(schema_error),
@@ -76,6 +77,14 @@ impl Fault {
             fault.at = Some((span.start.line, span.start.column));
         }
         fault
+    }
+
+    /// A constant that fails while it is computed once for all rows. The message can quote it:
+    /// it is the user's own SQL, no row's value.
+    pub(crate) fn from_constant(error: &DataFusionError) -> Self {
+        let root = error.find_root().strip_backtrace();
+        Self::wrong("SQ0021", format!("a constant of the SQL cannot be computed: {root}"))
+            .hint("it fails for every row; correct the constant")
     }
 
     /// The error of the contract, with the model and the place.
@@ -140,7 +149,7 @@ fn from_text(text: &str) -> Fault {
     );
     let rest: Vec<&str> = lines.take(3).collect();
     if rest.is_empty() {
-        fault
+        fault.hint("check the names and types of the columns, and what the functions take; CAST converts types")
     } else {
         fault.hint(rest.join(" "))
     }

@@ -60,6 +60,8 @@ pub(crate) struct Branch {
     pub(crate) outputs: Vec<Output>,
     /// Whether an update can change the output key.
     pub(crate) rekeys: bool,
+    /// Whether the output has rows of other tables, too, which a TRUNCATE of this one leaves.
+    pub(crate) shares_output: bool,
 }
 
 /// The condition under which a row passes.
@@ -152,7 +154,8 @@ async fn try_plan(spec: &ModelSpec, inputs: &[Arc<TableSchema>]) -> Result<Model
     let mut planned = HashMap::new();
     for branch in &branches {
         let table = &catalog.tables[branch.table];
-        planned.insert(table.id.clone(), compile(branch, table, &output, &key, &catalog)?);
+        let compiled = compile(branch, table, &output, &key, &catalog, branches.len() > 1)?;
+        planned.insert(table.id.clone(), compiled);
     }
     Ok(Model {
         name: spec.name.clone(),
@@ -255,6 +258,7 @@ fn compile(
     output: &[FieldRef],
     key: &KeyPlan,
     catalog: &StreamCatalog,
+    shares_output: bool,
 ) -> Result<Branch, Fault> {
     let planner = |error: DataFusionError| Fault::from_planner(&error);
     let all = scan_schema(table);
@@ -269,10 +273,13 @@ fn compile(
         .iter()
         .map(|expr| simplifier.simplify(expr.clone()))
         .collect::<Result<_, _>>()
-        .map_err(planner)?;
+        .map_err(|error| Fault::from_constant(&error))?;
     let filter = match utils::conjunction(branch.filters.iter().cloned()) {
         None => None,
-        Some(filter) => match simplifier.simplify(filter).map_err(planner)? {
+        Some(filter) => match simplifier
+            .simplify(filter)
+            .map_err(|error| Fault::from_constant(&error))?
+        {
             Expr::Literal(value, _) if value == true.into() => None,
             Expr::Literal(..) => {
                 return Err(
@@ -340,6 +347,7 @@ fn compile(
         filter,
         outputs,
         rekeys: key.changes_in.contains(&table.id),
+        shares_output,
     })
 }
 

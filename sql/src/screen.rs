@@ -79,7 +79,10 @@ impl Screen<'_> {
                     (SetOperator::Union, SetQuantifier::All) => Ok(()),
                     _ => Err(Fault::unsupported(
                         "SQ0011",
-                        format!("a change stream cannot compute {op} {set_quantifier}"),
+                        format!(
+                            "a change stream cannot compute {}",
+                            format!("{op} {set_quantifier}").trim_end()
+                        ),
                     )
                     .hint("only UNION ALL can be done row by row; a key makes rows of the result unique")
                     .at(right.span())),

@@ -19,6 +19,7 @@
 
 mod fault;
 mod freshness;
+mod kinds;
 mod literal;
 mod masks;
 mod outcome;
@@ -27,10 +28,12 @@ mod program;
 mod row_json;
 mod run;
 mod spec;
+mod split;
 mod suggest;
 mod threshold;
 mod type_name;
 mod unique;
+mod verdict;
 
 #[cfg(test)]
 mod tests;

@@ -2,48 +2,45 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, BooleanArray};
 use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder};
 use arrow_schema::ArrowError;
-use arrow_select::filter::filter_record_batch;
-use millstream_core::quarantine::{self, QuarantineBuilder, Raw, RowPlace};
-use millstream_core::{ChangeBatch, Error, ErrorKind, Op, PartitionId, Result, Severity, TableSchema, envelope};
+use millstream_core::{ChangeBatch, Error, ErrorKind, Op, Result, Severity, TableSchema, envelope};
 
 use super::fault;
 use super::freshness::{FreshnessState, Turn};
 use super::masks::{self, Masks, View};
 use super::outcome::{BatchOutcome, CheckReport, EpochOutcome, Scope};
 use super::plan::{Compiled, Test, compile_all};
-use super::row_json::RowEncoder;
 use super::spec::{Action, CheckSpec};
+use super::split::Split;
 use super::unique::{MAX_VALUES, UniqueState};
+use super::verdict::{batch_report, count_verdict, failure, rows_verdict, schema_verdict};
 
 /// Planned checks of one table or model, with what they have seen of the epoch.
 #[derive(Debug)]
 pub struct Checks {
     specs: Vec<CheckSpec>,
-    table: TableSchema,
-    checks: Vec<Compiled>,
+    pub(super) table: TableSchema,
+    pub(super) checks: Vec<Compiled>,
     states: Vec<State>,
-    clock: fn() -> i64,
+    pub(super) clock: fn() -> i64,
 }
 
 /// What one check has seen.
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// Rows of the epoch that failed.
-    failing: u64,
+    pub(super) failing: u64,
     /// Rows of the epoch that were checked.
-    rows: u64,
+    pub(super) rows: u64,
     unique: UniqueState,
     freshness: FreshnessState,
     /// Living rows of the epoch that passed and that the check's `where` picks.
     counted: u64,
     /// What differed from a `schema_match` in this epoch.
-    differs: Option<String>,
+    pub(super) differs: Option<String>,
     /// The difference that was last reported, so that a standing one is reported once.
-    reported: Option<String>,
+    pub(super) reported: Option<String>,
 }
 
 /// Plans `specs` against `table`.
@@ -363,267 +360,9 @@ impl Checks {
         }
     }
 
-    fn quarantine(
-        &self,
-        batch: &ChangeBatch,
-        view: &View<'_>,
-        split: &Split,
-        verdicts: &[Option<Masks>],
-    ) -> Result<Option<ChangeBatch>> {
-        if split.quarantined.count_set_bits() == 0 {
-            return Ok(None);
-        }
-        let failed = |e| self.internal("cannot write a row as JSON", e);
-        let mut encoder = RowEncoder::try_new(view.rows, self.table.columns.fields().len()).map_err(failed)?;
-        let table = self.table.id.to_string();
-        let now = (self.clock)();
-        let partitions: Vec<PartitionId> = batch
-            .partitions()
-            .values()
-            .as_string::<i32>()
-            .iter()
-            .map(|name| PartitionId::from(name.unwrap_or_default()))
-            .collect();
-        let committed_at = view
-            .rows
-            .column_by_name(envelope::COMMITTED_AT)
-            .and_then(|column| column.as_primitive_opt::<arrow_array::types::TimestampMicrosecondType>());
-        let mut builder = QuarantineBuilder::default();
-        let mut raw = Vec::new();
-        for row in split.quarantined.set_indices() {
-            encoder.encode(row, |column| view.is_unchanged(column, row), &mut raw);
-            let text = std::str::from_utf8(&raw)
-                .map_err(|e| self.internal("cannot write a row as JSON", ArrowError::JsonError(e.to_string())))?;
-            let (check, reason) = self.reasons(row, verdicts);
-            let place = RowPlace {
-                partition: &partitions[batch.partitions().keys().value(row) as usize],
-                position: batch.positions().value(row),
-                ordinal: batch.ordinals().value(row),
-                committed_at: committed_at
-                    .filter(|times| times.is_valid(row))
-                    .map(|times| times.value(row)),
-            };
-            builder.append(&table, &check, &reason, Raw::Json(text), place, now);
-        }
-        let rows = builder.finish()?;
-        batch.derive(quarantine::schema(), rows.rows().clone()).map(Some)
-    }
-
-    /// The checks that put a row into quarantine, and the reasons of all checks that it failed.
-    fn reasons(&self, row: usize, verdicts: &[Option<Masks>]) -> (String, String) {
-        let (mut names, mut reasons) = (Vec::new(), Vec::new());
-        for (check, masks) in self.checks.iter().zip(verdicts) {
-            let Some(masks) = masks else { continue };
-            let known = reasons.len();
-            reasons.extend(
-                masks
-                    .failing
-                    .iter()
-                    .filter(|(_, mask)| mask.value(row))
-                    .map(|(reason, _)| reason.as_ref()),
-            );
-            if reasons.len() > known && check.action == Action::Quarantine {
-                names.push(check.name.as_str());
-            }
-        }
-        (names.join(", "), reasons.join("; "))
-    }
-
-    fn passing(&self, batch: &ChangeBatch, split: &Split) -> Result<Option<ChangeBatch>> {
-        let passing = split.passing();
-        match passing.count_set_bits() {
-            0 => Ok(None),
-            count if count == batch.num_rows() => Ok(Some(batch.clone())),
-            _ => {
-                let rows = filter_record_batch(batch.rows(), &BooleanArray::new(passing, None))
-                    .map_err(|e| self.internal("cannot split a batch", e))?;
-                batch.derive(batch.schema().clone(), rows).map(Some)
-            }
-        }
-    }
-
-    fn internal(&self, message: &str, cause: ArrowError) -> Error {
+    pub(super) fn internal(&self, message: &str, cause: ArrowError) -> Error {
         Error::new(ErrorKind::Internal, message)
             .with("table", &self.table.id)
             .caused_by(cause)
     }
-}
-
-/// Which rows are held back. A row is in one of the masks at most.
-struct Split {
-    quarantined: BooleanBuffer,
-    dropped: BooleanBuffer,
-    /// Rows that a `unique` check has held back since, before they are settled into the masks.
-    late: Vec<Option<Action>>,
-}
-
-impl Split {
-    fn new(checks: &[Compiled], verdicts: &[Option<Masks>], rows: usize) -> Self {
-        let by = |action: Action| {
-            let none = BooleanBuffer::new_unset(rows);
-            checks
-                .iter()
-                .zip(verdicts)
-                .filter(|(check, _)| check.action == action)
-                .fold(none, |any, (_, masks)| {
-                    masks.as_ref().map_or(any.clone(), |masks| &any | &masks.any())
-                })
-        };
-        let quarantined = by(Action::Quarantine);
-        let dropped = &by(Action::Drop) & &!&quarantined;
-        Self {
-            quarantined,
-            dropped,
-            late: Vec::new(),
-        }
-    }
-
-    fn passing(&self) -> BooleanBuffer {
-        !&(&self.quarantined | &self.dropped)
-    }
-
-    fn held_back(&self, row: usize) -> bool {
-        self.quarantined.value(row) || self.dropped.value(row) || self.late.get(row).is_some_and(Option::is_some)
-    }
-
-    /// Holds `row` back, if that is what `action` says.
-    fn reject(&mut self, row: usize, action: Action) {
-        if let Action::Drop | Action::Quarantine = action {
-            self.late.resize(self.late.len().max(self.quarantined.len()), None);
-            self.late[row] = self.late[row].max(Some(action));
-        }
-    }
-
-    fn settle(&mut self) {
-        let by = |action| {
-            self.late
-                .iter()
-                .map(|late| *late == Some(action))
-                .collect::<BooleanBuffer>()
-        };
-        if !self.late.is_empty() {
-            self.quarantined = &self.quarantined | &by(Action::Quarantine);
-            self.dropped = &self.dropped | &by(Action::Drop);
-            self.late.clear();
-        }
-    }
-}
-
-fn batch_report(check: &Compiled, masks: &Masks, failing: u64, rows: u64, table: &TableSchema) -> CheckReport {
-    let reasons: Vec<String> = masks
-        .failing
-        .iter()
-        .filter(|(_, mask)| mask.count_set_bits() > 0)
-        .map(|(reason, mask)| format!("{reason} ({} rows)", mask.count_set_bits()))
-        .collect();
-    let thresholds = check.mostly.is_some() || check.warn_if.is_some() || check.error_if.is_some();
-    let severity = match check.action {
-        _ if thresholds => Severity::Info,
-        Action::Fail => Severity::Error,
-        Action::Warn | Action::Drop | Action::Quarantine => Severity::Warning,
-    };
-    CheckReport {
-        check: check.name.clone(),
-        kind: check.kind,
-        table: table.id.to_string(),
-        scope: Scope::Batch,
-        action: check.action,
-        severity,
-        failing,
-        rows,
-        message: reasons.join("; "),
-    }
-}
-
-/// What the rows of an epoch add up to.
-fn rows_verdict(check: &Compiled, state: &State) -> Option<(Severity, String)> {
-    let (failing, rows) = (state.failing, state.rows);
-    let said = format!("{failing} of {rows} checked rows failed");
-    if let Some(limit) = check.error_if.filter(|limit| limit.met_by(failing)) {
-        return Some((Severity::Error, format!("{said}, which meets `error_if: {limit}`")));
-    }
-    if let Some(mostly) = check.mostly {
-        // An epoch in which nothing was checked holds.
-        let share = if rows == 0 {
-            1.0
-        } else {
-            (rows - failing) as f64 / rows as f64
-        };
-        let held = share >= mostly;
-        let severity = match check.action {
-            _ if held => Severity::Info,
-            Action::Fail => Severity::Error,
-            _ => Severity::Warning,
-        };
-        let judged = if held { "still holds" } else { "does not hold" };
-        return (failing > 0).then(|| (severity, format!("{said}, `mostly: {mostly}` {judged}")));
-    }
-    if check.action == Action::Fail && check.error_if.is_none() && failing > 0 {
-        return Some((Severity::Error, said));
-    }
-    match check.warn_if {
-        Some(limit) if limit.met_by(failing) => {
-            Some((Severity::Warning, format!("{said}, which meets `warn_if: {limit}`")))
-        }
-        _ if failing == 0 => None,
-        None if check.error_if.is_none() => Some((Severity::Warning, said)),
-        _ => Some((Severity::Info, said)),
-    }
-}
-
-fn count_verdict(check: &Compiled, counted: u64, min: u64, max: u64) -> Option<(Severity, String)> {
-    let bound = match counted {
-        few if few < min => format!("fewer than {min}"),
-        many if many > max => format!("more than {max}"),
-        _ => return None,
-    };
-    Some((whole(check.action), format!("the epoch has {counted} rows, {bound}")))
-}
-
-fn schema_verdict(check: &Compiled, state: &mut State) -> Option<(Severity, String)> {
-    let differs = state.differs.take();
-    let known = differs == state.reported;
-    if differs.is_some() {
-        state.reported.clone_from(&differs);
-    }
-    let differs = differs?;
-    (check.action == Action::Fail || !known).then(|| (whole(check.action), differs))
-}
-
-fn whole(action: Action) -> Severity {
-    if action == Action::Fail {
-        Severity::Error
-    } else {
-        Severity::Warning
-    }
-}
-
-/// The error of an epoch with at least one report of an error.
-fn failure(reports: &[CheckReport], table: &TableSchema) -> Option<Error> {
-    let failed: Vec<&CheckReport> = reports
-        .iter()
-        .filter(|report| report.severity == Severity::Error)
-        .collect();
-    if failed.is_empty() {
-        return None;
-    }
-    let names = failed
-        .iter()
-        .map(|report| report.check.as_str())
-        .collect::<Vec<_>>()
-        .join(", ");
-    let found = failed
-        .iter()
-        .map(|report| format!("{}: {}", report.check, report.message))
-        .collect::<Vec<_>>();
-    Some(
-        Error::new(
-            ErrorKind::CheckFailed,
-            format!("the epoch fails its checks: {}", found.join("; ")),
-        )
-        .code(fault::EPOCH_FAILED)
-        .with("table", &table.id)
-        .with("checks", names)
-        .hint("nothing of the epoch was published; mend the data or set `then: quarantine` to pass the good rows"),
-    )
 }

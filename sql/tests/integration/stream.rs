@@ -1,0 +1,221 @@
+//! Random streams of changes that a real table could have made, and the rows they leave.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, StructArray};
+use arrow_schema::{DataType, Field, Schema};
+use millstream_core::{ChangeBatch, EnvelopeBuilder, Op, PartitionId, TableId, TableSchema};
+use proptest::prelude::*;
+
+/// A row beside its key `id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub grp: Option<i64>,
+    pub val: Option<i64>,
+    pub name: Option<String>,
+}
+
+/// What is wished for; [`Stream::of`] makes of it what is possible.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    table: usize,
+    id: i64,
+    /// 0 truncates, 1 to 3 delete, others write.
+    kind: u8,
+    row: Row,
+    /// An update leaves `name` as it is, and does not send it.
+    keeps_name: bool,
+}
+
+pub fn wishes() -> impl Strategy<Value = Vec<Wish>> {
+    let small = || proptest::option::weighted(0.8, -3i64..20);
+    let name = proptest::option::weighted(0.8, proptest::sample::select(vec!["x", "y", "ß", ""]));
+    let row = (proptest::option::weighted(0.8, 0i64..4), small(), name).prop_map(|(grp, val, name)| Row {
+        grp,
+        val,
+        name: name.map(str::to_owned),
+    });
+    let wish = (0usize..2, 0i64..8, 0u8..24, row, any::<bool>()).prop_map(|(table, id, kind, row, keeps_name)| Wish {
+        table,
+        id,
+        kind,
+        row,
+        keeps_name,
+    });
+    proptest::collection::vec(wish, 1..60)
+}
+
+/// What a stream may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Updates and deletes carry the row before.
+    pub before_image: bool,
+    /// Updates may leave out `name`.
+    pub unsent: bool,
+    /// Tables may be truncated.
+    pub truncates: bool,
+    /// How many of the two tables there are.
+    pub tables: usize,
+}
+
+struct Change {
+    table: usize,
+    op: Op,
+    id: Option<i64>,
+    after: Option<Row>,
+    before: Option<Row>,
+    keeps_name: bool,
+}
+
+/// Changes of `shop.t` and `shop.u`, and the rows that they leave.
+pub struct Stream {
+    changes: Vec<Change>,
+    before_image: bool,
+    pub left: [BTreeMap<i64, Row>; 2],
+}
+
+pub fn schema(table: usize, before_image: bool) -> Arc<TableSchema> {
+    let columns = vec![
+        Field::new("id", DataType::Int64, true),
+        Field::new("grp", DataType::Int64, true),
+        Field::new("val", DataType::Int64, true),
+        Field::new("name", DataType::Utf8, true),
+    ];
+    Arc::new(TableSchema {
+        id: TableId::new("shop", None, ["t", "u"][table]),
+        columns: Arc::new(Schema::new(columns)),
+        key: vec!["id".to_owned()],
+        not_null: vec!["id".to_owned()],
+        before_image,
+    })
+}
+
+impl Stream {
+    pub fn of(wishes: &[Wish], shape: Shape) -> Self {
+        let mut stream = Self {
+            changes: Vec::new(),
+            before_image: shape.before_image,
+            left: Default::default(),
+        };
+        for (number, wish) in wishes.iter().enumerate() {
+            if wish.table < shape.tables {
+                stream.fulfil(wish, shape, number < 5);
+            }
+        }
+        stream
+    }
+
+    fn fulfil(&mut self, wish: &Wish, shape: Shape, copying: bool) {
+        let rows = &mut self.left[wish.table];
+        let before = rows.get(&wish.id).cloned();
+        let mut after = wish.row.clone();
+        let mut keeps_name = false;
+        let op = match (wish.kind, &before) {
+            (0, _) if shape.truncates && !copying => Op::Truncate,
+            (1..=3, Some(_)) => Op::Delete,
+            (_, Some(before)) => {
+                if shape.unsent && wish.keeps_name {
+                    after.name.clone_from(&before.name);
+                    keeps_name = true;
+                }
+                Op::Update
+            }
+            (_, None) if copying => Op::Read,
+            (_, None) => Op::Create,
+        };
+        match op {
+            Op::Truncate => rows.clear(),
+            Op::Delete => drop(rows.remove(&wish.id)),
+            _ => drop(rows.insert(wish.id, after.clone())),
+        }
+        self.changes.push(Change {
+            table: wish.table,
+            op,
+            id: (op != Op::Truncate).then_some(wish.id),
+            after: (!matches!(op, Op::Truncate | Op::Delete)).then_some(after),
+            before: before.filter(|_| shape.before_image && matches!(op, Op::Update | Op::Delete)),
+            keeps_name,
+        });
+    }
+
+    /// The changes as batches of one table each, with at most `most` rows.
+    pub fn batches(&self, most: usize) -> Vec<ChangeBatch> {
+        let mut batches = Vec::new();
+        let mut number = 0;
+        while number < self.changes.len() {
+            let table = self.changes[number].table;
+            let run = self.changes[number..]
+                .iter()
+                .take(most)
+                .take_while(|change| change.table == table)
+                .count();
+            batches.push(self.batch(table, number, run));
+            number += run;
+        }
+        batches
+    }
+
+    /// `count` changes from `first` on. Three changes share a position, as in a transaction.
+    fn batch(&self, table: usize, first: usize, count: usize) -> ChangeBatch {
+        let schema = schema(table, self.before_image);
+        let changes = &self.changes[first..first + count];
+        let partition = PartitionId::new("shop", "log");
+        let mut envelope = EnvelopeBuilder::default();
+        for (number, change) in (first..).zip(changes) {
+            let unchanged: &[&str] = if change.keeps_name { &["name"] } else { &[] };
+            let position = format!("{:08}", number / 3);
+            envelope.append_partial(change.op, &partition, &position, (number % 3) as i64, None, unchanged);
+        }
+        let after = changes.iter().map(|change| {
+            let mut row = change.after.clone();
+            if let (Some(row), true) = (&mut row, change.keeps_name) {
+                row.name = None;
+            }
+            (change.id, row)
+        });
+        let mut columns = columns(after.collect());
+        columns.extend(envelope.finish());
+        if self.before_image {
+            let befores = changes
+                .iter()
+                .map(|change| (change.id.filter(|_| change.before.is_some()), change.before.clone()));
+            let valid: BooleanArray = changes.iter().map(|change| Some(change.before.is_some())).collect();
+            let fields = schema.columns.fields().clone();
+            let nulls = Some(valid.values().clone().into());
+            columns.push(Arc::new(StructArray::new(
+                fields,
+                self::columns(befores.collect()),
+                nulls,
+            )));
+        }
+        let rows = RecordBatch::try_new(schema.batch_schema(), columns).unwrap();
+        ChangeBatch::try_new(schema, rows).unwrap()
+    }
+
+    /// The rows that `table` is left with, as a plain table.
+    pub fn rows_left(&self, table: usize) -> RecordBatch {
+        let rows = self.left[table].iter().map(|(id, row)| (Some(*id), Some(row.clone())));
+        RecordBatch::try_new(schema(table, false).columns.clone(), columns(rows.collect())).unwrap()
+    }
+}
+
+fn columns(rows: Vec<(Option<i64>, Option<Row>)>) -> Vec<ArrayRef> {
+    let number = |cell: fn(&Row) -> Option<i64>| -> ArrayRef {
+        Arc::new(
+            rows.iter()
+                .map(|(_, row)| row.as_ref().and_then(cell))
+                .collect::<Int64Array>(),
+        )
+    };
+    let names: StringArray = rows
+        .iter()
+        .map(|(_, row)| row.as_ref().and_then(|row| row.name.as_deref()))
+        .collect();
+    vec![
+        Arc::new(rows.iter().map(|(id, _)| *id).collect::<Int64Array>()),
+        number(|row| row.grp),
+        number(|row| row.val),
+        Arc::new(names),
+    ]
+}
