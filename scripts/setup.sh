@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what building and testing Millstream needs: Debian or Ubuntu packages, by name.
-# Usage: scripts/setup.sh demo|test. Can be run again; installs only what is missing.
-# `test` also puts the servers and readers of the end-to-end tests into a cache folder.
+# Usage: scripts/setup.sh demo|test|lint. Can be run again; installs only what is missing.
+# `test` also puts the servers and readers of the end-to-end tests into a cache folder, and
+# `lint` the program that checks the dependencies.
 set -euo pipefail
 
 mode=${1:-demo}
@@ -33,6 +34,8 @@ if [ "$mode" = test ]; then
     release=$(java_release)
     [ "${release:-0}" -ge 17 ] || missing+=(java)
     command -v mvn >/dev/null || missing+=(maven)
+    # A test holds the service's unit against systemd-analyze.
+    command -v systemd-analyze >/dev/null || missing+=(systemd)
     python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
 fi
 if [ "${#missing[@]}" -gt 0 ]; then
@@ -52,4 +55,7 @@ command -v cargo >/dev/null || { echo "setup: cargo is missing; install Rust 1.9
 if [ "$mode" = test ]; then
     "$here/fetch-python.sh"
     "$here/fetch-kafka.sh"
+fi
+if [ "$mode" = lint ]; then
+    "$here/fetch-cargo-deny.sh"
 fi

@@ -75,8 +75,8 @@ impl Diagnostic {
 
 impl fmt::Display for Diagnostic {
     /// ```text
-    /// error[PG0003]: the publication `millstream` does not exist
-    ///   --> orders.yaml:4:5
+    /// error[PG0014]: there is no such publication
+    ///   --> orders.yaml:4:5 (publication millstream)
     ///   hint: create it as the owner of the tables
     ///   sql: CREATE PUBLICATION …
     /// ```
@@ -98,6 +98,10 @@ impl fmt::Display for Diagnostic {
         };
         writeln!(f, "{severity}{code}: {message}")?;
         write!(f, "  --> {}", self.place)?;
+        let subject = &self.finding.subject;
+        if !message.contains(subject.as_str()) && *subject != self.place.file.display().to_string() {
+            write!(f, " ({subject})")?;
+        }
         if let Some(hint) = &self.finding.hint {
             write!(f, "\n  hint: {hint}")?;
         }

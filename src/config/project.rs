@@ -45,9 +45,13 @@ impl Project {
         let (folder, files) = match list(path) {
             Ok(found) => found,
             Err(error) => {
-                let finding = Finding::new(Severity::Error, "project", format!("cannot read the project: {error}"))
-                    .code("CF0002")
-                    .hint("give the folder that holds your pipelines' YAML files");
+                let finding = Finding::new(
+                    Severity::Error,
+                    path.display().to_string(),
+                    format!("cannot read the project: {error}"),
+                )
+                .code("CF0002")
+                .hint("give the folder that holds your pipelines' YAML files");
                 return Err(vec![Diagnostic::new(Place::file(path), finding)]);
             }
         };
@@ -78,7 +82,7 @@ impl Project {
             }
         }
         if faults.is_empty() && project.pipelines.is_empty() {
-            let finding = Finding::new(Severity::Error, "project", "there is no pipeline here")
+            let finding = Finding::new(Severity::Error, path.display().to_string(), "there is no pipeline here")
                 .code("CF0004")
                 .hint("write one YAML file for each pipeline; examples/shop is one to copy");
             faults.push(Diagnostic::new(Place::file(path), finding));
@@ -113,7 +117,10 @@ fn list(path: &Path) -> std::io::Result<(PathBuf, Vec<PathBuf>)> {
 /// Parses a YAML file; also returns its text.
 fn read_yaml<T: DeserializeOwned>(file: &Path, shown: &Path) -> Result<(T, String), Box<Diagnostic>> {
     let text = std::fs::read_to_string(file).map_err(|error| {
-        let finding = Finding::new(Severity::Error, "file", format!("cannot read the file: {error}")).code("CF0002");
+        let message = format!("cannot read the file: {error}");
+        let finding = Finding::new(Severity::Error, shown.display().to_string(), message)
+            .code("CF0002")
+            .hint("the user that runs millstream needs to read every file of the project");
         Box::new(Diagnostic::new(Place::file(shown), finding))
     })?;
     match serde_saphyr::from_str(&text) {
@@ -122,23 +129,35 @@ fn read_yaml<T: DeserializeOwned>(file: &Path, shown: &Path) -> Result<(T, Strin
             let place = error
                 .location()
                 .map_or_else(|| Place::file(shown), |location| Place::at(shown, location));
-            let finding = Finding::new(Severity::Error, "yaml", yaml_message(&error))
+            let message = yaml_message(&error);
+            let hint = if message.ends_with("is not set") {
+                "set it where millstream runs; under systemd with Environment= or EnvironmentFile="
+            } else {
+                "docs/reference/configuration.md lists every key with its form"
+            };
+            let finding = Finding::new(Severity::Error, shown.display().to_string(), message)
                 .code("CF0001")
-                .hint("docs/reference/configuration.md lists every key with its form");
+                .hint(hint);
             Err(Box::new(Diagnostic::new(place, finding)))
         }
     }
 }
 
-/// The parser's message without the snippet and the place, which we show in our own way.
+/// The parser's message without the snippet and the place, which we show in our own way, and
+/// without the names that YAML's grammar has for lists and maps.
 fn yaml_message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let place = error
         .location()
         .map(|at| format!(" at line {}, column {}", at.line(), at.column()));
-    place
+    let message = place
         .and_then(|place| text.strip_suffix(&place).map(str::to_owned))
-        .unwrap_or(text)
+        .unwrap_or(text);
+    match message.as_str() {
+        "expected sequence start" => "expected a list, such as `[first, second]`".to_owned(),
+        "expected mapping start" => "expected keys and values, such as `{key: value}`".to_owned(),
+        _ => message,
+    }
 }
 
 impl LoadedPipeline {
@@ -152,7 +171,8 @@ impl LoadedPipeline {
             let (sql, sql_file) = match read_sql(folder, &model.sql.value) {
                 Ok(read) => read,
                 Err(error) => {
-                    let finding = Finding::new(Severity::Error, name, format!("cannot read the model's SQL: {error}"))
+                    let message = format!("cannot read `{}`: {error}", model.sql.value);
+                    let finding = Finding::new(Severity::Error, name, message)
                         .code("CF0005")
                         .hint("the path is relative to the project folder");
                     faults.push(Diagnostic::new(Place::at(shown, model.sql.referenced), finding));

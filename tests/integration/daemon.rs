@@ -21,11 +21,26 @@ pub struct Daemon {
 impl Daemon {
     /// Starts the daemon on `project`; its log goes beside it.
     pub fn start(project: &Path, env: &[(&str, String)]) -> Self {
+        Self::start_as(Command::new(MILLSTREAM), project, env)
+    }
+
+    /// As [`start`](Self::start), with a file system of one MiB mounted at `folder`. Root, or a
+    /// kernel that lets users have name spaces, is needed.
+    pub fn start_in_small_file_system(project: &Path, env: &[(&str, String)], folder: &Path) -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--map-root-user", "sh", "-c"]);
+        command.arg("mount -t tmpfs -o size=1m tmpfs \"$0\" && exec \"$@\"");
+        command.arg(folder).arg(MILLSTREAM);
+        Self::start_as(command, project, env)
+    }
+
+    /// Runs `command`, which is the binary with what goes before it.
+    fn start_as(mut command: Command, project: &Path, env: &[(&str, String)]) -> Self {
         let port = ports::free_port();
         let admin = format!("127.0.0.1:{port}");
         let log = project.join(format!("daemon-{port}.log"));
         let file = File::create(&log).unwrap();
-        let child = Command::new(MILLSTREAM)
+        let child = command
             .arg("run")
             .arg(project)
             .args(["--admin-listen", &admin])
@@ -48,6 +63,14 @@ impl Daemon {
             .status
             .success()
             .then(|| serde_json::from_slice(&output.stdout).expect("status is JSON"))
+    }
+
+    /// The most memory that the process has had, in bytes: `VmHWM` of `proc(5)`.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kib * 1024
     }
 
     /// One GET of the admin interface: the status code and the body.

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
 use bytes::Bytes;
 use millstream_parquet::{CommittedTable, ParquetConfig, committed_files};
 use millstream_testkit::change_log::{ChangeRow, FoldedTable, change_rows, fold};
@@ -77,4 +79,29 @@ impl Table {
             assert_ne!(pair[0], pair[1], "a change was committed twice");
         }
     }
+}
+
+/// The rows of `table` and the sum of its Int64 column `column`, over all committed files, which
+/// are read one batch at a time.
+pub fn count_and_sum(lake: &Path, table: &str, column: &str) -> (u64, u128) {
+    let config = ParquetConfig::new(format!("file://{}", lake.display()));
+    let listing = Runtime::new().unwrap().block_on(committed_files(&config, table));
+    let (mut rows, mut sum) = (0, 0);
+    for file in listing.expect("the table can be listed").files {
+        let opened = std::fs::File::open(lake.join(table).join(&file.path)).expect("a committed file is there");
+        let reader = ParquetRecordBatchReaderBuilder::try_new(opened)
+            .unwrap()
+            .build()
+            .unwrap();
+        for batch in reader.map(|batch| batch.expect("a committed file can be read")) {
+            let values = batch.column_by_name(column).expect("the column is there");
+            rows += batch.num_rows() as u64;
+            let whole = values.as_primitive::<Int64Type>().values();
+            sum += whole
+                .iter()
+                .map(|value| u128::try_from(*value).expect("not negative"))
+                .sum::<u128>();
+        }
+    }
+    (rows, sum)
 }

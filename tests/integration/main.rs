@@ -1,12 +1,16 @@
 //! The integration tests: the engine on memory connectors, and the daemon on real servers.
 
+mod bad_input;
 mod broker;
 mod caught_up;
 mod daemon;
+mod documents;
 mod engine;
 mod kafka_to_parquet;
 mod lake;
+mod memory;
 mod object_store;
 mod postgres_to_parquet;
 mod project;
 mod readers;
+mod service;

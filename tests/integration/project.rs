@@ -12,7 +12,10 @@ pub struct ProjectFolder {
 impl ProjectFolder {
     /// A folder with these files.
     pub fn new(files: &[(&str, &str)]) -> Self {
-        let folder = tempfile::Builder::new().prefix("millstream-test-").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("millstream-project-")
+            .tempdir()
+            .unwrap();
         let project = Self { folder };
         for (name, content) in files {
             project.write(name, content);

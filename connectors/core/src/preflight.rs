@@ -22,7 +22,7 @@ pub struct Finding {
     /// The code under which `docs/errors/` has a page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'static str>,
-    /// What it concerns: a server, a table, a slot.
+    /// What it concerns: a server, a table, a slot; empty where the message says so itself.
     pub subject: String,
     /// What was found.
     pub message: String,
@@ -75,7 +75,7 @@ impl From<&crate::Error> for Finding {
         Self {
             severity: Severity::Error,
             code: error.error_code(),
-            subject: error.kind().name().to_owned(),
+            subject: String::new(),
             message: error.summary(),
             hint: error.hint_text().map(str::to_owned),
             sql: None,
