@@ -87,7 +87,8 @@ impl Bank {
     }
 
     fn wait_caught_up(&self, daemon: &mut Daemon) {
-        let marker = "UPDATE accounts SET owner = 'marker' WHERE id = 10000";
+        let marker = "INSERT INTO accounts VALUES (0, 'marker', 0)
+            ON CONFLICT (id) DO UPDATE SET balance = accounts.balance + 1";
         caught_up::with_postgres(daemon, &self.cluster, "bank", &["accounts"], marker);
     }
 
@@ -210,14 +211,15 @@ impl Drop for StopOnDrop<'_> {
 #[test]
 fn of_two_daemons_on_one_bucket_the_older_is_fenced_and_the_newer_goes_on() {
     let bank = Bank::new();
-    let mut older = Daemon::start(bank.project.path(), &bank.env());
-    bank.wait_caught_up(&mut older);
-    // Under a slot of its own: the server would keep a second reader of one slot away.
-    let other = PIPELINE.replace("publication: millstream", "publication: millstream\n      slot: second");
-    let project = ProjectFolder::new(&[("bank.yaml", &other)]);
+    // Under a slot of its own: the server would keep a second reader of one slot away. It is
+    // older than what the lake will hold, or changes could fall between the two.
     bank.cluster
         .psql("SELECT pg_create_logical_replication_slot('second', 'pgoutput')")
         .unwrap();
+    let other = PIPELINE.replace("publication: millstream", "publication: millstream\n      slot: second");
+    let project = ProjectFolder::new(&[("bank.yaml", &other)]);
+    let mut older = Daemon::start(bank.project.path(), &bank.env());
+    bank.wait_caught_up(&mut older);
     let mut newer = Daemon::start(project.path(), &bank.env());
     newer.wait_until("running", Duration::from_secs(60), |status| {
         status[0].state == State::Running
