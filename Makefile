@@ -6,10 +6,15 @@ export INSTA_WORKSPACE_ROOT := $(CURDIR)
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/tools
 CARGO_FLAGS := --workspace --features failpoints
 
-.PHONY: help test bench lint
+.PHONY: help demo test bench lint
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+demo: ## install what building needs, then show the whole system at work in under a minute
+	scripts/setup.sh demo
+	cargo build --workspace
+	"$$CARGO_TARGET_DIR/debug/millstream" demo
 
 test: ## install what the tests need, then run them all on real servers
 	scripts/setup.sh test

@@ -8,6 +8,7 @@
 //! | `/api/v1/pipelines`         | the status of every pipeline, as JSON |
 //! | `/api/v1/pipelines/{name}`  | one pipeline, or 404 |
 
+pub mod client;
 mod metrics;
 
 use std::net::SocketAddr;

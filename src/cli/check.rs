@@ -72,9 +72,11 @@ async fn check_pipeline(pipeline: &LoadedPipeline) -> (Option<Report>, Vec<Diagn
         }
     };
     let mut schemas = Vec::new();
+    let mut unread = false;
     for mut source in spec.sources {
         let place = pipeline.source_place(source.name());
         let (tables, findings) = inspect_source(&mut *source).await;
+        unread |= tables.is_empty();
         found.extend(
             findings
                 .into_iter()
@@ -91,8 +93,8 @@ async fn check_pipeline(pipeline: &LoadedPipeline) -> (Option<Report>, Vec<Diagn
                 .map(|finding| Diagnostic::new(place.clone(), finding)),
         );
     }
-    if found.iter().any(Diagnostic::is_error) && schemas.is_empty() {
-        // Without columns, every name in every model would be reported as unknown.
+    if found.iter().any(Diagnostic::is_error) && unread {
+        // Without a source's columns, every name from it would be reported as unknown.
         return (None, found);
     }
     match plan::plan(&spec.models, &spec.sinks, &schemas).await {

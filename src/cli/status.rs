@@ -1,20 +1,18 @@
 //! `millstream status`.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use anyhow::Context;
 
 use super::{Format, StatusArgs};
+use crate::admin::client;
 use crate::engine::status::PipelineStatus;
 
 pub fn main(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let body = runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(5), fetch(args.admin))
+        tokio::time::timeout(Duration::from_secs(5), client::pipelines(args.admin))
             .await
             .with_context(|| format!("no answer from {} within 5 seconds", args.admin))?
     })?;
@@ -23,27 +21,6 @@ pub fn main(args: &StatusArgs) -> anyhow::Result<ExitCode> {
         Format::Text => print(&serde_json::from_str::<Vec<PipelineStatus>>(&body)?),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// One GET to the daemon's API. HTTP/1.0 keeps the answer free of chunks, which spares a client library.
-async fn fetch(admin: SocketAddr) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(admin).await.with_context(|| {
-        format!(
-            "cannot reach a daemon at {admin}\nhint: start it with `millstream run`, or name its address with --admin"
-        )
-    })?;
-    let request = format!("GET /api/v1/pipelines HTTP/1.0\r\nHost: {admin}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
-    if head.split(' ').nth(1) != Some("200") {
-        bail!(
-            "{admin} answers `{}`\nhint: is it Millstream's admin address?",
-            head.lines().next().unwrap_or_default()
-        );
-    }
-    Ok(body.to_owned())
 }
 
 fn print(pipelines: &[PipelineStatus]) {

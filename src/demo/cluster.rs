@@ -25,7 +25,7 @@ const INSTALL: &str = "install the server: `apt install postgresql` (Debian, Ubu
     (Fedora); or set MILLSTREAM_PG_BIN to the folder of `initdb` and `postgres`";
 
 /// A running cluster on a free loopback port, with `wal_level=logical`. Dropping it stops the
-/// server and removes its data, unless that is to be kept.
+/// server and removes its data.
 #[derive(Debug)]
 pub struct Cluster {
     _server: Child,
@@ -34,7 +34,7 @@ pub struct Cluster {
     version: String,
     data: PathBuf,
     // Last, so that the server is gone before its files are.
-    _folder: Option<TempDir>,
+    _folder: TempDir,
 }
 
 impl Cluster {
@@ -42,7 +42,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If the binaries are missing, or one of them fails.
-    pub fn start(log: &Path, keep: bool) -> Result<Self> {
+    pub fn start(log: &Path) -> Result<Self> {
         let binaries = binaries()?;
         let user = if child::is_root() {
             Some(unprivileged_user()?)
@@ -67,12 +67,6 @@ impl Cluster {
         cluster.wait_until_ready(&mut server, log)?;
         let version = fs::read_to_string(cluster.data().join("PG_VERSION")).unwrap_or_default();
         let (port, password, data) = (cluster.port, cluster.password.clone(), cluster.data());
-        let folder = if keep {
-            let _ = folder.keep();
-            None
-        } else {
-            Some(folder)
-        };
         Ok(Self {
             _server: server,
             port,

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use anyhow::{Context, Result, anyhow};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::child::{self, Child};
 use super::fault::with_log;
 use super::folder::Folder;
+use crate::admin::client;
 use crate::engine::status::{PipelineStatus, State};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -83,7 +83,7 @@ impl Daemon {
         if let Some(status) = self.process.exited() {
             return Err(self.failed(format!("the daemon ended with {status}")));
         }
-        let answer = timeout(ANSWER_LIMIT, fetch(self.admin))
+        let answer = timeout(ANSWER_LIMIT, client::pipelines(self.admin))
             .await
             .context("no answer in time")
             .and_then(|answer| answer);
@@ -136,21 +136,4 @@ impl Daemon {
         // The admin interface listens before the pipelines are there.
         Ok(self.status().await?.state == State::Running)
     }
-}
-
-/// One GET. HTTP/1.0 keeps the answer free of chunks, which spares a client library.
-async fn fetch(admin: SocketAddr) -> Result<String> {
-    let mut stream = TcpStream::connect(admin).await?;
-    stream
-        .write_all(format!("GET /api/v1/pipelines HTTP/1.0\r\nHost: {admin}\r\n\r\n").as_bytes())
-        .await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
-    ensure!(
-        head.split(' ').nth(1) == Some("200"),
-        "{}",
-        head.lines().next().unwrap_or_default()
-    );
-    Ok(body.to_owned())
 }

@@ -85,18 +85,14 @@ impl Lake {
     pub async fn query(&self, tables: &[&Table], sql: &str) -> Result<Vec<RecordBatch>> {
         let mut all = Vec::with_capacity(tables.len());
         for table in tables {
-            let files = self.committed(table.folder, table.name).await?.files;
-            let files = files.into_iter().map(|file| file.location).collect();
             let key = table.key.iter().map(|column| (*column).to_owned()).collect();
             all.push(QueryTable {
                 name: table.name.to_owned(),
                 key,
-                files,
+                files: self.locations(table.folder, table.name).await?,
             });
         }
-        millstream_sql::query(&all, sql)
-            .await
-            .map_err(|error| anyhow!("{}", error.summary()))
+        run(&all, sql).await
     }
 
     /// Runs SQL over the quarantine table `rejected` of one sink.
@@ -104,18 +100,25 @@ impl Lake {
     /// # Errors
     /// Those of the query.
     pub async fn query_quarantine(&self, folder: &str, sql: &str) -> Result<Vec<RecordBatch>> {
-        let files = self.committed(folder, quarantine::TABLE).await?.files;
+        let files = self.locations(folder, quarantine::TABLE).await?;
         if files.is_empty() {
             return Ok(Vec::new());
         }
-        let files = files.into_iter().map(|file| file.location).collect();
         let rejected = QueryTable {
             name: "rejected".to_owned(),
             key: Vec::new(),
             files,
         };
-        millstream_sql::query(&[rejected], sql)
-            .await
-            .map_err(|error| anyhow!("{}", error.summary()))
+        run(&[rejected], sql).await
     }
+
+    async fn locations(&self, folder: &str, table: &str) -> Result<Vec<String>> {
+        let files = self.committed(folder, table).await?.files;
+        Ok(files.into_iter().map(|file| file.location).collect())
+    }
+}
+
+async fn run(tables: &[QueryTable], sql: &str) -> Result<Vec<RecordBatch>> {
+    let batches = millstream_sql::query(tables, sql).await;
+    batches.map_err(|error| anyhow!("{}", error.summary()))
 }

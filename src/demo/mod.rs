@@ -43,7 +43,7 @@ use self::workload::Workload;
 /// What the user asked for.
 #[derive(Debug, Clone, Default)]
 pub struct DemoOptions {
-    /// Leave everything running until Ctrl-C, and keep PostgreSQL's data.
+    /// Leave everything running until Ctrl-C.
     pub keep: bool,
     /// The folder to work in, which must be empty or missing; a fresh one if absent.
     pub dir: Option<PathBuf>,
@@ -66,17 +66,21 @@ async fn run(options: &DemoOptions) -> anyhow::Result<bool> {
     let folder = Folder::create(options.dir.as_deref())?;
     println!("Millstream demo, in {}", folder.path().display());
     let mut session = tokio::select! {
-        session = Session::start(folder, options.keep) => session?,
+        session = Session::start(folder) => session?,
         () = interrupted.cancelled() => bail!("interrupted"),
     };
     let equal = tokio::select! {
         equal = session.show(options.keep) => equal?,
         () = interrupted.cancelled() => bail!("interrupted"),
     };
+    let outcome = if equal {
+        "the target equals its sources, and each change is there once"
+    } else {
+        "THE TARGET DIFFERS FROM ITS SOURCES, see above"
+    };
+    println!("\nDone in {:.0} seconds: {outcome}.", started.elapsed().as_secs_f64());
     if options.keep {
         session.keep_running(&interrupted).await?;
-    } else {
-        println!("\nDone in {:.0} seconds.", started.elapsed().as_secs_f64());
     }
     Ok(equal)
 }
@@ -107,8 +111,8 @@ struct Session {
 }
 
 impl Session {
-    async fn start(folder: Folder, keep: bool) -> anyhow::Result<Self> {
-        let cluster = Cluster::start(&folder.log("postgres"), keep)?;
+    async fn start(folder: Folder) -> anyhow::Result<Self> {
+        let cluster = Cluster::start(&folder.log("postgres"))?;
         println!(
             "PostgreSQL {} on port {}, data in {}",
             cluster.version(),
@@ -135,7 +139,7 @@ impl Session {
         })
     }
 
-    /// The workload, the wait until all of it is committed, and the proof.
+    /// The workload, the wait until all of it is committed, and the proof: whether source and target are equal.
     async fn show(&mut self, keep: bool) -> anyhow::Result<bool> {
         let mut progress = Progress::new();
         let end = progress
@@ -172,13 +176,7 @@ impl Session {
             ended = progress.beside(&mut self.daemon, self.workload.go_on(&mut self.shop)) => ended?,
             () = interrupted.cancelled() => {}
         }
-        println!("\nStopping: the daemon drains, then PostgreSQL stops.");
-        self.daemon.stop()?;
-        println!(
-            "Kept: {} and {}",
-            self.folder.path().display(),
-            self.cluster.data().display()
-        );
-        Ok(())
+        println!("\nStopping: the daemon drains, then PostgreSQL stops and its data go.");
+        self.daemon.stop()
     }
 }

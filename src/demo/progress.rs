@@ -13,7 +13,7 @@ use super::workload::End;
 use crate::engine::status::PipelineStatus;
 
 /// How long the last rows may take.
-const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(60);
 
 /// Prints the pipeline's numbers.
 pub struct Progress {

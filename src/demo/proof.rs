@@ -225,6 +225,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_verdict_fails_on_any_difference() {
+        let verdict = || Verdict {
+            tables: vec![TableVerdict {
+                table: &TABLES[0],
+                source: side(&["a".to_owned()]),
+                target: side(&["a".to_owned()]),
+                changes: BTreeMap::new(),
+                duplicates: 0,
+                differences: Vec::new(),
+            }],
+            quarantine: (7, 7),
+        };
+        assert!(verdict().holds());
+        let tampered: [fn(&mut Verdict); 5] = [
+            |verdict| verdict.quarantine.1 = 6,
+            |verdict| verdict.tables[0].duplicates = 1,
+            |verdict| verdict.tables[0].target = side(&["b".to_owned()]),
+            |verdict| verdict.tables[0].target = side(&[]),
+            |verdict| verdict.tables[0].source = side(&["a".to_owned(), "a".to_owned()]),
+        ];
+        for tamper in tampered {
+            let mut verdict = verdict();
+            tamper(&mut verdict);
+            assert!(!verdict.holds(), "{verdict:?}");
+        }
+    }
+
+    #[test]
     fn rows_of_one_side_alone_are_shown() {
         let rows = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         assert_eq!(

@@ -14,7 +14,7 @@ use super::proof::{TableVerdict, Verdict};
 
 /// How much of a hash is shown, and of a rejected row.
 const HASH: usize = 16;
-const SAMPLE: usize = 60;
+const SAMPLE: usize = 112;
 
 const REVENUE: &str = "\
 SELECT c.country, count(*) AS orders, sum(o.net_amount) AS revenue
@@ -210,6 +210,6 @@ mod tests {
     fn a_sample_is_short_and_printable() {
         assert_eq!(sample(b"{\"a\": 1}"), "{\"a\": 1}");
         assert_eq!(sample(&[0xff, 0x00]), "bytes ff00");
-        assert_eq!(sample("é".repeat(99).as_bytes()).chars().count(), SAMPLE + 1);
+        assert_eq!(sample("é".repeat(2 * SAMPLE).as_bytes()).chars().count(), SAMPLE + 1);
     }
 }

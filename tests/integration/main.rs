@@ -4,6 +4,7 @@ mod bad_input;
 mod broker;
 mod caught_up;
 mod daemon;
+mod demo;
 mod documents;
 mod engine;
 mod kafka_to_parquet;
