@@ -18,7 +18,7 @@ async fn a_store_whose_conditional_create_does_not_hold_is_refused() {
         panic!("one finding: {findings:?}")
     };
     assert_eq!(finding.severity, Severity::Error);
-    assert_eq!(finding.code.as_deref(), Some("PQ0017"));
+    assert_eq!(finding.code, Some("PQ0017"));
     assert!(finding.hint.is_some());
 }
 
