@@ -9,7 +9,10 @@ use crate::project::ProjectFolder;
 fn examples(document: &str) -> Vec<(String, String)> {
     let root = std::env::var("CARGO_MANIFEST_DIR").unwrap();
     let text = std::fs::read_to_string(format!("{root}/{document}")).unwrap();
-    let blocks = text.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let blocks = text
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap());
     blocks
         .filter_map(|block| {
             let name = block.lines().next()?.strip_prefix("# ")?.split(' ').next()?;
@@ -23,7 +26,10 @@ fn the_examples_in_the_documents_are_valid() {
     for (document, expected) in [("README.md", 1), ("docs/reference/configuration.md", 2)] {
         let found = examples(document);
         assert_eq!(found.len(), expected, "examples in {document}");
-        let mut files: Vec<(&str, &str)> = found.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        let mut files: Vec<(&str, &str)> = found
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.as_str()))
+            .collect();
         files.push(("password", "hunter2"));
         let project = ProjectFolder::new(&files);
         let output = Command::new(MILLSTREAM)
