@@ -73,8 +73,9 @@ async fn serve(args: &RunArgs, mut project: Project, io: &Runtime, compute: &Run
     let supervisor = Supervisor::new(io.handle().clone(), compute.handle().clone());
     let stop = CancellationToken::new();
     let upkeep = io.spawn(exposition.clone().keep_up());
-    let serving = io.spawn(admin::serve(listener, supervisor.clone(), exposition, stop.clone()));
     supervisor.apply(&project).await;
+    // After the pipelines are there: without any, the daemon would say that it is ready.
+    let serving = io.spawn(admin::serve(listener, supervisor.clone(), exposition, stop.clone()));
     notify(&[NotifyState::Ready]);
     let mut watchdog = tokio::time::interval(watchdog_period());
     loop {
