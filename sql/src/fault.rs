@@ -135,7 +135,12 @@ fn unknown_column(error: &SchemaError) -> Fault {
             Fault::wrong("SQ0003", format!("the output has two columns called `{name}`"))
                 .hint("rename one of them with AS")
         }
-        other => from_text(&other.to_string()),
+        // DataFusion says so of a reference as well as of an output that has one name twice.
+        SchemaError::AmbiguousReference { field } => Fault::wrong(
+            "SQ0003",
+            format!("the name `{}` means more than one column", field.name()),
+        )
+        .hint("put the table's name before it, or rename one of the output's columns with AS"),
     }
 }
 

@@ -260,7 +260,7 @@ fn find_table<'a>(name: &str, schemas: &'a [Arc<TableSchema>]) -> Result<&'a Arc
             .hint(if known.is_empty() {
                 "no source has any table".to_owned()
             } else {
-                format!("the source tables are: {}", known.join(", "))
+                format!("name a model, or one of the source tables: {}", known.join(", "))
             }))
         }
         several => {

@@ -1,6 +1,7 @@
 //! Throw-away Apache Kafka: one node in KRaft mode, broker and controller at once, on the
 //! machine's Java.
 
+mod log;
 mod producer;
 
 use std::fs::{self, File};

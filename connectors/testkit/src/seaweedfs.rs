@@ -65,6 +65,8 @@ impl TestS3 {
         let port = free_port();
         let mut command = tied_command(&weed, None);
         command.current_dir(folder.path()).env("HOME", folder.path());
+        // A flag of the program, not of `mini`: without it, logs are left in /tmp.
+        command.arg(format!("-logdir={}", folder.path().display()));
         command.args(["mini", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]);
         command.args([
             "-webdav=false",

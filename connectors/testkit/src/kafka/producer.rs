@@ -1,6 +1,6 @@
 //! A producer that knows where each of its messages went.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +10,8 @@ use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+
+use super::log;
 
 /// Longer than a broker's restart.
 const FLUSH: Duration = Duration::from_secs(90);
@@ -84,6 +86,7 @@ pub struct Delivered {
 
 /// Sends messages to a real or a mock broker, each exactly once, also over a broker's restart.
 pub struct TestProducer {
+    brokers: String,
     producer: BaseProducer<Receipts>,
     outgoing: Vec<Outgoing>,
 }
@@ -126,6 +129,7 @@ impl TestProducer {
             .set("log_level", "0")
             .create_with_context(Receipts::default())?;
         Ok(Self {
+            brokers: brokers.to_owned(),
             producer,
             outgoing: Vec::new(),
         })
@@ -176,11 +180,81 @@ impl TestProducer {
                 .unwrap_or_else(PoisonError::into_inner),
         );
         let sent = std::mem::take(&mut self.outgoing).into_iter().enumerate();
-        sent.map(|(place, message)| {
-            let receipt = receipts.remove(&place).context("a message without a receipt")?;
-            let offset = receipt.map_err(|error| anyhow!("a message was not delivered: {error}"))?;
-            Ok(Delivered { message, offset })
-        })
-        .collect()
+        let mut delivered = sent
+            .map(|(place, message)| {
+                let receipt = receipts.remove(&place).context("a message without a receipt")?;
+                let offset = receipt.map_err(|error| anyhow!("a message was not delivered: {error}"))?;
+                Ok(Delivered { message, offset })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.locate(&mut delivered)?;
+        Ok(delivered)
+    }
+
+    /// Looks in the log for messages whose offset is not known: a broker that lost its answer in
+    /// a crash may say only that it has the message (`DUPLICATE_SEQUENCE_NUMBER`).
+    fn locate(&self, delivered: &mut [Delivered]) -> Result<()> {
+        let mut unknown: BTreeMap<String, BTreeSet<i32>> = BTreeMap::new();
+        let mut known = BTreeSet::new();
+        for Delivered { message, offset } in &*delivered {
+            if *offset < 0 {
+                let partitions = unknown.entry(message.topic.clone()).or_default();
+                partitions.insert(message.partition);
+            } else {
+                known.insert((message.topic.clone(), message.partition, *offset));
+            }
+        }
+        for (topic, partitions) in &unknown {
+            let mut log = log::read(&self.brokers, topic, partitions)?;
+            log.retain(|found| !known.contains(&(topic.clone(), found.message.partition, found.offset)));
+            for lost in delivered
+                .iter_mut()
+                .filter(|sent| sent.offset < 0 && sent.message.topic == *topic)
+            {
+                let place = log.iter().position(|found| {
+                    let timestamp = lost.message.timestamp.or(found.message.timestamp);
+                    found.message
+                        == Outgoing {
+                            timestamp,
+                            ..lost.message.clone()
+                        }
+                });
+                lost.offset = log
+                    .remove(place.context("a message that the broker took is not in its log")?)
+                    .offset;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+
+    #[test]
+    fn messages_of_unknown_offset_are_found_in_the_log() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 2, 1).unwrap();
+        let mut producer = TestProducer::new(&cluster.bootstrap_servers()).unwrap();
+        for number in 0..8 {
+            // Two of each are equal: each of them has a place of its own.
+            let message = Outgoing::to("t", number % 2)
+                .key("k")
+                .payload(format!("{}", number / 4));
+            producer.send(message.header("h", None)).unwrap();
+        }
+        let sent = producer.flush().unwrap();
+        let mut forgotten = sent.clone();
+        for place in [0, 3, 4, 6] {
+            forgotten[place].offset = -1001;
+        }
+        producer.locate(&mut forgotten).unwrap();
+        assert_eq!(forgotten, sent);
+        forgotten[5].message.payload = None;
+        forgotten[5].offset = -1001;
+        assert!(producer.locate(&mut forgotten).is_err());
     }
 }
