@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 use arrow_array::RecordBatch;
-use millstream_core::quarantine;
 use millstream_parquet::{CommittedTable, ParquetConfig, committed_files};
 use millstream_sql::QueryTable;
 
@@ -21,7 +20,7 @@ pub struct Table {
     pub from_kafka: bool,
 }
 
-/// All tables, without the quarantine tables.
+/// All tables.
 pub const TABLES: &[Table] = &[
     Table {
         name: "customers",
@@ -48,9 +47,6 @@ pub const TABLES: &[Table] = &[
         from_kafka: true,
     },
 ];
-
-/// The sinks' folders, each with a quarantine table.
-pub const FOLDERS: [&str; 2] = ["shop", "clickstream"];
 
 /// A folder of tables.
 #[derive(Debug)]
@@ -95,19 +91,20 @@ impl Lake {
         run(&all, sql).await
     }
 
-    /// Runs SQL over the quarantine table `rejected` of one sink.
+    /// Runs SQL over the table `rejected`: the rows that were meant for `table` and are in its
+    /// quarantine.
     ///
     /// # Errors
     /// Those of the query.
-    pub async fn query_quarantine(&self, folder: &str, sql: &str) -> Result<Vec<RecordBatch>> {
-        let files = self.locations(folder, quarantine::TABLE).await?;
+    pub async fn query_quarantine(&self, table: &Table, sql: &str) -> Result<Vec<RecordBatch>> {
+        let files = self.committed(table.folder, table.name).await?.quarantine;
         if files.is_empty() {
             return Ok(Vec::new());
         }
         let rejected = QueryTable {
             name: "rejected".to_owned(),
             key: Vec::new(),
-            files,
+            files: files.into_iter().map(|file| file.location).collect(),
         };
         run(&[rejected], sql).await
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use millstream_core::{Checkpoint, PartitionId, quarantine};
+use millstream_core::{Checkpoint, PartitionId};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::broker::TOPIC;
@@ -77,23 +77,14 @@ impl Progress {
     }
 
     fn print(&self, status: &PipelineStatus) {
-        let sum = |of: fn(&crate::engine::status::TableStatus) -> u64| -> u64 {
-            // A quarantined row is counted with the table that it was meant for.
-            status
-                .tables
-                .iter()
-                .filter(|(name, _)| *name != quarantine::TABLE)
-                .map(|(_, table)| of(table))
-                .sum()
-        };
-        let in_quarantine = status.tables.get(quarantine::TABLE).map_or(0, |table| table.rows);
+        let sum = |of: fn(&crate::engine::status::TableStatus) -> u64| -> u64 { status.tables.values().map(of).sum() };
         println!(
             "{:>4} s  {:>10}  {:>10}  {:>7}  {:>11}  {:>7}  {:>8}  {:>7}",
             self.started.elapsed().as_secs(),
             grouped(status.rows_in),
             grouped(sum(|table| table.rows)),
             grouped(sum(|table| table.pending)),
-            grouped(in_quarantine),
+            grouped(sum(|table| table.quarantined)),
             grouped(sum(|table| table.dropped)),
             grouped(sum(|table| table.filtered)),
             status

@@ -113,9 +113,9 @@ pub async fn prove(shop: &Shop, sent: &Sent, lake: &Lake) -> Result<Verdict> {
         );
     }
     let mut quarantined = 0;
-    for folder in super::lake::FOLDERS {
-        let committed = lake.committed(folder, millstream_core::quarantine::TABLE).await?;
-        quarantined += committed.files.iter().map(|file| file.rows).sum::<u64>();
+    for table in TABLES {
+        let committed = lake.committed(table.folder, table.name).await?;
+        quarantined += committed.quarantine.iter().map(|file| file.rows).sum::<u64>();
     }
     Ok(Verdict {
         tables,

@@ -8,7 +8,7 @@ use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 
 use super::folder::Folder;
-use super::lake::{FOLDERS, Lake, TABLES};
+use super::lake::{Lake, TABLES};
 use super::progress::grouped;
 use super::proof::{TableVerdict, Verdict};
 
@@ -107,11 +107,11 @@ async fn print_quarantine(verdict: &Verdict, lake: &Lake) -> Result<()> {
         "\nIn quarantine ({} rows), with the row itself and its position",
         verdict.quarantine.1
     );
-    for folder in FOLDERS {
+    for table in TABLES {
         // By table, check and reason: how many, and the first.
         let mut kinds: BTreeMap<(String, String, String), (u64, String)> = BTreeMap::new();
         for batch in lake
-            .query_quarantine(folder, "SELECT \"table\", \"check\", reason, raw FROM rejected")
+            .query_quarantine(table, "SELECT \"table\", \"check\", reason, raw FROM rejected")
             .await?
         {
             for row in 0..batch.num_rows() {
@@ -168,7 +168,7 @@ fn print_places(lake: &Lake, folder: &Folder) -> Result<()> {
     println!("  with DuckDB     duckdb -f {}", script.display());
     println!(
         "  with pyarrow    pyarrow.parquet.read_table(file), for the files that {}/<table>/_commits/*.json list",
-        FOLDERS[0]
+        TABLES[0].folder
     );
     Ok(())
 }

@@ -30,9 +30,9 @@ impl Default for CommitPolicy {
 /// What has gathered since the last commit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Gathered {
-    /// Rows written to tables.
+    /// Rows that a commit is owed for: written, quarantined or dropped.
     pub rows: u64,
-    /// Bytes of Arrow memory that those rows took.
+    /// Bytes of Arrow memory of those written or quarantined.
     pub bytes: u64,
     /// Time since the first of these rows; zero without rows.
     pub age: Duration,

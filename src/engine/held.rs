@@ -4,21 +4,31 @@ use arrow_array::BooleanArray;
 use arrow_array::builder::BooleanBufferBuilder;
 use arrow_array::cast::AsArray;
 use arrow_select::filter::filter_record_batch;
-use millstream_core::{ChangeBatch, Checkpoint, Error, ErrorKind, PartitionId, Position, Result};
+use millstream_core::{ChangeBatch, Checkpoint, Error, ErrorKind, PartitionId, Position, Result, TableId};
 
-/// The rows of `batch` that lie after `held`; `None` if there are none.
+use super::resume::of_input;
+
+/// The rows of `batch`, which came for the source table `table`, that lie after `held`; `None` if
+/// there are none.
 ///
 /// Tables resume from the least position of all of them, so each meets rows again that its
 /// own last commit already holds.
-pub fn rows_after(batch: &ChangeBatch, held: &Checkpoint) -> Result<Option<ChangeBatch>> {
+pub fn rows_after(batch: &ChangeBatch, table: &TableId, held: &Checkpoint) -> Result<Option<ChangeBatch>> {
     let partitions = batch.partitions();
-    let reached: Vec<Position> = partitions
+    let reached: Vec<[&Position; 2]> = partitions
         .values()
         .as_string::<i32>()
         .iter()
-        .map(|name| held.position(&PartitionId::from(name.unwrap_or_default())).clone())
+        .map(|name| {
+            let partition = PartitionId::from(name.unwrap_or_default());
+            [held.position(&partition), held.position(&of_input(&partition, table))]
+        })
         .collect();
-    if reached.iter().all(|position| *position == Position::Beginning) {
+    if reached
+        .iter()
+        .flatten()
+        .all(|position| **position == Position::Beginning)
+    {
         return Ok(Some(batch.clone()));
     }
     let positions = batch.positions();
@@ -26,7 +36,9 @@ pub fn rows_after(batch: &ChangeBatch, held: &Checkpoint) -> Result<Option<Chang
     let mut kept = 0;
     for (row, key) in partitions.keys().values().iter().enumerate() {
         let partition = usize::try_from(*key).unwrap_or_default();
-        let new = !reached[partition].holds(positions.value(row));
+        let new = !reached[partition]
+            .iter()
+            .any(|reached| reached.holds(positions.value(row)));
         kept += usize::from(new);
         keep.append(new);
     }

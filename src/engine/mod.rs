@@ -3,14 +3,18 @@
 //! Decisions are pure functions ([`epoch`], [`resume`], [`held`]); [`run`] carries them out.
 //! Nothing here knows a particular connector, the command line or the admin interface.
 
+mod commit;
 pub mod epoch;
 mod held;
 mod inlet;
 mod output;
+mod pad;
 pub mod plan;
 pub mod resume;
 mod run;
+mod stage;
 pub mod status;
 
+pub use commit::FAILPOINTS;
 pub use plan::{ModelDefinition, PipelineSpec, SinkSpec};
-pub use run::{FAILPOINTS, Outcome, run};
+pub use run::{Outcome, run};

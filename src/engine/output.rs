@@ -1,15 +1,17 @@
 //! One target table of a running pipeline.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{
-    Boundary, ChangeBatch, Checkpoint, CheckpointDelta, CommitReceipt, Prepared, Result, TableId, TableWriter,
+    Boundary, ChangeBatch, Checkpoint, CheckpointDelta, CommitReceipt, Prepared, Result, TableId, TableSchema,
+    TableWriter,
 };
-use millstream_sql::checks::{BatchOutcome, CheckReport};
+use millstream_sql::checks::{BatchOutcome, CheckReport, EpochOutcome};
 use tokio::time::Instant;
 
-use super::plan::Stage;
 use super::resume::Holding;
+use super::stage::Stage;
 use super::{held, resume};
 
 /// A target table: its stage, its writer, and what gathered since its last commit.
@@ -18,16 +20,21 @@ pub struct Output {
     pub sink: usize,
     /// The table's name in the target.
     pub name: String,
+    /// What the table is called in the pipeline's status: its name, with the sink's before it
+    /// where several sinks hold a table of that name.
+    pub label: String,
     /// The source tables that feed it.
     pub inputs: Vec<TableId>,
-    /// How its rows are made; `None` for the quarantine table, which takes them as they come.
-    pub stage: Option<Stage>,
     /// What gathered since the last commit.
     pub gathered: Gathered,
+    /// How its rows are made.
+    stage: Stage,
     writer: Box<dyn TableWriter>,
     /// The positions after the boundaries seen since the last commit.
     reached: Checkpoint,
     last_commit: Instant,
+    /// When the first row since the last commit came that a commit is owed for.
+    since: Option<Instant>,
 }
 
 /// Rows since the last commit, by what became of them.
@@ -35,7 +42,7 @@ pub struct Output {
 pub struct Gathered {
     /// Rows written.
     pub rows: u64,
-    /// Bytes of Arrow memory of the rows written.
+    /// Bytes of Arrow memory of the rows written or quarantined.
     pub bytes: u64,
     /// Rows sent to quarantine.
     pub quarantined: u64,
@@ -45,34 +52,35 @@ pub struct Gathered {
     pub filtered: u64,
 }
 
-/// What taking a batch gave, beside the rows written.
-#[derive(Default)]
-pub struct Taken {
-    /// Batches for the quarantine table.
-    pub rejected: Vec<ChangeBatch>,
-    /// What checks have to say.
-    pub reports: Vec<CheckReport>,
+impl Gathered {
+    /// Rows that a commit is owed for: all that checks had a word on. Rows that the model's
+    /// filter left out only move the position.
+    pub fn owed(&self) -> u64 {
+        self.rows + self.quarantined + self.dropped
+    }
 }
 
 impl Output {
     /// A table that was just opened.
     pub fn new(
         sink: usize,
-        name: String,
+        (name, label): (String, String),
         inputs: Vec<TableId>,
-        stage: Option<Stage>,
+        stage: Stage,
         writer: Box<dyn TableWriter>,
     ) -> Self {
         let reached = writer.checkpoint().clone();
         Self {
             sink,
             name,
+            label,
             inputs,
             stage,
             gathered: Gathered::default(),
             writer,
             reached,
             last_commit: Instant::now(),
+            since: None,
         }
     }
 
@@ -84,32 +92,33 @@ impl Output {
         }
     }
 
-    /// Whether the quarantine table.
-    pub fn is_quarantine(&self) -> bool {
-        self.stage.is_none()
+    /// Whether rows of `table` come here.
+    pub fn is_fed_by(&self, table: &TableId) -> bool {
+        self.inputs.contains(table)
     }
 
-    /// Takes a batch of one of the table's inputs: leaves out rows that the table already
-    /// holds, transforms, checks and writes the rest.
-    pub async fn take(&mut self, batch: &ChangeBatch) -> Result<Taken> {
-        let mut taken = Taken::default();
-        let Some(mut rows) = held::rows_after(batch, &self.reached)? else {
-            return Ok(taken);
+    /// Makes ready for rows of `schema`, a version of one of the table's inputs.
+    ///
+    /// # Errors
+    /// `SchemaChange` if the model no longer fits; nothing has changed then.
+    pub async fn follow(&mut self, schema: &Arc<TableSchema>) -> Result<()> {
+        self.stage.follow(schema).await
+    }
+
+    /// Takes a batch of one of the table's inputs, which [`follow`](Self::follow) made ready for:
+    /// leaves out rows that the table already holds, transforms, checks and writes the rest.
+    /// Returns what checks have to say.
+    pub async fn take(&mut self, batch: &ChangeBatch) -> Result<Vec<CheckReport>> {
+        let Some(mut rows) = held::rows_after(batch, &batch.schema().id, &self.reached)? else {
+            return Ok(Vec::new());
         };
-        let Some(stage) = &mut self.stage else {
-            self.write(rows).await?;
-            return Ok(taken);
-        };
-        stage.follow(batch.schema()).await?;
-        if let Some(model) = &stage.model {
-            let transformed = model.apply(&rows).await?;
+        if let Some(transformed) = self.stage.transform(&rows).await? {
             self.gathered.filtered += transformed.filtered as u64;
             if let Some(rejected) = transformed.rejected {
-                self.gathered.quarantined += rejected.num_rows() as u64;
-                taken.rejected.push(rejected);
+                self.quarantine(rejected).await?;
             }
             let Some(changes) = transformed.changes else {
-                return Ok(taken);
+                return Ok(Vec::new());
             };
             rows = changes;
         }
@@ -118,33 +127,53 @@ impl Output {
             quarantined,
             dropped,
             reports,
-        } = stage.checks.on_batch(rows)?;
+        } = self.stage.checks.on_batch(rows)?;
         self.gathered.dropped += dropped;
-        taken.reports = reports;
-        if let Some(quarantined) = quarantined {
-            self.gathered.quarantined += quarantined.num_rows() as u64;
-            taken.rejected.push(quarantined);
+        if let Some(rejected) = quarantined {
+            self.quarantine(rejected).await?;
         }
         if let Some(passed) = passed {
-            self.write(passed).await?;
+            self.gathered.rows += passed.num_rows() as u64;
+            self.gathered.bytes += passed.bytes() as u64;
+            self.writer.write(passed).await?;
         }
-        Ok(taken)
+        if self.gathered.owed() > 0 {
+            self.since.get_or_insert_with(Instant::now);
+        }
+        Ok(reports)
     }
 
-    async fn write(&mut self, batch: ChangeBatch) -> Result<()> {
-        self.gathered.rows += batch.num_rows() as u64;
-        self.gathered.bytes += batch.bytes() as u64;
-        self.writer.write(batch).await
+    /// Takes rows of `origin`, one of the table's inputs, that the source could not decode.
+    pub async fn take_rejected(&mut self, origin: &TableId, rows: &ChangeBatch) -> Result<()> {
+        match held::rows_after(rows, origin, &self.reached)? {
+            Some(rows) => self.quarantine(rows).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn quarantine(&mut self, rejected: ChangeBatch) -> Result<()> {
+        self.gathered.quarantined += rejected.num_rows() as u64;
+        self.gathered.bytes += rejected.bytes() as u64;
+        self.since.get_or_insert_with(Instant::now);
+        self.writer.quarantine(rejected).await
     }
 
     /// Moves over a boundary.
-    pub fn advance(&mut self, boundary: &Boundary) {
-        resume::advance(&mut self.reached, &self.inputs, boundary);
+    ///
+    /// # Errors
+    /// `Corrupt` if rows are missing between the table's position and the boundary's start.
+    pub fn advance(&mut self, boundary: &Boundary) -> Result<()> {
+        resume::advance(&mut self.reached, &self.inputs, boundary).map_err(|error| error.with("table", &self.name))
+    }
+
+    /// How long rows have waited for a commit; zero without rows.
+    pub fn age(&self) -> Duration {
+        self.since.map(|since| since.elapsed()).unwrap_or_default()
     }
 
     /// How long the table's position has moved without being recorded; `None` if it has not.
     pub fn idle(&self) -> Option<Duration> {
-        (self.gathered.rows == 0 && self.reached != *self.writer.checkpoint()).then(|| self.last_commit.elapsed())
+        (self.gathered.owed() == 0 && self.reached != *self.writer.checkpoint()).then(|| self.last_commit.elapsed())
     }
 
     /// The advance that the next commit records.
@@ -153,30 +182,36 @@ impl Output {
     }
 
     /// Makes what gathered durable but not visible. `None` if there is nothing to record.
-    /// A table without rows is left for later, unless `idle_too`.
+    /// A table that no commit is owed for is left for later, unless `idle_too`.
     pub async fn prepare(&mut self, idle_too: bool) -> Result<Option<Prepared>> {
         let advance = self.pending();
-        if advance.is_empty() || self.gathered.rows == 0 && !idle_too {
+        if advance.is_empty() || self.gathered.owed() == 0 && !idle_too {
             return Ok(None);
         }
         self.writer.prepare(advance).await.map(Some)
     }
 
-    /// Publishes what was prepared.
-    pub async fn commit(&mut self, prepared: Prepared) -> Result<CommitReceipt> {
+    /// What the checks make of the epoch that was prepared.
+    pub fn judge_epoch(&mut self) -> EpochOutcome {
+        self.stage.checks.on_epoch_end()
+    }
+
+    /// What the checks that look at the clock have to say; `now` is in µs since the Unix epoch.
+    pub fn on_timer(&mut self, now: i64) -> Vec<CheckReport> {
+        self.stage.checks.on_timer(now)
+    }
+
+    /// Publishes what was prepared, and starts counting anew. Returns what was counted, too.
+    pub async fn commit(&mut self, prepared: Prepared) -> Result<(CommitReceipt, Gathered)> {
         let receipt = self.writer.commit(prepared).await?;
         self.last_commit = Instant::now();
-        Ok(receipt)
+        self.since = None;
+        Ok((receipt, std::mem::take(&mut self.gathered)))
     }
 
     /// Discards what gathered since the last commit.
     pub async fn abort(&mut self) -> Result<()> {
         self.writer.abort().await
-    }
-
-    /// The numbers since the last commit; they start again from zero.
-    pub fn reset(&mut self) -> Gathered {
-        std::mem::take(&mut self.gathered)
     }
 
     /// The positions that the table holds.

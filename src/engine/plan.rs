@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millstream_core::{Error, ErrorKind, Result, Sink, Source, TableId, TableSchema};
-use millstream_sql::checks::{self, CheckSpec, Checks};
-use millstream_sql::{Model, ModelSpec};
+use millstream_sql::ModelSpec;
+use millstream_sql::checks::CheckSpec;
 
 use super::epoch::CommitPolicy;
+use super::stage::Stage;
 
 /// Everything that one run of a pipeline works with. Built anew for each start.
 pub struct PipelineSpec {
@@ -56,18 +57,6 @@ pub struct PlannedTable {
     pub inputs: Vec<TableId>,
     /// How its rows are made.
     pub stage: Stage,
-}
-
-/// How a target table's rows are made from source rows.
-pub struct Stage {
-    definition: Option<ModelDefinition>,
-    inputs: BTreeMap<TableId, Arc<TableSchema>>,
-    /// The model; `None` passes rows through.
-    pub model: Option<Model>,
-    /// The checks on what comes out.
-    pub checks: Checks,
-    /// Columns and key of what comes out.
-    pub schema: Arc<TableSchema>,
 }
 
 /// What a fault of planning concerns, so that it can be shown with its place in the file.
@@ -165,74 +154,9 @@ impl PlannedTable {
         Self {
             sink,
             name: name.to_owned(),
-            inputs: stage.inputs.keys().cloned().collect(),
+            inputs: stage.inputs().cloned().collect(),
             stage,
         }
-    }
-}
-
-impl Stage {
-    fn of_table(schema: &Arc<TableSchema>) -> Result<Self, Vec<Error>> {
-        Ok(Self {
-            definition: None,
-            inputs: [(schema.id.clone(), schema.clone())].into_iter().collect(),
-            model: None,
-            checks: checks::plan(&[], schema)?,
-            schema: schema.clone(),
-        })
-    }
-
-    async fn of_model(definition: &ModelDefinition, schemas: &[Arc<TableSchema>]) -> Result<Self, Vec<Error>> {
-        let model = millstream_sql::plan(&definition.model, schemas)
-            .await
-            .map_err(|error| vec![error])?;
-        let schema = model.output().clone();
-        let checks = checks::plan(&definition.checks, &schema)?;
-        let inputs = schemas
-            .iter()
-            .filter(|s| model.inputs().contains(&s.id))
-            .map(|s| (s.id.clone(), s.clone()));
-        Ok(Self {
-            definition: Some(definition.clone()),
-            inputs: inputs.collect(),
-            model: Some(model),
-            checks,
-            schema,
-        })
-    }
-
-    /// Plans anew if `schema` differs from what the stage was planned for.
-    ///
-    /// # Errors
-    /// `SchemaChange` if the SQL or a check no longer fits; it names the column.
-    pub async fn follow(&mut self, schema: &Arc<TableSchema>) -> Result<()> {
-        let known = self.inputs.get(&schema.id);
-        if known.is_some_and(|known| Arc::ptr_eq(known, schema) || known == schema) {
-            return Ok(());
-        }
-        self.inputs.insert(schema.id.clone(), schema.clone());
-        let Some(definition) = &self.definition else {
-            self.schema = schema.clone();
-            return Ok(());
-        };
-        let schemas: Vec<_> = self.inputs.values().cloned().collect();
-        let replanned = Self::of_model(definition, &schemas).await.map_err(|mut errors| {
-            let first = errors.swap_remove(0);
-            Error::new(
-                ErrorKind::SchemaChange,
-                "the source's table changed and the model no longer fits",
-            )
-            .code("EN0002")
-            .with("model", &definition.model.name)
-            .with("table", &schema.id)
-            .hint("adapt the model's SQL or checks to the new columns, then reload")
-            .caused_by(first)
-        })?;
-        tracing::info!(table = %schema.id, target_table = %definition.model.name, "model planned again for changed columns");
-        let before = std::mem::replace(self, replanned);
-        // The checks follow the columns on their own, and keep what they have seen of the epoch.
-        self.checks = before.checks;
-        Ok(())
     }
 }
 

@@ -1,8 +1,6 @@
 //! Where sources resume, and what they may acknowledge.
 
-use std::collections::BTreeMap;
-
-use millstream_core::{Boundary, Checkpoint, Position, ResumePoints, TableId};
+use millstream_core::{Boundary, Checkpoint, Error, ErrorKind, PartitionId, Position, Result, ResumePoints, TableId};
 
 /// What a target table holds, and which source tables feed it.
 #[derive(Debug, Clone, Copy)]
@@ -13,21 +11,15 @@ pub struct Holding<'a> {
     pub held: &'a Checkpoint,
 }
 
-/// For each source table of `source`: the least of what the target tables fed by it hold.
-///
-/// The quarantine table is not among the holdings: it commits before the tables whose rows
-/// it rejects, so a range that any of them holds has left nothing behind for it.
+/// For each source table of `source`: what the target tables fed by it hold.
 pub fn resume_points<'a>(source: &str, holdings: impl Iterator<Item = Holding<'a>>) -> ResumePoints {
-    let mut points: BTreeMap<TableId, Checkpoint> = BTreeMap::new();
+    let mut points = ResumePoints::default();
     for Holding { inputs, held } in holdings {
         for input in inputs.iter().filter(|input| &*input.source == source) {
-            points
-                .entry(input.clone())
-                .and_modify(|least| *least = least.least(held))
-                .or_insert_with(|| held.clone());
+            points.add(input.clone(), held.clone());
         }
     }
-    ResumePoints(points)
+    points
 }
 
 /// What every target table fed by `source` holds: what the source may acknowledge.
@@ -39,36 +31,64 @@ pub fn durable<'a>(source: &str, holdings: impl Iterator<Item = Holding<'a>>) ->
         .unwrap_or_default()
 }
 
-/// Moves `held` over `boundary`, for a target table fed by `inputs`. Returns whether it moved.
+/// Moves `held` over `boundary`, for a target table fed by `inputs`.
 ///
-/// A table that already holds the boundary's position ignores it. The positions that a
-/// boundary raises (a first copy raises the WAL's) count for a table fed by that source table
-/// alone, or one that has no position there yet: a table with other inputs still needs their
-/// changes from its own position on, and the fold by position makes the overlap harmless.
-pub fn advance(held: &mut Checkpoint, inputs: &[TableId], boundary: &Boundary) -> bool {
+/// | `held` stands            | then |
+/// |--------------------------|------|
+/// | at the boundary or after | nothing: the table holds it |
+/// | before, at `from` or after | moves |
+/// | before `from`            | refused: the rows in between never came |
+/// | nowhere comparable       | refused: the position is not of this reading |
+///
+/// The positions that a boundary raises (a first copy raises the WAL's) count for the boundary's
+/// source table. A target table with other inputs still needs their changes from its own
+/// position on, so that for it the raise is recorded for that input alone ([`of_input`]).
+///
+/// # Errors
+/// `Corrupt` as above.
+pub fn advance(held: &mut Checkpoint, inputs: &[TableId], boundary: &Boundary) -> Result<()> {
     let concerns = match &boundary.table {
         Some(table) => inputs.contains(table),
         None => inputs.iter().any(|input| *input.source == *boundary.partition.source()),
     };
     let before = held.position(&boundary.partition);
-    if !concerns
-        || *before >= boundary.position
-        || before.partial_cmp(&boundary.position).is_none() && !is_token(before)
-    {
-        return false;
+    if !concerns || *before >= boundary.position {
+        return Ok(());
+    }
+    if !(*before >= boundary.from && *before < boundary.position) {
+        return Err(gap(before, boundary));
     }
     held.set(boundary.partition.clone(), boundary.position.clone());
     for (partition, position) in &boundary.raises {
-        if inputs.len() == 1 || *held.position(partition) == Position::Beginning {
-            held.raise(partition, position);
+        match &boundary.table {
+            Some(table) if inputs.len() > 1 && *held.position(partition) != Position::Beginning => {
+                if *held.position(partition) < *position {
+                    held.raise(&of_input(partition, table), position);
+                }
+            }
+            _ => held.raise(partition, position),
         }
     }
-    true
+    Ok(())
 }
 
-/// A page token follows another without being comparable to it.
-fn is_token(position: &Position) -> bool {
-    matches!(position, Position::Token(_))
+/// The entry of a checkpoint that tells how far a target table with several inputs holds the
+/// changes of one of them, where that is further than `partition` as a whole.
+pub fn of_input(partition: &PartitionId, table: &TableId) -> PartitionId {
+    PartitionId::from(format!("{partition}@{}", table.within_source()).as_str())
+}
+
+fn gap(held: &Position, boundary: &Boundary) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        "a source skipped changes that the target does not hold",
+    )
+    .code("EN0005")
+    .with("partition", &boundary.partition)
+    .with("held", held)
+    .with("read_from", &boundary.from)
+    .with("read_to", &boundary.position)
+    .hint("restart the pipeline; if it happens again, drop the table in the target so that it is copied anew")
 }
 
 #[cfg(test)]
@@ -92,6 +112,7 @@ mod tests {
     fn copied(name: &str, lsn: u64) -> Boundary {
         Boundary {
             partition: PartitionId::new("shop", format!("copy/public.{name}")),
+            from: Position::Beginning,
             position: Position::End,
             table: Some(table(name)),
             raises: vec![(wal(), at(lsn))],
@@ -103,26 +124,62 @@ mod tests {
     fn a_second_copy_never_moves_a_table_that_holds_the_first() {
         let inputs = [table("a")];
         let mut held = Checkpoint::default();
-        assert!(advance(&mut held, &inputs, &copied("a", 10)));
+        advance(&mut held, &inputs, &copied("a", 10)).unwrap();
         assert_eq!(*held.position(&wal()), at(10));
-        assert!(!advance(&mut held, &inputs, &copied("a", 50)));
+        advance(&mut held, &inputs, &copied("a", 50)).unwrap();
         assert_eq!(*held.position(&wal()), at(10));
+    }
+
+    #[test]
+    fn a_boundary_that_follows_on_what_the_table_lacks_is_refused() {
+        let read = |from, to| Boundary {
+            partition: wal(),
+            from,
+            position: to,
+            table: None,
+            raises: Vec::new(),
+            committed_at: None,
+        };
+        let inputs = [table("a")];
+        let mut held: Checkpoint = [(wal(), at(5))].into_iter().collect();
+        // From before, as after a resume from another table's position, or exactly.
+        advance(&mut held, &inputs, &read(at(2), at(7))).unwrap();
+        advance(&mut held, &inputs, &read(at(7), at(9))).unwrap();
+        assert_eq!(*held.position(&wal()), at(9));
+        let skipped = advance(&mut held, &inputs, &read(at(10), at(12))).unwrap_err();
+        assert_eq!(
+            (skipped.kind(), skipped.error_code()),
+            (ErrorKind::Corrupt, Some("EN0005"))
+        );
+        assert_eq!(*held.position(&wal()), at(9));
+        let page = |number, token: &str| Position::Token {
+            number,
+            token: token.into(),
+        };
+        let mut held: Checkpoint = [(wal(), page(3, "c"))].into_iter().collect();
+        advance(&mut held, &inputs, &read(page(1, "a"), page(2, "b"))).unwrap();
+        assert_eq!(*held.position(&wal()), page(3, "c"));
+        advance(&mut held, &inputs, &read(page(2, "b"), page(4, "d"))).unwrap();
+        assert_eq!(*held.position(&wal()), page(4, "d"));
+        assert!(advance(&mut held, &inputs, &read(at(1), at(2))).is_err());
     }
 
     #[test]
     fn a_copy_of_one_input_leaves_the_position_of_the_others() {
         let inputs = [table("a"), table("b")];
         let mut held = Checkpoint::default();
-        advance(&mut held, &inputs, &copied("a", 10));
-        advance(&mut held, &inputs, &copied("b", 50));
+        advance(&mut held, &inputs, &copied("a", 10)).unwrap();
+        advance(&mut held, &inputs, &copied("b", 50)).unwrap();
         assert_eq!(*held.position(&wal()), at(10));
+        assert_eq!(*held.position(&of_input(&wal(), &table("a"))), Position::Beginning);
+        assert_eq!(*held.position(&of_input(&wal(), &table("b"))), at(50));
     }
 
     #[test]
     fn a_table_that_lacks_its_copy_is_resumed_from_nothing() {
         let (a, b) = ([table("a")], [table("b")]);
         let mut held_a = Checkpoint::default();
-        advance(&mut held_a, &a, &copied("a", 10));
+        advance(&mut held_a, &a, &copied("a", 10)).unwrap();
         let empty = Checkpoint::default();
         let holdings = [
             Holding {
@@ -135,8 +192,8 @@ mod tests {
             },
         ];
         let points = resume_points("shop", holdings.iter().copied());
-        assert_eq!(points.0[&table("a")], held_a);
-        assert!(points.0[&table("b")].is_empty());
+        assert_eq!(points.of(&table("a")), held_a);
+        assert!(points.contains(&table("b")) && points.of(&table("b")).is_empty());
         assert!(durable("shop", holdings.iter().copied()).is_empty());
     }
 
@@ -145,12 +202,13 @@ mod tests {
         let mut held = Checkpoint::default();
         let other = Boundary {
             partition: PartitionId::new("clicks", "clicks/0"),
+            from: Position::Beginning,
             position: at(1),
             table: None,
             raises: Vec::new(),
             committed_at: None,
         };
-        assert!(!advance(&mut held, &[table("a")], &other));
+        advance(&mut held, &[table("a")], &other).unwrap();
         assert!(held.is_empty());
     }
 }

@@ -45,7 +45,7 @@ pub struct PipelineStatus {
     pub lag_seconds: Option<f64>,
     /// Commits made, over all tables.
     pub commits: u64,
-    /// Each target table, by name.
+    /// Each target table, by name; by `sink.name` where several sinks hold one of that name.
     pub tables: BTreeMap<String, TableStatus>,
 }
 
@@ -82,7 +82,7 @@ pub struct TableStatus {
     pub rows: u64,
     /// Rows that wait for the next commit.
     pub pending: u64,
-    /// Rows that checks or transforms sent to quarantine.
+    /// Rows that decoding, transforms or checks sent to the table's quarantine, committed with it.
     pub quarantined: u64,
     /// Rows that checks dropped, as configured.
     pub dropped: u64,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use millstream::engine::status::State;
-use millstream_core::{PartitionId, Position, quarantine};
+use millstream_core::{PartitionId, Position};
 use millstream_testkit::change_log::Cells;
 use millstream_testkit::kafka::{Delivered, Outgoing, TestProducer};
 use serde_json::Value;
@@ -130,7 +130,7 @@ impl Clicks {
             assert_eq!(found.get(place), Some(cells), "{place:?}");
         }
 
-        let table = Table::read(&lake, quarantine::TABLE);
+        let table = Table::read_quarantine(&lake, self.topic);
         table.assert_each_change_once();
         let found: BTreeMap<_, _> = table
             .changes()

@@ -6,7 +6,7 @@ use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use bytes::Bytes;
-use millstream_parquet::{CommittedTable, ParquetConfig, committed_files};
+use millstream_parquet::{CommittedFile, CommittedTable, ParquetConfig, committed_files};
 use millstream_testkit::change_log::{ChangeRow, FoldedTable, change_rows, fold};
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -21,30 +21,50 @@ impl Table {
     /// Reads `table` of the lake at the folder `lake`.
     pub fn read(lake: &Path, table: &str) -> Self {
         let config = ParquetConfig::new(format!("file://{}", lake.display()));
-        Self::load(&config, table, |path| {
-            std::fs::read(lake.join(table).join(path)).map(Bytes::from)
-        })
+        Self::load(
+            &config,
+            table,
+            |committed| committed.files,
+            |path| std::fs::read(lake.join(table).join(path)).map(Bytes::from),
+        )
+    }
+
+    /// Reads the rows that were meant for `table` and rejected.
+    pub fn read_quarantine(lake: &Path, table: &str) -> Self {
+        let config = ParquetConfig::new(format!("file://{}", lake.display()));
+        Self::load(
+            &config,
+            table,
+            |committed| committed.quarantine,
+            |path| std::fs::read(lake.join(table).join(path)).map(Bytes::from),
+        )
     }
 
     /// Reads `table` of the lake of `config`, whose url ends in `prefix` of `store`.
     pub fn read_from(config: &ParquetConfig, store: &dyn ObjectStore, prefix: &str, table: &str) -> Self {
         let runtime = Runtime::new().unwrap();
-        Self::load(config, table, |path| {
-            let path = object_store::path::Path::from(format!("{prefix}/{table}/{path}"));
-            runtime.block_on(async { store.get(&path).await?.bytes().await })
-        })
+        Self::load(
+            config,
+            table,
+            |committed| committed.files,
+            |path| {
+                let path = object_store::path::Path::from(format!("{prefix}/{table}/{path}"));
+                runtime.block_on(async { store.get(&path).await?.bytes().await })
+            },
+        )
     }
 
     fn load<E: std::fmt::Debug>(
         config: &ParquetConfig,
         table: &str,
+        files: impl Fn(CommittedTable) -> Vec<CommittedFile>,
         content: impl Fn(&str) -> Result<Bytes, E>,
     ) -> Self {
-        let CommittedTable { files, .. } = Runtime::new()
+        let committed = Runtime::new()
             .unwrap()
             .block_on(committed_files(config, table))
             .expect("the table can be listed");
-        let batches = files.iter().flat_map(|file| {
+        let batches = files(committed).into_iter().flat_map(|file| {
             let content = content(&file.path).expect("a committed file is there");
             let reader = ParquetRecordBatchReaderBuilder::try_new(content)
                 .unwrap()

@@ -233,7 +233,7 @@ fn a_first_copy_and_the_stream_equal_the_source_while_a_writer_runs() {
     let (code, metrics) = daemon.get("/metrics");
     assert_eq!(code, 200);
     assert!(
-        metrics.contains("millstream_committed_rows_total{pipeline=\"bank\",table=\"accounts\"}"),
+        metrics.contains("millstream_committed_rows_total{pipeline=\"bank\",sink=\"lake\",table=\"accounts\"}"),
         "{metrics}"
     );
     assert_eq!(daemon.get("/api/v1/pipelines/none").0, 404);

@@ -224,7 +224,10 @@ mod tests {
 
     #[test]
     fn a_token_that_is_not_the_expected_one_is_a_gap() {
-        let token = |t: &str| Position::Token(t.into());
+        let token = |t: &str| Position::Token {
+            number: u64::from(t == "c"),
+            token: t.into(),
+        };
         let held: Checkpoint = [(partition("p"), token("a"))].into_iter().collect();
         let follow = |from: &str| -> CheckpointDelta {
             [(

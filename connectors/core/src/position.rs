@@ -53,7 +53,7 @@ impl fmt::Display for PartitionId {
 /// A place in a partition. Owned by the source and opaque to the engine, which compares
 /// positions but never computes with them.
 ///
-/// Serialised as text: `beginning`, `at:<padded>`, `token:<text>`, `end`.
+/// Serialised as text: `beginning`, `at:<padded>`, `token:<20 digits>:<text>`, `end`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Position {
     /// Nothing was read yet.
@@ -61,9 +61,16 @@ pub enum Position {
     /// A place in an ordered log. The text sorts byte by byte as the log does, so numbers are
     /// padded to a fixed width by their source (an LSN to 16 hex digits, an offset to 20 digits).
     At(Arc<str>),
-    /// A continuation token of a source that gives no order, such as a REST page token.
-    /// Two tokens are equal or not comparable.
-    Token(Arc<str>),
+    /// A continuation token of a source that gives no order, such as a REST page token. The
+    /// source counts the pages that it read, from 1, and the count is their order; rows carry it,
+    /// padded to 20 digits, as their `__position`. Two tokens of one number are equal or not
+    /// comparable: the listing was begun anew.
+    Token {
+        /// How many pages were read, this one included.
+        number: u64,
+        /// What the system is asked for the next page with.
+        token: Arc<str>,
+    },
     /// Everything was read and nothing will follow: a finished chunk of a first copy.
     End,
 }
@@ -88,14 +95,14 @@ impl Position {
         match self {
             Self::Beginning => false,
             Self::At(text) => row <= text.as_ref(),
-            Self::Token(text) => row == text.as_ref(),
+            Self::Token { number, .. } => row <= page(*number).as_str(),
             Self::End => true,
         }
     }
 }
 
 impl PartialOrd for Position {
-    /// `None` for two different tokens, or a token and an ordered position.
+    /// `None` for two tokens of one number, or a token and an ordered position.
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         use Position::{At, Beginning, End, Token};
         match (self, other) {
@@ -103,8 +110,9 @@ impl PartialOrd for Position {
             (Beginning, _) | (_, End) => Some(Ordering::Less),
             (_, Beginning) | (End, _) => Some(Ordering::Greater),
             (At(a), At(b)) => Some(a.cmp(b)),
-            (Token(a), Token(b)) if a == b => Some(Ordering::Equal),
-            (Token(_) | At(_), Token(_) | At(_)) => None,
+            (Token { number: a, .. }, Token { number: b, .. }) if a != b => Some(a.cmp(b)),
+            (Token { token: a, .. }, Token { token: b, .. }) if a == b => Some(Ordering::Equal),
+            (Token { .. } | At(_), Token { .. } | At(_)) => None,
         }
     }
 }
@@ -114,15 +122,28 @@ impl fmt::Display for Position {
         match self {
             Self::Beginning => f.write_str("beginning"),
             Self::At(text) => write!(f, "at:{text}"),
-            Self::Token(text) => write!(f, "token:{text}"),
+            Self::Token { number, token } => write!(f, "token:{}:{token}", page(*number)),
             Self::End => f.write_str("end"),
         }
     }
 }
 
+/// A page's number, as rows carry it.
+fn page(number: u64) -> String {
+    format!("{number:020}")
+}
+
+fn parse_token(text: &str) -> Option<Position> {
+    let (number, token) = text.split_once(':')?;
+    Some(Position::Token {
+        number: number.parse().ok()?,
+        token: token.into(),
+    })
+}
+
 /// The text is not one of the four forms of a [`Position`].
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a position: expected `beginning`, `end`, `at:…` or `token:…`")]
+#[error("`{0}` is not a position: expected `beginning`, `end`, `at:…` or `token:<number>:…`")]
 pub struct InvalidPosition(String);
 
 impl FromStr for Position {
@@ -133,7 +154,7 @@ impl FromStr for Position {
             None if text == "beginning" => Ok(Self::Beginning),
             None if text == "end" => Ok(Self::End),
             Some(("at", padded)) => Ok(Self::At(padded.into())),
-            Some(("token", token)) => Ok(Self::Token(token.into())),
+            Some(("token", rest)) => parse_token(rest).ok_or_else(|| InvalidPosition(text.to_owned())),
             _ => Err(InvalidPosition(text.to_owned())),
         }
     }
@@ -157,24 +178,35 @@ impl<'de> Deserialize<'de> for Position {
 mod tests {
     use super::*;
 
+    fn token(number: u64, token: &str) -> Position {
+        Position::Token {
+            number,
+            token: token.into(),
+        }
+    }
+
     #[test]
     fn every_form_survives_its_text() {
         for position in [
             Position::Beginning,
             Position::at("00FF"),
-            Position::Token("a:b".into()),
+            token(7, "a:b"),
             Position::End,
         ] {
             assert_eq!(position.to_string().parse::<Position>().unwrap(), position);
         }
-        assert!("at".parse::<Position>().is_err());
+        for text in ["at", "token:a", "token:x:a"] {
+            assert!(text.parse::<Position>().is_err(), "{text}");
+        }
     }
 
     #[test]
-    fn tokens_have_no_order_between_beginning_and_end() {
-        let token = Position::Token("x".into());
-        assert!(Position::Beginning < token && token < Position::End);
-        assert_eq!(token.partial_cmp(&Position::Token("y".into())), None);
-        assert_eq!(token.partial_cmp(&Position::at("x")), None);
+    fn tokens_are_ordered_by_the_page_they_stand_after() {
+        let second = token(2, "x");
+        assert!(Position::Beginning < second && second < Position::End);
+        assert!(token(9, "y") < token(10, "a"));
+        assert_eq!(second.partial_cmp(&token(2, "y")), None);
+        assert_eq!(second.partial_cmp(&Position::at("x")), None);
+        assert!(token(10, "x").holds(&page(9)) && !token(10, "x").holds(&page(11)));
     }
 }

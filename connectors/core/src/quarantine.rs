@@ -1,7 +1,9 @@
 //! Quarantine: rows that could not be decoded, mapped or passed, kept with their reason.
 //!
-//! Quarantined rows are change batches of one fixed table, so that sinks store them exactly
-//! once like any other table. The reserved columns hold the position of the rejected row.
+//! Each target table keeps the rows that were meant for it and rejected, as change batches of
+//! one fixed schema, and publishes them in the same commits as its own rows
+//! ([`TableWriter::quarantine`](crate::TableWriter::quarantine)). The reserved columns hold the
+//! position of the rejected row.
 //!
 //! | column           | type                | meaning |
 //! |------------------|---------------------|---------|
@@ -20,8 +22,8 @@ use arrow_schema::{DataType, Field, Schema, TimeUnit};
 
 use crate::{ChangeBatch, EnvelopeBuilder, Op, PartitionId, Result, TableId, TableSchema};
 
-/// Name of the quarantine table beside a sink's other tables.
-pub const TABLE: &str = "_quarantine";
+/// What sinks call a table's quarantine: a folder within it, or a suffix to its name.
+pub const NAME: &str = "_quarantine";
 
 static SCHEMA: LazyLock<Arc<TableSchema>> = LazyLock::new(|| {
     let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
@@ -34,7 +36,7 @@ static SCHEMA: LazyLock<Arc<TableSchema>> = LazyLock::new(|| {
         ("quarantined_at", utc),
     ];
     Arc::new(TableSchema {
-        id: TableId::new("millstream", None, TABLE),
+        id: TableId::new("millstream", None, NAME),
         columns: Arc::new(Schema::new(
             columns.map(|(name, r#type)| Field::new(name, r#type, true)).to_vec(),
         )),
@@ -44,7 +46,7 @@ static SCHEMA: LazyLock<Arc<TableSchema>> = LazyLock::new(|| {
     })
 });
 
-/// The schema of the quarantine table.
+/// The schema of rejected rows.
 pub fn schema() -> Arc<TableSchema> {
     SCHEMA.clone()
 }
@@ -58,7 +60,7 @@ pub enum Raw<'a> {
     Json(&'a str),
 }
 
-/// Collects rejected rows into a change batch of the quarantine table.
+/// Collects rejected rows into a change batch.
 pub struct QuarantineBuilder {
     table: StringBuilder,
     check: StringBuilder,

@@ -60,7 +60,7 @@ pub struct SinkTable {
 }
 
 /// The only writer of one table. The calls come in this order:
-/// `open, (write* prepare commit)*`; [`abort`](Self::abort) may come instead of `commit`, or
+/// `open, ((write | quarantine)* prepare commit)*`; [`abort`](Self::abort) may come instead of `commit`, or
 /// before `prepare`. After an error the writer is dropped and the table opened anew.
 #[async_trait]
 pub trait TableWriter: Send {
@@ -69,6 +69,12 @@ pub trait TableWriter: Send {
 
     /// Takes rows that no commit holds yet. They may be uploaded at once, but no reader sees them.
     async fn write(&mut self, batch: ChangeBatch) -> Result<()>;
+
+    /// Takes rows that were meant for the table and rejected: a batch of
+    /// [`quarantine::schema`](crate::quarantine::schema). They are kept beside the table and
+    /// published by the same commit as the rows written, so that a row is in the table or in
+    /// quarantine, never in both or neither.
+    async fn quarantine(&mut self, rejected: ChangeBatch) -> Result<()>;
 
     /// Makes everything written since the last commit durable, though not visible. `advance`
     /// starts at [`checkpoint`](Self::checkpoint). With nothing written, the commit that
@@ -93,6 +99,8 @@ pub struct Prepared {
     pub advance: CheckpointDelta,
     /// Rows in it.
     pub rows: u64,
+    /// Rejected rows in it.
+    pub quarantined: u64,
     /// Bytes stored for it.
     pub bytes: u64,
     /// The sink's own record of what to publish.
@@ -104,6 +112,7 @@ impl fmt::Debug for Prepared {
         f.debug_struct("Prepared")
             .field("advance", &self.advance)
             .field("rows", &self.rows)
+            .field("quarantined", &self.quarantined)
             .field("bytes", &self.bytes)
             .finish_non_exhaustive()
     }
@@ -116,6 +125,8 @@ pub struct CommitReceipt {
     pub version: u64,
     /// Rows published.
     pub rows: u64,
+    /// Rejected rows published beside them.
+    pub quarantined: u64,
     /// Bytes published.
     pub bytes: u64,
     /// Files published; 0 for a commit of positions alone.

@@ -33,6 +33,7 @@ pub trait Source: Send {
     /// Obligations, checked by the conformance suite:
     /// - Events of a partition are sent in its order; every row's position is after the
     ///   position of the partition in the last boundary, and at most that of the next.
+    /// - At a boundary nothing that was sent of any partition waits for another boundary.
     /// - A table whose resume checkpoint lacks its first copy gets one before its changes.
     /// - Acknowledges to the system no position that `context.durable` does not include.
     /// - Goes on answering the system's keepalives while `context.events` is full.
@@ -54,22 +55,61 @@ pub struct SourceContext {
     pub cancel: CancellationToken,
 }
 
-/// Where to resume, for each source table that the pipeline uses: the least of what the
-/// target tables fed by it hold. An empty checkpoint asks for a first copy.
+/// Where to resume: for each source table that the pipeline uses, what each of the target
+/// tables fed by it holds.
 #[derive(Debug, Clone, Default)]
-pub struct ResumePoints(pub BTreeMap<TableId, Checkpoint>);
+pub struct ResumePoints(BTreeMap<TableId, Vec<Checkpoint>>);
 
 impl ResumePoints {
-    /// What every table holds of `partition`: the least position; `Beginning` if one lacks it.
+    /// Adds what one target table fed by `table` holds.
+    pub fn add(&mut self, table: TableId, held: Checkpoint) {
+        self.0.entry(table).or_default().push(held);
+    }
+
+    /// The source tables that the pipeline uses.
+    pub fn tables(&self) -> impl Iterator<Item = &TableId> {
+        self.0.keys()
+    }
+
+    /// Whether the pipeline uses `table`.
+    pub fn contains(&self, table: &TableId) -> bool {
+        self.0.contains_key(table)
+    }
+
+    /// The least of what the target tables fed by `table` hold: where it is to be read from.
+    /// Without the end of a first copy it asks for one. Empty for a table that is not used.
+    pub fn of(&self, table: &TableId) -> Checkpoint {
+        let holdings = self.0.get(table).into_iter().flatten().cloned();
+        holdings.reduce(|least, held| least.least(&held)).unwrap_or_default()
+    }
+
+    /// The least position of `partition` among those target tables of `table` that hold one at
+    /// all; `None` if none does. What follows it is still owed to somebody, even where another
+    /// target table is new and would be content with less.
+    pub fn least_held(&self, table: &TableId, partition: &PartitionId) -> Option<&Position> {
+        let holdings = self.0.get(table).into_iter().flatten();
+        let positions = holdings.map(|held| held.position(partition));
+        positions
+            .filter(|position| **position != Position::Beginning)
+            .reduce(|least, position| if position < least { position } else { least })
+    }
+
+    /// What every table holds of `partition`: the least position; `Beginning` if one lacks it
+    /// or two cannot be compared.
     pub fn least(&self, partition: &PartitionId) -> Position {
-        let mut positions = self.0.values().map(|checkpoint| checkpoint.position(partition));
-        let Some(first) = positions.next() else {
-            return Position::Beginning;
-        };
-        positions.fold(
-            first.clone(),
-            |least, position| if *position < least { position.clone() } else { least },
-        )
+        let all = self.0.values().flatten().cloned();
+        let least = all.reduce(|least, held| least.least(&held)).unwrap_or_default();
+        least.position(partition).clone()
+    }
+}
+
+impl FromIterator<(TableId, Checkpoint)> for ResumePoints {
+    fn from_iter<I: IntoIterator<Item = (TableId, Checkpoint)>>(holdings: I) -> Self {
+        let mut points = Self::default();
+        for (table, held) in holdings {
+            points.add(table, held);
+        }
+        points
     }
 }
 
@@ -96,6 +136,9 @@ pub enum SourceEvent {
 pub struct Boundary {
     /// The partition that was read.
     pub partition: PartitionId,
+    /// Reading went on after this position: that of the partition's last boundary, or where the
+    /// source resumed. A table that stands before it lacks rows, and the pipeline halts.
+    pub from: Position,
     /// It is now complete up to and including this position.
     pub position: Position,
     /// The only table concerned; `None` if all tables of the source are. A first copy names its table.

@@ -132,7 +132,10 @@ mod tests {
         assert_eq!(offset(&Position::Beginning), Ok(None));
         for wrong in [
             Position::End,
-            Position::Token("x".into()),
+            Position::Token {
+                number: 1,
+                token: "x".into(),
+            },
             Position::at("7"),
             Position::at("-0000000000000000002"),
         ] {

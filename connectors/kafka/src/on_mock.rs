@@ -36,7 +36,9 @@ fn resume_from(topic: &str, positions: &[(i32, i64)]) -> ResumePoints {
         .iter()
         .map(|&(p, o)| (partition(topic, p), offsets::position(o)))
         .collect();
-    ResumePoints([(TableId::new("clicks", None, topic), checkpoint)].into())
+    [(TableId::new("clicks", None, topic), checkpoint)]
+        .into_iter()
+        .collect()
 }
 
 struct Run {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use millstream_core::{Boundary, Error, ErrorKind, PartitionId, Result, SourceEvent, TableId};
+use millstream_core::{Boundary, Error, ErrorKind, PartitionId, Position, Result, SourceEvent, TableId};
 use rdkafka::Message;
 
 use crate::client::PartitionReport;
@@ -21,6 +21,8 @@ pub struct Partition {
     /// The offset to read next.
     pub next: i64,
     id: PartitionId,
+    /// The position of the last boundary.
+    announced: Position,
     /// The offset of the last message that came; -1 before the first.
     received: i64,
     committed_at: Option<i64>,
@@ -34,12 +36,13 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// A partition to be read from `next` on.
-    pub fn new(id: PartitionId, layout: Layout, number: i32, next: i64) -> Self {
+    /// A partition to be read from `next` on, of which the target holds `committed`.
+    pub fn new(id: PartitionId, layout: Layout, number: i32, committed: Option<i64>, next: i64) -> Self {
         Self {
             number,
             next,
             id,
+            announced: committed.map_or(Position::Beginning, offsets::position),
             received: -1,
             committed_at: None,
             rows: TopicRows::new(layout),
@@ -137,9 +140,11 @@ impl Partition {
                 rows,
             });
         }
+        let position = offsets::position(self.next - 1);
         events.push(SourceEvent::Boundary(Boundary {
             partition: self.id.clone(),
-            position: offsets::position(self.next - 1),
+            from: std::mem::replace(&mut self.announced, position.clone()),
+            position,
             table: Some(self.table().clone()),
             raises: Vec::new(),
             committed_at: self.committed_at,

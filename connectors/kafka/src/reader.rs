@@ -92,7 +92,7 @@ impl Run {
         let mut assignment = TopicPartitionList::new();
         let (mut first_loss, mut losses) = (None, 0);
         for layout in self.reader.layouts.clone() {
-            let checkpoint = self.reader.resume.0.get(&layout.schema.id).cloned().unwrap_or_default();
+            let checkpoint = self.reader.resume.of(&layout.schema.id);
             let count = self.client.partitions_of(&layout.topic)?;
             let prefix = format!("{}/", layout.topic);
             let read_before = |id: &PartitionId| {
@@ -130,7 +130,7 @@ impl Run {
                     }
                 };
                 assign(&mut assignment, &layout.topic, number, Offset::Offset(next))?;
-                let mut partition = Partition::new(id, layout.clone(), number, next);
+                let mut partition = Partition::new(id, layout.clone(), number, committed, next);
                 if announce {
                     partition.announce();
                 }
@@ -428,7 +428,8 @@ impl Run {
                 let low = self.client.watermarks(&layout.topic, number)?.low;
                 assign(&mut added, &layout.topic, number, Offset::Offset(low))?;
                 let id = PartitionId::new(&self.reader.source, format_args!("{}/{number}", layout.topic));
-                self.partitions.add(Partition::new(id, layout.clone(), number, low));
+                self.partitions
+                    .add(Partition::new(id, layout.clone(), number, None, low));
             }
             self.client
                 .consumer

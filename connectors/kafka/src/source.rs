@@ -103,7 +103,7 @@ impl Source for KafkaSource {
         };
         let layouts: Vec<_> = layouts
             .into_iter()
-            .filter(|layout| resume.0.contains_key(&layout.schema.id))
+            .filter(|layout| resume.contains(&layout.schema.id))
             .collect();
         if layouts.is_empty() {
             cancel.cancelled().await;

@@ -7,6 +7,8 @@ use std::str::FromStr;
 pub(crate) const COMMITS: &str = "_commits";
 /// The folder of data files within a table.
 pub(crate) const DATA: &str = "data";
+/// The folder of the files of rejected rows within a table.
+pub(crate) const QUARANTINE: &str = millstream_core::quarantine::NAME;
 /// The object in [`COMMITS`] that hints where the newest commit is.
 pub(crate) const HINT: &str = "_last.json";
 
@@ -28,7 +30,7 @@ pub struct DataFileName {
     pub generation: u64,
     /// The first eight hex digits of the writer's id.
     pub writer: String,
-    /// The file's number among those of its generation, from 1, rising.
+    /// The file's number among those of its generation in the table, from 1, rising.
     pub seq: u64,
 }
 

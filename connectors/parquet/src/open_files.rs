@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_schema::SchemaRef;
 use object_store::ObjectStore;
@@ -12,7 +13,7 @@ use parquet::file::properties::WriterProperties;
 use crate::config::FileTarget;
 use crate::data_file::{DataFileWriter, WriteFault};
 use crate::decision::memory::{Footprint, Relief, relieve};
-use crate::names::{DATA, DataFileName};
+use crate::names::DataFileName;
 use crate::partition::Slice;
 use crate::record::DataFile;
 
@@ -24,12 +25,17 @@ const MAX_OPEN: usize = 64;
 pub(crate) struct Destination {
     pub store: Arc<dyn ObjectStore>,
     pub table: Path,
+    /// The folder within the table.
+    pub folder: &'static str,
     pub generation: u64,
     /// The first eight hex digits of the writer's id.
     pub writer: String,
     pub target: FileTarget,
     /// Bytes of memory for all open files together.
     pub buffer: usize,
+    /// The number of the last file that was begun in the table. All folders of a table share
+    /// it, because what is an orphan is told by one number for each generation.
+    pub last_seq: Arc<AtomicU64>,
 }
 
 struct Open {
@@ -44,7 +50,6 @@ pub(crate) struct OpenFiles {
     properties: WriterProperties,
     open: HashMap<String, Open>,
     clock: u64,
-    next_seq: u64,
     /// Finished, in the order in which they were finished.
     finished: Vec<DataFile>,
     /// Every object that was begun since the last [`Self::take`] or [`Self::discard`].
@@ -59,7 +64,6 @@ impl OpenFiles {
             properties,
             open: HashMap::new(),
             clock: 0,
-            next_seq: 1,
             finished: Vec::new(),
             begun: Vec::new(),
         }
@@ -131,20 +135,21 @@ impl OpenFiles {
         let Destination {
             store,
             table,
+            folder: top,
             generation,
             writer,
+            last_seq,
             ..
         } = &self.destination;
         let name = DataFileName {
             generation: *generation,
             writer: writer.clone(),
-            seq: self.next_seq,
+            seq: last_seq.fetch_add(1, Ordering::Relaxed) + 1,
         };
-        self.next_seq += 1;
         let relative = if folder.is_empty() {
-            format!("{DATA}/{name}")
+            format!("{top}/{name}")
         } else {
-            format!("{DATA}/{folder}/{name}")
+            format!("{top}/{folder}/{name}")
         };
         let (schema, properties) = (self.schema.clone(), self.properties.clone());
         let file = DataFileWriter::begin(store.clone(), table, relative, schema, values, properties)?;

@@ -130,6 +130,17 @@ pub(crate) struct Slice {
     pub rows: RecordBatch,
 }
 
+impl Slice {
+    /// All rows, without partitioning.
+    pub(crate) fn whole(rows: RecordBatch) -> Self {
+        Self {
+            folder: String::new(),
+            values: BTreeMap::new(),
+            rows,
+        }
+    }
+}
+
 /// Checks that `expressions` can be applied to a table of `schema`.
 pub(crate) fn check(expressions: &[PartitionExpr], schema: &Schema) -> Result<(), PartitionFault> {
     for expr in expressions {

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::commit_log::CommitLog;
 use crate::config::ParquetConfig;
+use crate::record::DataFile;
 use crate::storage::Storage;
 
 /// A committed data file.
@@ -31,10 +32,12 @@ pub struct CommittedTable {
     pub positions: Checkpoint,
     /// All files, in the order in which they were committed.
     pub files: Vec<CommittedFile>,
+    /// The files of rejected rows, in the same order.
+    pub quarantine: Vec<CommittedFile>,
 }
 
 /// Lists what is committed in `table` of the sink with this configuration. This list is the
-/// table: other files under `data/` belong to no commit.
+/// table: other files under `data/` and `_quarantine/` belong to no commit.
 ///
 /// # Errors
 /// `Unavailable`, `Denied`, or `Corrupt` where a record is missing or cannot be read.
@@ -50,15 +53,15 @@ async fn committed_files_in(storage: &Storage, table: &str) -> Result<CommittedT
         let record = log.read(version).await?;
         committed.version = version;
         committed.positions = record.positions;
-        committed
-            .files
-            .extend(record.files.into_iter().map(|file| CommittedFile {
-                location: format!("{}/{}", storage.location(&folder), file.path),
-                path: file.path,
-                rows: file.rows,
-                bytes: file.bytes,
-                version,
-            }));
+        let located = |file: DataFile| CommittedFile {
+            location: format!("{}/{}", storage.location(&folder), file.path),
+            path: file.path,
+            rows: file.rows,
+            bytes: file.bytes,
+            version,
+        };
+        committed.files.extend(record.files.into_iter().map(located));
+        committed.quarantine.extend(record.quarantine.into_iter().map(located));
     }
     Ok(committed)
 }

@@ -72,6 +72,10 @@ pub struct CommitRecord {
     pub bytes: u64,
     /// The files that this commit adds.
     pub files: Vec<DataFile>,
+    /// Files of rejected rows that this commit adds. They have the fixed schema of
+    /// [`quarantine`](millstream_core::quarantine), whose number here is 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantine: Vec<DataFile>,
     /// The table's columns as of this commit.
     pub schema: StoredSchema,
     /// The advance that this commit made.
@@ -123,6 +127,7 @@ mod tests {
     use super::*;
 
     const FIXTURE: &str = include_str!("../tests/fixtures/commit-v1.json");
+    const WITH_QUARANTINE: &str = include_str!("../tests/fixtures/commit-v1-quarantine.json");
 
     #[test]
     fn records_of_format_1_keep_parsing() {
@@ -141,6 +146,13 @@ mod tests {
         assert_eq!(record.positions.iter().count(), 2);
         record.schema.to_arrow().unwrap();
         assert_eq!(CommitRecord::parse(7, &record.to_json()).unwrap(), record);
+    }
+
+    #[test]
+    fn rejected_rows_stand_apart_from_the_tables_own() {
+        let record = CommitRecord::parse(8, WITH_QUARANTINE.as_bytes()).unwrap();
+        assert_eq!((record.rows, record.quarantine[0].rows), (2, 1));
+        assert_eq!(CommitRecord::parse(8, &record.to_json()).unwrap(), record);
     }
 
     #[test]

@@ -120,13 +120,8 @@ impl Sink for ParquetSink {
     }
 
     async fn open(&self, table: SinkTable) -> Result<Box<dyn TableWriter>> {
-        let partition_by = if table.name == millstream_core::quarantine::TABLE {
-            Vec::new()
-        } else {
-            self.config.partition_by.clone()
-        };
         self.probed.get_or_try_init(|| probe::probe(&self.storage)).await?;
-        partition::check(&partition_by, &table.schema.batch_schema())
+        partition::check(&self.config.partition_by, &table.schema.batch_schema())
             .map_err(|fault| fault::partition(&table.name, fault))?;
         let log = CommitLog::new(self.storage.clone(), &table.name);
         let (head, schema) = self.take_over(&table, &log).await?;
@@ -149,13 +144,9 @@ impl Sink for ParquetSink {
                 head.swept_generation
             }
         };
-        let config = ParquetConfig {
-            partition_by,
-            ..self.config.clone()
-        };
         Ok(Box::new(ParquetWriter::new(
             &self.storage,
-            &config,
+            &self.config,
             &table.name,
             log,
             head,

@@ -8,7 +8,7 @@ use millstream_core::Result;
 
 use crate::decision::sweep::{SweepFacts, is_dead_staging, is_orphan};
 use crate::fault;
-use crate::names::{COMMITS, DATA, DataFileName, parse_commit_file};
+use crate::names::{COMMITS, DATA, DataFileName, QUARANTINE, parse_commit_file};
 use crate::record::CommitRecord;
 use crate::storage::Storage;
 
@@ -22,8 +22,9 @@ pub(crate) async fn sweep(storage: &Storage, table: &str, open: &CommitRecord) -
     };
     let failed = |error| fault::store("remove what a crashed writer left", error).with("table", table);
     let mut orphans = Vec::new();
-    if open.swept_generation < open.generation {
-        let mut objects = storage.store.list(Some(&storage.table(table).join(DATA)));
+    let folders = [DATA, QUARANTINE].map(|folder| storage.table(table).join(folder));
+    for folder in folders.iter().filter(|_| open.swept_generation < open.generation) {
+        let mut objects = storage.store.list(Some(folder));
         while let Some(object) = objects.try_next().await.map_err(failed)? {
             let name = object
                 .location
@@ -66,7 +67,7 @@ async fn sweep_staging(table: PathBuf, own_generation: u64, own_open_version: u6
             let old_commit = parse_commit_file(name).is_some_and(|version| is_dead_staging(own_open_version, version));
             staging && (old_file || old_commit)
         };
-        for folder in [COMMITS, DATA] {
+        for folder in [COMMITS, DATA, QUARANTINE] {
             visit(&table.join(folder), &mut |path| {
                 if path.file_name().and_then(|name| name.to_str()).is_some_and(dead) && fs::remove_file(path).is_ok() {
                     removed += 1;

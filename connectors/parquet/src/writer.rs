@@ -1,11 +1,12 @@
 //! The only writer of one table.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow_schema::{Schema, SchemaRef};
 use async_trait::async_trait;
 use millstream_core::{
     ChangeBatch, Checkpoint, CheckpointDelta, CommitReceipt, Error, ErrorKind, Prepared, Result, TableWriter,
+    quarantine,
 };
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -14,14 +15,22 @@ use uuid::Uuid;
 use crate::commit_log::{CommitLog, PublishFault};
 use crate::config::{Compression, ParquetConfig};
 use crate::data_file::{WriteFault, properties};
-use crate::decision::recover::{Stamp, data_record};
+use crate::decision::recover::{CommitFiles, Stamp, data_record};
 use crate::evolution::{adapt, evolve};
+use crate::names::{DATA, QUARANTINE};
 use crate::open_files::{Destination, OpenFiles};
-use crate::partition::{PartitionExpr, split};
-use crate::record::{CommitRecord, DataFile};
+use crate::partition::{PartitionExpr, Slice, split};
+use crate::record::CommitRecord;
 use crate::storage::Storage;
 use crate::stored_schema::StoredSchema;
 use crate::{failpoint, fault};
+
+/// The columns of rejected rows, as they are stored.
+static QUARANTINE_COLUMNS: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let columns = quarantine::schema().batch_schema();
+    // Nothing is held yet, so there is nothing that they could contradict.
+    Arc::new(evolve(None, &columns).unwrap_or_else(|_| Schema::clone(&columns)))
+});
 
 /// Writes one table from its open commit on.
 pub(crate) struct ParquetWriter {
@@ -37,6 +46,8 @@ pub(crate) struct ParquetWriter {
     partition_by: Vec<PartitionExpr>,
     compression: Compression,
     files: OpenFiles,
+    /// Files of rejected rows.
+    quarantine: OpenFiles,
     /// The objects of the prepared commit, until it is published or aborted.
     prepared: Vec<Path>,
     /// The id of the next commit, which its files carry in their metadata.
@@ -62,17 +73,21 @@ impl ParquetWriter {
         let destination = Destination {
             store: storage.store.clone(),
             table: storage.table(table),
+            folder: DATA,
             generation: head.generation,
             writer: head.writer_id[..8].to_owned(),
             target: config.file,
             buffer: usize::try_from(config.buffer.0).unwrap_or(usize::MAX),
+            last_seq: Arc::default(),
         };
         let schema = head.schema.clone();
-        let files = OpenFiles::new(
-            destination,
-            (schema.id, arrow.clone()),
-            properties(config.compression, table, &commit_id),
-        );
+        let properties = properties(config.compression, table, &commit_id);
+        let rejected = Destination {
+            folder: QUARANTINE,
+            ..destination.clone()
+        };
+        let quarantine = OpenFiles::new(rejected, (0, QUARANTINE_COLUMNS.clone()), properties.clone());
+        let files = OpenFiles::new(destination, (schema.id, arrow.clone()), properties);
         Self {
             table: table.to_owned(),
             log,
@@ -84,6 +99,7 @@ impl ParquetWriter {
             partition_by: config.partition_by.clone(),
             compression: config.compression,
             files,
+            quarantine,
             prepared: Vec::new(),
             commit_id,
         }
@@ -108,8 +124,9 @@ impl ParquetWriter {
 
     fn next_commit(&mut self) {
         self.commit_id = Uuid::new_v4().to_string();
-        self.files
-            .set_properties(properties(self.compression, &self.table, &self.commit_id));
+        let properties = properties(self.compression, &self.table, &self.commit_id);
+        self.quarantine.set_properties(properties.clone());
+        self.files.set_properties(properties);
     }
 }
 
@@ -155,14 +172,29 @@ impl TableWriter for ParquetWriter {
         Ok(())
     }
 
+    async fn quarantine(&mut self, rejected: ChangeBatch) -> Result<()> {
+        let rows = adapt(rejected.rows(), &QUARANTINE_COLUMNS).map_err(|error| {
+            fault::internal("rejected rows do not have their columns", &self.table).caused_by(error)
+        })?;
+        self.quarantine
+            .write(Slice::whole(rows))
+            .await
+            .map_err(|fault| write_error(&self.table, fault))
+    }
+
     async fn prepare(&mut self, advance: CheckpointDelta) -> Result<Prepared> {
         failpoint::pass("parquet::before-prepare")?;
-        self.files
-            .finish_all()
-            .await
-            .map_err(|fault| write_error(&self.table, fault))?;
-        let (files, objects): (Vec<DataFile>, Vec<Path>) = self.files.take();
-        self.prepared.extend(objects);
+        for files in [&mut self.files, &mut self.quarantine] {
+            files
+                .finish_all()
+                .await
+                .map_err(|fault| write_error(&self.table, fault))?;
+        }
+        let (data, objects) = self.files.take();
+        let (quarantine, rejected) = self.quarantine.take();
+        let quarantined = quarantine.iter().map(|file| file.rows).sum();
+        let files = CommitFiles { data, quarantine };
+        self.prepared.extend(objects.into_iter().chain(rejected));
         failpoint::pass("parquet::after-upload")?;
         let stamp = Stamp {
             writer_id: self.head.writer_id.clone(),
@@ -183,6 +215,7 @@ impl TableWriter for ParquetWriter {
         Ok(Prepared {
             advance,
             rows,
+            quarantined,
             bytes,
             token: Box::new(Token(record)),
         })
@@ -222,8 +255,9 @@ impl TableWriter for ParquetWriter {
         let receipt = CommitReceipt {
             version: record.version,
             rows: record.rows,
+            quarantined: record.quarantine.iter().map(|file| file.rows).sum(),
             bytes: record.bytes,
-            files: record.files.len() as u64,
+            files: (record.files.len() + record.quarantine.len()) as u64,
         };
         self.head = record;
         self.log.leave_hint(receipt.version).await;
@@ -238,6 +272,7 @@ impl TableWriter for ParquetWriter {
 
     async fn abort(&mut self) -> Result<()> {
         let mut objects = self.files.discard().await;
+        objects.append(&mut self.quarantine.discard().await);
         objects.append(&mut self.prepared);
         remove(&*self.store, &objects).await;
         Ok(())

@@ -1,6 +1,6 @@
 //! What a run must do first, decided from what the target holds and what the server keeps.
 
-use millstream_core::{Checkpoint, Error, ErrorKind, PartitionId, Position, Result, ResumePoints, TableId};
+use millstream_core::{Error, ErrorKind, PartitionId, Position, Result, ResumePoints, TableId};
 
 use crate::catalog::Slot;
 use crate::decode::Lsn;
@@ -71,14 +71,13 @@ pub(crate) fn plan(slot: &str, found: Option<&Slot>, tables: &[TableId], resume:
                 .hint("drop it if nobody needs it, or give this source another with `slot:`"));
         }
     }
-    let empty = Checkpoint::default();
     let mut plan = Plan {
         create_slot: found.is_none(),
         copy: Vec::new(),
         held: None,
     };
     for table in tables {
-        let checkpoint = resume.0.get(table).unwrap_or(&empty);
+        let checkpoint = resume.of(table);
         if *checkpoint.position(&copy_partition(table)) != Position::End {
             plan.copy.push(table.clone());
             continue;
@@ -126,6 +125,8 @@ pub(crate) fn position_of(lsn: Lsn) -> Position {
 
 #[cfg(test)]
 mod tests {
+    use millstream_core::Checkpoint;
+
     use super::*;
 
     fn table(name: &str) -> TableId {
@@ -168,7 +169,7 @@ mod tests {
     #[test]
     fn a_table_without_a_copy_gets_one_and_the_stream_begins_at_the_least() {
         let (a, b, c) = (table("a"), table("b"), table("c"));
-        let resume = ResumePoints([copied(&a, 50), copied(&b, 40)].into_iter().collect());
+        let resume: ResumePoints = [copied(&a, 50), copied(&b, 40)].into_iter().collect();
         let plan = plan("s", Some(&slot(41)), &[a, b, c.clone()], &resume).unwrap();
         assert_eq!(
             plan,
@@ -184,7 +185,7 @@ mod tests {
     #[test]
     fn a_gap_is_refused_to_the_byte() {
         let a = table("a");
-        let resume = ResumePoints([copied(&a, 40)].into_iter().collect());
+        let resume: ResumePoints = [copied(&a, 40)].into_iter().collect();
         assert!(plan("s", Some(&slot(41)), std::slice::from_ref(&a), &resume).is_ok());
         let ahead = plan("s", Some(&slot(42)), std::slice::from_ref(&a), &resume).unwrap_err();
         assert_eq!(
@@ -225,7 +226,7 @@ mod tests {
     fn a_copy_without_a_place_in_the_log_is_corrupt() {
         let a = table("a");
         let checkpoint = [(copy_partition(&a), Position::End)].into_iter().collect();
-        let resume = ResumePoints([(a.clone(), checkpoint)].into_iter().collect());
+        let resume: ResumePoints = [(a.clone(), checkpoint)].into_iter().collect();
         assert_eq!(
             plan("s", Some(&slot(1)), &[a], &resume).unwrap_err().kind(),
             ErrorKind::Corrupt

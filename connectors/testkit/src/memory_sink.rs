@@ -41,6 +41,8 @@ pub struct StoredTable {
     pub schema: Option<Arc<TableSchema>>,
     /// The rows, as they were written.
     pub rows: Vec<RecordBatch>,
+    /// The rows that were rejected.
+    pub quarantine: Vec<RecordBatch>,
 }
 
 impl MemoryStore {
@@ -99,7 +101,7 @@ impl Sink for MemorySink {
             name: table.name,
             generation: stored.generation,
             checkpoint: stored.checkpoint.clone(),
-            pending: Vec::new(),
+            pending: Pending::default(),
             store: self.store.clone(),
         }))
     }
@@ -109,12 +111,22 @@ struct MemoryWriter {
     name: String,
     generation: u64,
     checkpoint: Checkpoint,
-    pending: Vec<(Arc<TableSchema>, RecordBatch)>,
+    pending: Pending,
     store: MemoryStore,
 }
 
-/// What [`Prepared::token`] holds.
-type Token = Vec<(Arc<TableSchema>, RecordBatch)>;
+/// What gathered since the last commit; also what [`Prepared::token`] holds.
+#[derive(Default)]
+struct Pending {
+    rows: Vec<(Arc<TableSchema>, RecordBatch)>,
+    quarantine: Vec<RecordBatch>,
+}
+
+impl Pending {
+    fn batches(&self) -> impl Iterator<Item = &RecordBatch> {
+        self.rows.iter().map(|(_, rows)| rows).chain(&self.quarantine)
+    }
+}
 
 #[async_trait]
 impl TableWriter for MemoryWriter {
@@ -127,19 +139,26 @@ impl TableWriter for MemoryWriter {
             refuse_retyped(&stored, batch.schema())?;
         }
         // The batch ends here, and its byte permits with it, as if it were encoded and uploaded.
-        self.pending.push((batch.schema().clone(), batch.rows().clone()));
+        self.pending.rows.push((batch.schema().clone(), batch.rows().clone()));
+        Ok(())
+    }
+
+    async fn quarantine(&mut self, rejected: ChangeBatch) -> Result<()> {
+        self.pending.quarantine.push(rejected.rows().clone());
         Ok(())
     }
 
     async fn prepare(&mut self, advance: CheckpointDelta) -> Result<Prepared> {
         hit("memory::before-prepare")?;
+        let count = |rows: &RecordBatch| rows.num_rows() as u64;
         let prepared = Prepared {
             advance,
-            rows: self.pending.iter().map(|(_, rows)| rows.num_rows() as u64).sum(),
+            rows: self.pending.rows.iter().map(|(_, rows)| count(rows)).sum(),
+            quarantined: self.pending.quarantine.iter().map(count).sum(),
             bytes: self
                 .pending
-                .iter()
-                .map(|(_, rows)| rows.get_array_memory_size() as u64)
+                .batches()
+                .map(|rows| rows.get_array_memory_size() as u64)
                 .sum(),
             token: Box::new(std::mem::take(&mut self.pending)),
         };
@@ -156,7 +175,7 @@ impl TableWriter for MemoryWriter {
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.pending.clear();
+        self.pending = Pending::default();
         Ok(())
     }
 }
@@ -166,11 +185,12 @@ impl MemoryWriter {
         let Prepared {
             advance,
             rows,
+            quarantined,
             bytes,
             token,
         } = prepared;
-        let token = token
-            .downcast::<Token>()
+        let pending = token
+            .downcast::<Pending>()
             .map_err(|_| Error::new(ErrorKind::Internal, "a memory table was given another sink's token"))?;
         let mut tables = self.store.lock();
         let table = tables.entry(self.name.clone()).or_default();
@@ -181,17 +201,23 @@ impl MemoryWriter {
         let DeltaVerdict::Applied(checkpoint) = table.checkpoint.apply(&advance) else {
             return Err(fenced());
         };
-        if let Some((newest, _)) = token.last() {
+        let Pending {
+            rows: written,
+            quarantine,
+        } = *pending;
+        if let Some((newest, _)) = written.last() {
             table.schema = Some(newest.clone());
         }
-        let files = u64::from(rows > 0);
-        table.rows.extend(token.into_iter().map(|(_, rows)| rows));
+        let files = u64::from(rows > 0) + u64::from(quarantined > 0);
+        table.rows.extend(written.into_iter().map(|(_, rows)| rows));
+        table.quarantine.extend(quarantine);
         table.checkpoint = checkpoint.clone();
         table.version += 1;
         self.checkpoint = checkpoint;
         Ok(CommitReceipt {
             version: table.version,
             rows,
+            quarantined,
             bytes,
             files,
         })

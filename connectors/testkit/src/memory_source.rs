@@ -120,26 +120,21 @@ struct Reader {
 impl Reader {
     async fn read(mut self) -> Result<()> {
         let partition = self.log.partition();
-        let mut resume = self.context.resume.clone();
-        if let Some(chunk) = self.options.copy_chunk {
-            for (index, table) in self.log.tables().to_vec().iter().enumerate() {
-                let Some(checkpoint) = resume.0.get_mut(&table.id) else {
-                    continue;
-                };
-                if let Some(copied) = self
-                    .copy(
-                        index,
-                        table,
-                        checkpoint.position(&MemorySource::copy_partition(table)),
-                        chunk,
-                    )
-                    .await?
-                {
-                    checkpoint.raise(&partition, &MemoryLog::position(copied));
+        let mut starts = Vec::new();
+        for (index, table) in self.log.tables().to_vec().iter().enumerate() {
+            if !self.context.resume.contains(&table.id) {
+                continue;
+            }
+            let mut held = self.context.resume.of(&table.id);
+            if let Some(chunk) = self.options.copy_chunk {
+                let from = held.position(&MemorySource::copy_partition(table));
+                if let Some(copied) = self.copy(index, table, from, chunk).await? {
+                    held.raise(&partition, &MemoryLog::position(copied));
                 }
             }
+            starts.push(number_of(held.position(&partition))?);
         }
-        let mut read = number_of(&resume.least(&partition))?;
+        let mut read = starts.into_iter().min().unwrap_or_default();
         let mut length = self.log.watch_length();
         loop {
             let end = *length.borrow_and_update();
@@ -170,6 +165,7 @@ impl Reader {
             other => copy_place(other)?,
         };
         let partition = MemorySource::copy_partition(table);
+        let mut reached = from.clone();
         let rows: Vec<_> = self.log.rows_at(index, taken).into_values().collect();
         let chunks = rows.chunks(chunk.max(1)).collect::<Vec<_>>();
         let last = chunks.len().saturating_sub(1);
@@ -188,6 +184,7 @@ impl Reader {
             let done = next >= last;
             let boundary = Boundary {
                 partition: partition.clone(),
+                from: std::mem::replace(&mut reached, Position::at(place.clone())),
                 position: if done { Position::End } else { Position::at(place) },
                 table: Some(table.id.clone()),
                 raises: if done {
@@ -277,6 +274,7 @@ impl Reader {
         }
         let boundary = Boundary {
             partition,
+            from: MemoryLog::position(first - 1),
             position: MemoryLog::position(last),
             table: None,
             raises: Vec::new(),

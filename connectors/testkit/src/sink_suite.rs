@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use async_trait::async_trait;
+use millstream_core::quarantine::{QuarantineBuilder, Raw, RowPlace};
 use millstream_core::{
     ChangeBatch, Checkpoint, CheckpointDelta, Delivery, EnvelopeBuilder, ErrorKind, Op, PartitionId, Position,
     Severity, Sink, SinkTable, TableId, TableSchema, TableWriter,
@@ -23,6 +24,9 @@ pub trait SinkSubject: Send + Sync {
     /// `__op`, `__partition`, `__position` and `__ordinal` (`__unchanged` where stored). Empty
     /// for a table without a commit.
     async fn committed(&self, table: &str) -> Vec<RecordBatch>;
+
+    /// What a reader sees of the rows that were rejected from a table, in the same form.
+    async fn quarantined(&self, table: &str) -> Vec<RecordBatch>;
 }
 
 /// Runs every check, each on tables of its own whose names begin with `suite_`.
@@ -37,6 +41,7 @@ pub async fn run(subject: &dyn SinkSubject) {
     fences_the_older_writer(subject).await;
     commits_positions_alone(subject).await;
     aborts_without_a_trace(subject).await;
+    keeps_rejected_rows_beside_the_table(subject).await;
     takes_added_columns(subject).await;
     keeps_tables_apart(subject).await;
     keeps_values_and_nulls(subject).await;
@@ -171,7 +176,13 @@ async fn commits_positions_alone(subject: &dyn SinkSubject) {
     // Every form of a position survives.
     let forms: Checkpoint = [
         (partition(), Position::End),
-        (PartitionId::new("suite", "pages"), Position::Token("a/b:c=".into())),
+        (
+            PartitionId::new("suite", "pages"),
+            Position::Token {
+                number: 3,
+                token: "a/b:c=".into(),
+            },
+        ),
         (PartitionId::new("other", "log"), Position::at("00FF")),
     ]
     .into_iter()
@@ -200,6 +211,41 @@ async fn aborts_without_a_trace(subject: &dyn SinkSubject) {
         [1],
         "aborted rows must not come with a later commit"
     );
+}
+
+/// Rejected rows share the fate of the rows that they came with: invisible until the commit,
+/// gone with an abort or a crash, and there once.
+async fn keeps_rejected_rows_beside_the_table(subject: &dyn SinkSubject) {
+    let table = "suite_quarantine";
+    let mut writer = open(subject, table).await;
+    write(&mut writer, table, 1..=2).await;
+    writer.quarantine(rejected(3..=4)).await.unwrap();
+    let prepared = writer.prepare(advance(0, 4)).await.unwrap();
+    assert_eq!((prepared.rows, prepared.quarantined), (2, 2));
+    assert!(
+        subject.quarantined(table).await.is_empty(),
+        "prepared rows must be invisible"
+    );
+    let receipt = writer.commit(prepared).await.unwrap();
+    assert_eq!((receipt.rows, receipt.quarantined), (2, 2));
+    assert_eq!(rejected_places(subject, table).await, [3, 4]);
+
+    writer.quarantine(rejected(5..=5)).await.unwrap();
+    writer.abort().await.unwrap();
+    writer.quarantine(rejected(5..=5)).await.unwrap();
+    let lost = writer.prepare(advance(4, 5)).await.unwrap();
+    drop((writer, lost));
+
+    // Rejected rows alone are a commit, too.
+    let mut writer = open(subject, table).await;
+    writer.quarantine(rejected(5..=6)).await.unwrap();
+    commit(&mut writer, 4, 6).await;
+    assert_eq!(
+        rejected_places(subject, table).await,
+        [3, 4, 5, 6],
+        "each row exactly once"
+    );
+    assert_eq!(places(subject, table).await, [1, 2]);
 }
 
 async fn takes_added_columns(subject: &dyn SinkSubject) {
@@ -304,11 +350,37 @@ async fn rows(subject: &dyn SinkSubject, table: &str) -> Vec<ChangeRow> {
 
 /// The positions of the committed rows, ascending.
 async fn places(subject: &dyn SinkSubject, table: &str) -> Vec<u64> {
-    rows(subject, table)
-        .await
-        .iter()
-        .map(|row| row.position.parse().expect("the suite's positions are numbers"))
-        .collect()
+    numbers(&rows(subject, table).await)
+}
+
+/// The same of the rejected rows.
+async fn rejected_places(subject: &dyn SinkSubject, table: &str) -> Vec<u64> {
+    let mut rows = change_rows(&subject.quarantined(table).await);
+    rows.sort();
+    assert!(rows.iter().all(|row| row.cells["reason"] == "the suite says so"));
+    numbers(&rows)
+}
+
+fn numbers(rows: &[ChangeRow]) -> Vec<u64> {
+    let numbers = rows.iter().map(|row| row.position.parse());
+    numbers
+        .collect::<Result<_, _>>()
+        .expect("the suite's positions are numbers")
+}
+
+/// One rejected row at each position.
+fn rejected(positions: std::ops::RangeInclusive<u64>) -> ChangeBatch {
+    let mut rejected = QuarantineBuilder::default();
+    for number in positions {
+        let place = RowPlace {
+            partition: &partition(),
+            position: &format!("{number:020}"),
+            ordinal: 0,
+            committed_at: None,
+        };
+        rejected.append("t", "decode", "the suite says so", Raw::Bytes(b"\xff"), place, 7);
+    }
+    rejected.finish().expect("columns follow the schema")
 }
 
 fn partition() -> PartitionId {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use millstream_core::{
-    Boundary, ByteBudget, Checkpoint, ErrorKind, EventReceiver, PartitionId, Position, ResumePoints, Source,
-    SourceContext, SourceEvent, TableId, event_channel,
+    Boundary, ByteBudget, Checkpoint, EventReceiver, PartitionId, Position, ResumePoints, Source, SourceContext,
+    SourceEvent, TableId, event_channel,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -83,10 +83,10 @@ impl Reading {
         let mut rows = BTreeMap::<_, Vec<_>>::new();
         for event in &self.events[start..] {
             let Event::Rows(table, changes) = event else { continue };
-            let checkpoint = held.0.get(table);
+            let checkpoint = held.of(table);
             let is_new = |change: &&ChangeRow| {
                 let partition = PartitionId::from(change.partition.as_str());
-                checkpoint.is_none_or(|checkpoint| !checkpoint.position(&partition).holds(&change.position))
+                !checkpoint.position(&partition).holds(&change.position)
             };
             rows.entry(table.clone())
                 .or_default()
@@ -158,7 +158,7 @@ fn compare(whole: &Reading, end: usize, held: &ResumePoints, again: &Reading) {
         .iter()
         .any(|event| matches!(event, Event::Boundary(b) if b.table.is_some()));
     let expected = whole.rows_from(end + 1, held);
-    for table in held.0.keys() {
+    for table in held.tables() {
         let empty = Vec::new();
         let rest = rest.get(table).unwrap_or(&empty);
         let first = first_part.get(table).unwrap_or(&empty);
@@ -377,11 +377,17 @@ impl OrderCheck {
                 boundary.position
             );
         }
+        assert!(
+            self.open.is_empty(),
+            "rows of {:?} wait for another boundary at that of {}",
+            self.open.keys(),
+            boundary.partition
+        );
         if let Some(last) = self
             .last_boundary
             .insert(boundary.partition.clone(), boundary.position.clone())
         {
-            // Equal is a heartbeat; tokens have no order.
+            // Equal is a heartbeat.
             assert!(
                 !matches!(last.partial_cmp(&boundary.position), Some(std::cmp::Ordering::Greater)),
                 "{} went back from {last} to {}",
@@ -400,36 +406,40 @@ async fn nothing_held(subject: &dyn SourceSubject) -> ResumePoints {
         .tables()
         .await
         .expect("tables() works on a sound source");
-    ResumePoints(
-        tables
-            .iter()
-            .map(|table| (table.id.clone(), Checkpoint::default()))
-            .collect(),
-    )
+    let tables = tables.iter();
+    tables.map(|table| (table.id.clone(), Checkpoint::default())).collect()
 }
 
 /// What the engine would have committed for each table after these events.
 fn held_after(start: &ResumePoints, events: &[Event]) -> ResumePoints {
-    let mut held = start.clone();
-    for event in events {
-        let Event::Boundary(boundary) = event else { continue };
-        for (table, checkpoint) in &mut held.0 {
+    let hold = |table: &TableId| {
+        let mut held = start.of(table);
+        for event in events {
+            let Event::Boundary(boundary) = event else { continue };
             if boundary.table.as_ref().is_none_or(|only| only == table) {
-                take(checkpoint, boundary);
+                take(&mut held, boundary);
             }
         }
-    }
-    held
+        (table.clone(), held)
+    };
+    start.tables().map(hold).collect()
 }
 
 fn take(checkpoint: &mut Checkpoint, boundary: &Boundary) {
-    if checkpoint.position(&boundary.partition) == &boundary.position {
+    let held = checkpoint.position(&boundary.partition);
+    if *held == boundary.position {
         return;
     }
+    assert!(
+        *held >= boundary.from,
+        "a boundary of {} goes on from {}, and the table stands at {held}",
+        boundary.partition,
+        boundary.from
+    );
     reach(checkpoint, boundary);
 }
 
-/// Moves to a boundary, tokens included, which have no order.
+/// Moves to a boundary.
 fn reach(checkpoint: &mut Checkpoint, boundary: &Boundary) {
     if !matches!(
         checkpoint.position(&boundary.partition).partial_cmp(&boundary.position),
@@ -446,7 +456,13 @@ fn reach(checkpoint: &mut Checkpoint, boundary: &Boundary) {
 /// it. A partition of one table alone, such as its first copy, counts as that table has it.
 fn least_held(resume: &ResumePoints) -> Checkpoint {
     let mut reached = Checkpoint::default();
-    for (partition, position) in resume.0.values().flat_map(Checkpoint::iter) {
+    for (partition, position) in resume
+        .tables()
+        .map(|table| resume.of(table))
+        .collect::<Vec<_>>()
+        .iter()
+        .flat_map(Checkpoint::iter)
+    {
         let of_all = resume.least(partition);
         let position = if of_all == Position::Beginning && is_copy(partition) {
             position.clone()
@@ -460,9 +476,4 @@ fn least_held(resume: &ResumePoints) -> Checkpoint {
 
 fn is_copy(partition: &PartitionId) -> bool {
     partition.within_source().starts_with("copy/")
-}
-
-/// Whether `error` is one that a stopped source may return. For connectors' own tests.
-pub fn is_cancellation(error: &millstream_core::Error) -> bool {
-    error.kind() == ErrorKind::Cancelled
 }

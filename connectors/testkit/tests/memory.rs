@@ -108,6 +108,10 @@ impl SinkSubject for Stored {
     async fn committed(&self, table: &str) -> Vec<RecordBatch> {
         self.0.table(table).rows
     }
+
+    async fn quarantined(&self, table: &str) -> Vec<RecordBatch> {
+        self.0.table(table).quarantine
+    }
 }
 
 #[tokio::test]

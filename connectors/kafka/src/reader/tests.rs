@@ -23,7 +23,7 @@ fn run_over(kafka: &KafkaMock, topics: &[&str], runtime: &Handle) -> (Run, mpsc:
         source: "s".into(),
         config,
         layouts,
-        resume: ResumePoints(resume),
+        resume,
         rounds,
         cancel: CancellationToken::new(),
         runtime: runtime.clone(),

@@ -37,6 +37,7 @@ pub fn open_record(last: Option<&CommitRecord>, schema: StoredSchema, stamp: Sta
         rows: 0,
         bytes: 0,
         files: Vec::new(),
+        quarantine: Vec::new(),
         schema,
         advance: CheckpointDelta::default(),
         positions: last.map(|last| last.positions.clone()).unwrap_or_default(),
@@ -70,6 +71,15 @@ pub fn positions_after(held: &Checkpoint, advance: &CheckpointDelta) -> Result<C
     }
 }
 
+/// The files of one commit.
+#[derive(Debug, Clone, Default)]
+pub struct CommitFiles {
+    /// Of the table's rows.
+    pub data: Vec<DataFile>,
+    /// Of rejected rows.
+    pub quarantine: Vec<DataFile>,
+}
+
 /// The record that commits `files` and `advance` after `head`, the writer's own last record.
 /// `swept_generation` is how far orphans have been removed by now.
 ///
@@ -77,7 +87,7 @@ pub fn positions_after(held: &Checkpoint, advance: &CheckpointDelta) -> Result<C
 /// As [`positions_after`].
 pub fn data_record(
     head: &CommitRecord,
-    files: Vec<DataFile>,
+    files: CommitFiles,
     schema: StoredSchema,
     advance: CheckpointDelta,
     swept_generation: u64,
@@ -85,8 +95,13 @@ pub fn data_record(
 ) -> Result<CommitRecord, AdvanceFault> {
     let mut last_file_seq = head.last_file_seq.clone();
     last_file_seq.retain(|generation, _| *generation >= swept_generation);
+    let CommitFiles {
+        data: files,
+        quarantine,
+    } = files;
     let names = files
         .iter()
+        .chain(&quarantine)
         .filter_map(|file| file.path.rsplit('/').next()?.parse::<DataFileName>().ok());
     for name in names {
         let seq = last_file_seq.entry(name.generation).or_default();
@@ -106,6 +121,7 @@ pub fn data_record(
         rows: files.iter().map(|file| file.rows).sum(),
         bytes: files.iter().map(|file| file.bytes).sum(),
         files,
+        quarantine,
         schema,
         positions: positions_after(&head.positions, &advance)?,
         advance,
@@ -150,7 +166,15 @@ mod tests {
     fn a_takeover_keeps_positions_and_raises_the_generation() {
         let first = open_record(None, schema(), stamp());
         assert_eq!((first.version, first.generation, first.swept_generation), (1, 1, 1));
-        let data = data_record(&first, vec![], schema(), span("beginning", "at:5"), 1, stamp()).unwrap();
+        let data = data_record(
+            &first,
+            CommitFiles::default(),
+            schema(),
+            span("beginning", "at:5"),
+            1,
+            stamp(),
+        )
+        .unwrap();
         assert_eq!((data.version, data.generation, data.kind), (2, 1, CommitKind::Data));
         let second = open_record(Some(&data), schema(), stamp());
         assert_eq!(
@@ -164,7 +188,15 @@ mod tests {
     #[test]
     fn an_advance_must_follow_on() {
         let open = open_record(None, schema(), stamp());
-        let head = data_record(&open, vec![], schema(), span("beginning", "at:5"), 1, stamp()).unwrap();
+        let head = data_record(
+            &open,
+            CommitFiles::default(),
+            schema(),
+            span("beginning", "at:5"),
+            1,
+            stamp(),
+        )
+        .unwrap();
         let partition = PartitionId::new("s", "p");
         for (from, to, fault) in [
             ("at:6", "at:7", AdvanceFault::Gap(partition.clone())),
@@ -172,10 +204,20 @@ mod tests {
             ("beginning", "at:5", AdvanceFault::AlreadyHeld),
         ] {
             assert_eq!(
-                data_record(&head, vec![], schema(), span(from, to), 1, stamp()).unwrap_err(),
+                data_record(&head, CommitFiles::default(), schema(), span(from, to), 1, stamp()).unwrap_err(),
                 fault
             );
         }
-        assert!(data_record(&head, vec![], schema(), CheckpointDelta::default(), 1, stamp()).is_ok());
+        assert!(
+            data_record(
+                &head,
+                CommitFiles::default(),
+                schema(),
+                CheckpointDelta::default(),
+                1,
+                stamp()
+            )
+            .is_ok()
+        );
     }
 }

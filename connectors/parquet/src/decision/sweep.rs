@@ -41,7 +41,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::decision::recover::{Stamp, data_record, open_record};
+    use crate::decision::recover::{CommitFiles, Stamp, data_record, open_record};
     use crate::record::{CommitRecord, DataFile};
     use crate::stored_schema::StoredSchema;
 
@@ -103,7 +103,7 @@ mod tests {
                         }
                     }
                     Step::Commit => {
-                        let files: Vec<_> = pending.drain(..).map(|seq| {
+                        let data: Vec<_> = pending.drain(..).map(|seq| {
                             committed.insert((head.generation, seq));
                             DataFile {
                                 path: format!("data/x=1/{}", file(head.generation, seq)),
@@ -111,6 +111,7 @@ mod tests {
                                 partition: BTreeMap::new(),
                             }
                         }).collect();
+                        let files = CommitFiles { data, quarantine: Vec::new() };
                         head = data_record(&head, files, schema.clone(), CheckpointDelta::default(), swept, stamp()).unwrap();
                     }
                     Step::Reopen(sweep_works) => {

@@ -16,6 +16,10 @@ impl SinkSubject for Lake {
     async fn committed(&self, table: &str) -> Vec<RecordBatch> {
         self.rows(table).await
     }
+
+    async fn quarantined(&self, table: &str) -> Vec<RecordBatch> {
+        Lake::quarantined(self, table).await
+    }
 }
 
 #[tokio::test]

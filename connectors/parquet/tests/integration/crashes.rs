@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use millstream_core::{
-    ByteBudget, Checkpoint, Error, ErrorKind, ResumePoints, Source, SourceContext, SourceEvent, TableWriter,
-    event_channel,
+    ByteBudget, Checkpoint, Error, ErrorKind, Source, SourceContext, SourceEvent, TableWriter, event_channel,
 };
 use millstream_parquet::FAILPOINTS;
 use millstream_testkit::change_log::{change_rows, fold};
@@ -116,7 +115,7 @@ async fn run(lake: &Lake, log: &Arc<MemoryLog>, transactions_per_boundary: u64) 
     let source = Box::new(MemorySource::new(log.clone(), options));
     let (_durable, durable) = watch::channel(Checkpoint::default());
     let reading = tokio::spawn(source.run(SourceContext {
-        resume: ResumePoints(resume.into_iter().collect()),
+        resume: resume.into_iter().collect(),
         events,
         durable,
         cancel: CancellationToken::new(),

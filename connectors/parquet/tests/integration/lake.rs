@@ -10,7 +10,7 @@ use millstream_core::{
     ChangeBatch, Checkpoint, CheckpointDelta, CommitReceipt, EnvelopeBuilder, Op, PartitionId, Position, Result, Sink,
     SinkTable, TableId, TableSchema, TableWriter,
 };
-use millstream_parquet::{CommitRecord, ParquetConfig, ParquetSink};
+use millstream_parquet::{CommitRecord, DataFile, ParquetConfig, ParquetSink};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -147,8 +147,19 @@ impl Lake {
 
     /// The committed rows, after a check of every file against its record.
     pub async fn rows(&self, table: &str) -> Vec<RecordBatch> {
+        let records = self.records(table).await.into_iter();
+        self.read(table, records.flat_map(|record| record.files)).await
+    }
+
+    /// The same of the rejected rows.
+    pub async fn quarantined(&self, table: &str) -> Vec<RecordBatch> {
+        let records = self.records(table).await.into_iter();
+        self.read(table, records.flat_map(|record| record.quarantine)).await
+    }
+
+    async fn read(&self, table: &str, files: impl Iterator<Item = DataFile>) -> Vec<RecordBatch> {
         let mut batches = Vec::new();
-        for file in self.records(table).await.into_iter().flat_map(|record| record.files) {
+        for file in files {
             let content = self.content(table, &file.path).await;
             assert_eq!(content.len() as u64, file.bytes);
             assert_eq!(hex::encode(Sha256::digest(&content)), file.sha256);

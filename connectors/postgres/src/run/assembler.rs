@@ -235,9 +235,10 @@ impl Assembler {
     }
 
     fn announce(&mut self, lsn: Lsn, committed_at: Option<i64>) {
-        self.announced = lsn;
+        let from = position_of(std::mem::replace(&mut self.announced, lsn));
         self.outbox.push(SourceEvent::Boundary(Boundary {
             partition: self.partition.clone(),
+            from,
             position: position_of(lsn),
             table: None,
             raises: Vec::new(),

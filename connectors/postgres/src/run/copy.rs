@@ -64,6 +64,7 @@ pub(super) async fn copy_table(
     counter.increment(pending as u64);
     outbox.push(SourceEvent::Boundary(Boundary {
         partition,
+        from: Position::Beginning,
         position: Position::End,
         table: Some(table.id.clone()),
         raises: vec![(wal_partition(&table.id.source), position_of(held))],

@@ -69,6 +69,7 @@ mod tests {
     fn boundary(lsn: &str) -> SourceEvent {
         SourceEvent::Boundary(Boundary {
             partition: PartitionId::new("s", "wal"),
+            from: Position::Beginning,
             position: Position::at(lsn),
             table: None,
             raises: Vec::new(),

@@ -63,12 +63,8 @@ impl Target {
     }
 
     pub fn resume(&self) -> ResumePoints {
-        ResumePoints(
-            self.tables
-                .iter()
-                .map(|(id, held)| (id.clone(), held.checkpoint.clone()))
-                .collect(),
-        )
+        let held = self.tables.iter();
+        held.map(|(id, held)| (id.clone(), held.checkpoint.clone())).collect()
     }
 
     /// The least that all tables hold.
