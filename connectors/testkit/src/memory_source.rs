@@ -125,14 +125,18 @@ impl Reader {
             if !self.context.resume.contains(&table.id) {
                 continue;
             }
-            let mut held = self.context.resume.of(&table.id);
-            if let Some(chunk) = self.options.copy_chunk {
-                let from = held.position(&MemorySource::copy_partition(table));
-                if let Some(copied) = self.copy(index, table, from, chunk).await? {
-                    held.raise(&partition, &MemoryLog::position(copied));
-                }
+            let copied = match self.options.copy_chunk {
+                Some(chunk) => self.copy(index, table, chunk).await?,
+                None => None,
+            };
+            let resume = &self.context.resume;
+            starts.extend(copied);
+            if self.options.copy_chunk.is_none() {
+                starts.push(number_of(resume.of(&table.id).position(&partition))?);
+            } else if let Some(held) = resume.least_held(&table.id, &partition) {
+                // A target table that has its copy goes on, while another gets one.
+                starts.push(number_of(held)?);
             }
-            starts.push(number_of(held.position(&partition))?);
         }
         let mut read = starts.into_iter().min().unwrap_or_default();
         let mut length = self.log.watch_length();
@@ -157,15 +161,18 @@ impl Reader {
     }
 
     /// Sends what is missing of a table's first copy, and returns the transaction it was taken
-    /// after; `None` if the copy is complete already.
-    async fn copy(&self, index: usize, table: &Arc<TableSchema>, from: &Position, chunk: usize) -> Result<Option<u64>> {
-        let (taken, mut next) = match from {
-            Position::Beginning => (self.log.len(), 0),
-            Position::End => return Ok(None),
-            other => copy_place(other)?,
-        };
+    /// after; `None` if the copy is complete already. Where one target table holds a part of it,
+    /// it is taken as of the same transaction for all.
+    async fn copy(&self, index: usize, table: &Arc<TableSchema>, chunk: usize) -> Result<Option<u64>> {
         let partition = MemorySource::copy_partition(table);
-        let mut reached = from.clone();
+        let mut reached = self.context.resume.of(&table.id).position(&partition).clone();
+        let begun = self.context.resume.least_held(&table.id, &partition);
+        let (taken, mut next) = match (&reached, begun) {
+            (Position::End, _) => return Ok(None),
+            (Position::Beginning, None | Some(Position::End)) => (self.log.len(), 0),
+            (Position::Beginning, Some(begun)) => (copy_place(begun)?.0, 0),
+            (other, _) => copy_place(other)?,
+        };
         let rows: Vec<_> = self.log.rows_at(index, taken).into_values().collect();
         let chunks = rows.chunks(chunk.max(1)).collect::<Vec<_>>();
         let last = chunks.len().saturating_sub(1);
