@@ -6,6 +6,7 @@ use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use bytes::Bytes;
+use millstream_core::envelope;
 use millstream_parquet::{CommittedFile, CommittedTable, ParquetConfig, committed_files};
 use millstream_testkit::change_log::{ChangeRow, FoldedTable, change_rows, fold};
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -104,24 +105,39 @@ impl Table {
 /// The rows of `table` and the sum of its Int64 column `column`, over all committed files, which
 /// are read one batch at a time.
 pub fn count_and_sum(lake: &Path, table: &str, column: &str) -> (u64, u128) {
+    let (mut rows, mut sum) = (0, 0);
+    each_batch(lake, table, |batch| {
+        let values = batch.column_by_name(column).expect("the column is there");
+        rows += batch.num_rows() as u64;
+        let whole = values.as_primitive::<Int64Type>().values();
+        sum += whole
+            .iter()
+            .map(|value| u128::try_from(*value).expect("not negative"))
+            .sum::<u128>();
+    });
+    (rows, sum)
+}
+
+/// How many rows of `table` have the operation `op`.
+pub fn count_of_op(lake: &Path, table: &str, op: &str) -> u64 {
+    let mut rows = 0;
+    each_batch(lake, table, |batch| {
+        let ops = batch.column_by_name(envelope::OP).expect("the column is there");
+        rows += ops.as_string::<i32>().iter().filter(|found| *found == Some(op)).count() as u64;
+    });
+    rows
+}
+
+/// Goes through all committed files of a table, one batch at a time.
+fn each_batch(lake: &Path, table: &str, mut seen: impl FnMut(RecordBatch)) {
     let config = ParquetConfig::new(format!("file://{}", lake.display()));
     let listing = Runtime::new().unwrap().block_on(committed_files(&config, table));
-    let (mut rows, mut sum) = (0, 0);
     for file in listing.expect("the table can be listed").files {
         let opened = std::fs::File::open(lake.join(table).join(&file.path)).expect("a committed file is there");
         let reader = ParquetRecordBatchReaderBuilder::try_new(opened)
             .unwrap()
             .build()
             .unwrap();
-        for batch in reader.map(|batch| batch.expect("a committed file can be read")) {
-            let values = batch.column_by_name(column).expect("the column is there");
-            rows += batch.num_rows() as u64;
-            let whole = values.as_primitive::<Int64Type>().values();
-            sum += whole
-                .iter()
-                .map(|value| u128::try_from(*value).expect("not negative"))
-                .sum::<u128>();
-        }
+        reader.for_each(|batch| seen(batch.expect("a committed file can be read")));
     }
-    (rows, sum)
 }

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use millstream_core::{PartitionId, Position};
 use millstream_testkit::postgres::TestCluster;
 
 use crate::daemon::Daemon;
@@ -21,7 +22,7 @@ sources:
 sinks:
   lake:
     parquet: {url: "${LAKE}"}
-    commit: {every: 1s}
+    commit: {every: 1s, idle_every: 1s}
 "#;
 
 const TABLE: &str = "CREATE TABLE events (id bigint PRIMARY KEY, account int, amount numeric(12,2), note text, \
@@ -52,7 +53,12 @@ fn run(what: &str, before: u64, after: u64) {
     if before > 0 {
         daemon.wait_until("the table is copied", PATIENCE, committed(before));
     } else {
-        daemon.wait_until("running", PATIENCE, |status| status[0].tables.contains_key("events"));
+        // The empty table's copy has given it a place in the log: what comes now is streamed.
+        let wal = PartitionId::new("db", "wal");
+        daemon.wait_until("streaming", PATIENCE, |status| {
+            let table = status[0].tables.get("events");
+            table.is_some_and(|table| *table.positions.position(&wal) > Position::Beginning)
+        });
     }
     let start_of_stream = Instant::now();
     if after > before {
@@ -67,6 +73,8 @@ fn run(what: &str, before: u64, after: u64) {
         (after, u128::from(after) * (u128::from(after) + 1) / 2),
         "rows and the sum of their keys"
     );
+    let copied = lake::count_of_op(&project.path().join("lake"), "events", "r");
+    assert_eq!(copied, before, "rows of the first copy");
     println!(
         "{what}: {after} rows, peak RSS {:.0} MiB (limit {}), {:.1} s from start to commit, {:.1} s of it streaming",
         peak as f64 / (1 << 20) as f64,

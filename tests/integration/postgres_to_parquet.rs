@@ -1,6 +1,8 @@
 //! PostgreSQL to Parquet, end to end: a first copy and the stream while a writer runs, kills
-//! at every failpoint and at random moments, a restart of the server, two daemons.
+//! at every failpoint and at random moments, a restart of the server, two daemons, a model that
+//! is added later.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -245,6 +247,12 @@ fn a_first_copy_and_the_stream_equal_the_source_while_a_writer_runs() {
 fn a_kill_at_each_failpoint_and_at_random_moments_loses_and_repeats_nothing() {
     let bank = Bank::new();
     let writer = Writer::start(&bank.cluster, 2);
+    // While the slot is made and the tables are copied.
+    for pause in [0, 100, 200, 300, 400] {
+        let daemon = bank.daemon();
+        std::thread::sleep(Duration::from_millis(pause));
+        daemon.kill();
+    }
     for (index, failpoint) in millstream::engine::FAILPOINTS
         .iter()
         .chain(millstream_parquet::FAILPOINTS)
@@ -255,7 +263,11 @@ fn a_kill_at_each_failpoint_and_at_random_moments_loses_and_repeats_nothing() {
         let passes = if once_in_a_run { index % 3 } else { index % 3 * 4 };
         let mut daemon = bank.daemon_that_dies_at(failpoint, passes);
         let status = daemon.wait_exit(Duration::from_secs(60));
-        assert!(!status.success(), "the failpoint {failpoint} was never reached");
+        assert_eq!(
+            status.signal(),
+            Some(9),
+            "the failpoint {failpoint} was never reached: {status}"
+        );
     }
     let mut random = TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &[7; 32]);
     for _ in 0..20 {
@@ -308,5 +320,52 @@ fn of_two_daemons_on_one_lake_the_older_is_fenced_and_the_newer_goes_on() {
     assert_eq!(older.wait_halted().last_error.unwrap().kind, "fenced");
     bank.wait_caught_up(&mut newer);
     newer.drain();
+    bank.assert_equal();
+}
+
+/// As an operator would do it by mistake: the same folder, and so the same slot.
+#[test]
+fn of_two_daemons_on_one_pipeline_the_older_is_fenced_and_the_newer_goes_on() {
+    let bank = Bank::new();
+    let mut older = bank.daemon();
+    bank.wait_caught_up(&mut older);
+    let writer = Writer::start(&bank.cluster, 4);
+    let mut newer = bank.daemon();
+    assert_eq!(older.wait_halted().last_error.unwrap().kind, "fenced");
+    newer.wait_until("running", Duration::from_secs(60), |status| {
+        status[0].state == State::Running
+    });
+    writer.stop();
+    bank.wait_caught_up(&mut newer);
+    newer.drain();
+    bank.assert_equal();
+}
+
+#[test]
+fn a_model_that_is_added_later_is_complete_and_the_tables_beside_it_miss_nothing() {
+    let bank = Bank::new();
+    let (before_models, rest) = PIPELINE.split_once("models:").unwrap();
+    let sinks = rest.split_once("sinks:").unwrap().1.replace(", rich]", "]");
+    bank.project
+        .write("bank.yaml", &format!("{before_models}sinks:{sinks}"));
+    let mut daemon = bank.daemon();
+    daemon.wait_until("rows committed", Duration::from_secs(60), |status| {
+        ["accounts", "notes"]
+            .iter()
+            .all(|table| status[0].tables.get(*table).is_some_and(|table| table.rows > 0))
+    });
+    let writer = Writer::start(&bank.cluster, 5);
+    std::thread::sleep(Duration::from_secs(1));
+    daemon.kill();
+    // The log goes on while nobody reads it, and the copy for the new model is taken after that.
+    std::thread::sleep(Duration::from_secs(1));
+    bank.project.write("bank.yaml", PIPELINE);
+    let mut daemon = bank.daemon();
+    daemon.wait_until("the model has rows", Duration::from_secs(60), |status| {
+        status[0].tables.get("rich").is_some_and(|table| table.rows > 0)
+    });
+    assert!(writer.stop() > 100);
+    bank.wait_caught_up(&mut daemon);
+    daemon.drain();
     bank.assert_equal();
 }

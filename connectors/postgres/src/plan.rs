@@ -23,7 +23,7 @@ pub(crate) struct Plan {
     pub(crate) create_slot: bool,
     /// Tables that need their first copy.
     pub(crate) copy: Vec<TableId>,
-    /// The least commit LSN that is held by the tables that need none.
+    /// The least commit LSN that a target table holds; `None` if none holds any.
     pub(crate) held: Option<Lsn>,
 }
 
@@ -77,21 +77,17 @@ pub(crate) fn plan(slot: &str, found: Option<&Slot>, tables: &[TableId], resume:
         held: None,
     };
     for table in tables {
-        let checkpoint = resume.of(table);
-        if *checkpoint.position(&copy_partition(table)) != Position::End {
+        let copied = *resume.of(table).position(&copy_partition(table)) == Position::End;
+        if !copied {
             plan.copy.push(table.clone());
-            continue;
         }
-        let held = lsn_of(checkpoint.position(&wal_partition(&table.source))).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Corrupt,
-                "the target holds a first copy without its place in the log",
-            )
-            .code("PG0024")
-            .with("table", table)
-            .hint("drop the table in the target, so that it is copied anew")
-        })?;
-        plan.held = Some(plan.held.map_or(held, |least| least.min(held)));
+        // A target table that has its copy goes on, while another one of the same table gets it.
+        let held = resume.least_held(table, &wal_partition(&table.source));
+        match held.and_then(lsn_of) {
+            Some(held) => plan.held = Some(plan.held.map_or(held, |least| least.min(held))),
+            None if copied => return Err(copied_to_nowhere(table)),
+            None => {}
+        }
     }
     let Some(held) = plan.held else { return Ok(plan) };
     let lost =
@@ -111,6 +107,16 @@ pub(crate) fn plan(slot: &str, found: Option<&Slot>, tables: &[TableId], resume:
         }
         Some(_) => Ok(plan),
     }
+}
+
+fn copied_to_nowhere(table: &TableId) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        "the target holds a first copy without its place in the log",
+    )
+    .code("PG0024")
+    .with("table", table)
+    .hint("drop the table in the target, so that it is copied anew")
 }
 
 /// The LSN of a position in the WAL's partition.
@@ -178,6 +184,19 @@ mod tests {
                 copy: vec![c],
                 held: Some(Lsn(40))
             }
+        );
+        assert_eq!(plan.stream_after(Some(Lsn(70))), Some(Lsn(40)));
+    }
+
+    #[test]
+    fn a_target_that_joins_later_leaves_no_gap_in_the_one_beside_it() {
+        let a = table("a");
+        let mut resume: ResumePoints = [copied(&a, 40)].into_iter().collect();
+        resume.add(a.clone(), Checkpoint::default());
+        let plan = plan("s", Some(&slot(41)), std::slice::from_ref(&a), &resume).unwrap();
+        assert_eq!(
+            (plan.copy.as_slice(), plan.held),
+            (std::slice::from_ref(&a), Some(Lsn(40)))
         );
         assert_eq!(plan.stream_after(Some(Lsn(70))), Some(Lsn(40)));
     }

@@ -219,7 +219,10 @@ mod tests {
         use std::os::unix::process::ExitStatusExt;
         let mut process = sleeper();
         // The signal must not meet setpriv before it has become the sleeper.
-        thread::sleep(Duration::from_millis(100));
+        let name = format!("/proc/{}/comm", process.id());
+        while std::fs::read_to_string(&name).unwrap().trim() != "sleep" {
+            thread::sleep(Duration::from_millis(10));
+        }
         assert_eq!(process.stop("INT", Duration::from_secs(5)).unwrap().signal(), Some(2));
     }
 }
