@@ -117,6 +117,7 @@ mod tests {
             table: Some(table(name)),
             raises: vec![(wal(), at(lsn))],
             committed_at: None,
+            urgent: false,
         }
     }
 
@@ -139,6 +140,7 @@ mod tests {
             table: None,
             raises: Vec::new(),
             committed_at: None,
+            urgent: false,
         };
         let inputs = [table("a")];
         let mut held: Checkpoint = [(wal(), at(5))].into_iter().collect();
@@ -207,6 +209,7 @@ mod tests {
             table: None,
             raises: Vec::new(),
             committed_at: None,
+            urgent: false,
         };
         advance(&mut held, &[table("a")], &other).unwrap();
         assert!(held.is_empty());

@@ -76,6 +76,11 @@ impl ResumePoints {
         self.0.contains_key(table)
     }
 
+    /// What each target table fed by `table` holds.
+    pub fn holdings(&self, table: &TableId) -> impl Iterator<Item = &Checkpoint> {
+        self.0.get(table).into_iter().flatten()
+    }
+
     /// The least of what the target tables fed by `table` hold: where it is to be read from.
     /// Without the end of a first copy it asks for one. Empty for a table that is not used.
     pub fn of(&self, table: &TableId) -> Checkpoint {
@@ -150,6 +155,9 @@ pub struct Boundary {
     /// When the source committed the last change before this boundary, in microseconds since
     /// the Unix epoch; for lag.
     pub committed_at: Option<i64>,
+    /// Whether the position is to be committed at once, though no rows came with it: a restart
+    /// before that would choose another place to read from.
+    pub urgent: bool,
 }
 
 /// The sending end of a pipeline's event channel, bounded by bytes.

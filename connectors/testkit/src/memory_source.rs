@@ -200,6 +200,7 @@ impl Reader {
                     Vec::new()
                 },
                 committed_at: None,
+                urgent: false,
             };
             self.context.events.send(SourceEvent::Boundary(boundary)).await?;
             if done {
@@ -286,6 +287,7 @@ impl Reader {
             table: None,
             raises: Vec::new(),
             committed_at: Some(committed_at(last)),
+            urgent: false,
         };
         self.context.events.send(SourceEvent::Boundary(boundary)).await
     }

@@ -243,6 +243,7 @@ impl Assembler {
             table: None,
             raises: Vec::new(),
             committed_at,
+            urgent: false,
         }));
     }
 }

@@ -69,6 +69,7 @@ pub(super) async fn copy_table(
         table: Some(table.id.clone()),
         raises: vec![(wal_partition(&table.id.source), position_of(held))],
         committed_at: None,
+        urgent: false,
     }));
     tracing::info!(table = %table.id, rows = ordinal, "first copy read");
     outbox.drive().await

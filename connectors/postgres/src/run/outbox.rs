@@ -74,6 +74,7 @@ mod tests {
             table: None,
             raises: Vec::new(),
             committed_at: None,
+            urgent: false,
         })
     }
 
