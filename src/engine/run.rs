@@ -38,6 +38,10 @@ const EVENTS_IN_FLIGHT: usize = 256;
 /// it is read again at the next start.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long an urgent boundary waits for others of its kind: a source announces all partitions
+/// of a topic in a row.
+const URGENT_AFTER: Duration = Duration::from_millis(50);
+
 /// How often timers are looked at: freshness, drains.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -73,6 +77,8 @@ pub(super) struct Running {
     pub(super) board: StatusBoard,
     /// When the source committed the newest change of this epoch, in µs since the Unix epoch.
     pub(super) newest_commit: Option<i64>,
+    /// When a boundary came that asks to be committed at once.
+    pub(super) urgent_since: Option<Instant>,
 }
 
 async fn start(mut spec: PipelineSpec, board: StatusBoard, cancel: &CancellationToken, io: &Handle) -> Result<Running> {
@@ -110,6 +116,7 @@ async fn start(mut spec: PipelineSpec, board: StatusBoard, cancel: &Cancellation
         sinks: spec.sinks,
         board,
         newest_commit: None,
+        urgent_since: None,
     };
     running.board.update(|status| {
         status.state = State::Running;
@@ -161,7 +168,8 @@ impl Running {
             let draining = give_up_at.is_some();
             let cut = draining || self.wants_cut();
             if cut && self.inlets.at_boundary() {
-                self.commit(if draining { Extent::Everything } else { Extent::Due })
+                let everything = draining || self.urgent_since.is_some();
+                self.commit(if everything { Extent::Everything } else { Extent::Due })
                     .await?;
                 if draining {
                     return Ok(Outcome::Drained);
@@ -244,6 +252,9 @@ impl Running {
             output.advance(boundary)?;
         }
         self.newest_commit = self.newest_commit.max(boundary.committed_at);
+        if boundary.urgent {
+            self.urgent_since.get_or_insert_with(Instant::now);
+        }
         Ok(())
     }
 
@@ -323,14 +334,19 @@ impl Running {
     }
 
     fn wants_cut(&self) -> bool {
-        (0..self.sinks.len()).any(|sink| self.is_due(sink))
+        let urgent = self.urgent_since.is_some_and(|since| since.elapsed() >= URGENT_AFTER);
+        urgent || (0..self.sinks.len()).any(|sink| self.is_due(sink))
     }
 
     fn time_to_cut(&self) -> Option<Duration> {
+        let urgent = self
+            .urgent_since
+            .map(|since| URGENT_AFTER.saturating_sub(since.elapsed()));
         self.sinks
             .iter()
             .enumerate()
             .filter_map(|(index, sink)| sink.commit.time_left(&self.gathered(index)))
+            .chain(urgent)
             .min()
     }
 }

@@ -148,6 +148,7 @@ impl Partition {
             table: Some(self.table().clone()),
             raises: Vec::new(),
             committed_at: self.committed_at,
+            urgent: false,
         }));
         Ok(drained)
     }

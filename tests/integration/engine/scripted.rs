@@ -6,8 +6,8 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema};
 use async_trait::async_trait;
 use millstream_core::{
-    Boundary, ChangeBatch, EnvelopeBuilder, Finding, Op, PartitionId, Position, Result, Source, SourceContext,
-    SourceEvent, TableId, TableSchema,
+    Boundary, ChangeBatch, EnvelopeBuilder, Error, ErrorKind, Finding, Op, PartitionId, Position, Result, Source,
+    SourceContext, SourceEvent, TableId, TableSchema,
 };
 
 /// The table `t` of the source `s`, with these Int64 columns; the first is its key.
@@ -48,7 +48,19 @@ pub fn boundary(partition: &str, from: &str, to: &str) -> SourceEvent {
         table: None,
         raises: Vec::new(),
         committed_at: None,
+        urgent: false,
     })
+}
+
+/// The same boundary, to be committed at once.
+pub fn urgent(event: SourceEvent) -> SourceEvent {
+    match event {
+        SourceEvent::Boundary(boundary) => SourceEvent::Boundary(Boundary {
+            urgent: true,
+            ..boundary
+        }),
+        other => other,
+    }
 }
 
 /// Sends its events, whatever the target holds, and ends.
@@ -56,6 +68,8 @@ pub struct Scripted {
     /// The table as the source describes it at the start.
     pub table: Arc<TableSchema>,
     pub events: Vec<SourceEvent>,
+    /// Fail at the end, once this position is durable.
+    pub fails_at: Option<(PartitionId, Position)>,
 }
 
 #[async_trait]
@@ -75,6 +89,14 @@ impl Source for Scripted {
     async fn run(self: Box<Self>, context: SourceContext) -> Result<()> {
         for event in self.events {
             context.events.send(event).await?;
+        }
+        if let Some((partition, position)) = self.fails_at {
+            let mut durable = context.durable;
+            let reached = durable
+                .wait_for(|durable| *durable.position(&partition) >= position)
+                .await;
+            drop(reached.expect("the engine outlives its source"));
+            return Err(Error::new(ErrorKind::Unavailable, "the script ends here"));
         }
         Ok(())
     }

@@ -9,18 +9,29 @@ use millstream_testkit::memory_sink::MemoryStore;
 use millstream_testkit::memory_source::{MemorySource, MemorySourceOptions};
 use tokio::runtime::Runtime;
 
-use super::scripted::{Scripted, boundary, rows, table};
+use super::scripted::{Scripted, boundary, rows, table, urgent};
 use super::{model, patient, run, spec};
 
 const COPY: &str = "SELECT id, v FROM s.t";
 
 /// Publishes the table `t` and, with `sql`, the model `m`.
 fn read(store: &MemoryStore, columns: &[&str], sql: Option<&str>, events: Vec<SourceEvent>) -> Result<Outcome> {
+    let table = table(columns);
+    let fails_at = None;
+    read_from(
+        store,
+        Scripted {
+            table,
+            events,
+            fails_at,
+        },
+        sql,
+    )
+}
+
+fn read_from(store: &MemoryStore, source: Scripted, sql: Option<&str>) -> Result<Outcome> {
     let _scenario = FailScenario::setup();
-    let source: Box<dyn Source> = Box::new(Scripted {
-        table: table(columns),
-        events,
-    });
+    let source: Box<dyn Source> = Box::new(source);
     let models = sql.map(|sql| model("m", sql, &["id"], ""));
     let tables: &[&str] = if sql.is_some() { &["t", "m"] } else { &["t"] };
     run(
@@ -60,6 +71,23 @@ fn a_skipped_change_halts_and_nothing_of_the_epoch_is_committed() {
     assert_eq!((error.kind(), error.error_code()), (ErrorKind::Corrupt, Some("EN0005")));
     assert_eq!(cells(&store, "t"), [row(&[("id", 1), ("v", 1)])]);
     assert_eq!(held(&store, "log"), Position::at("1"));
+}
+
+#[test]
+fn an_urgent_position_is_durable_before_anything_else_comes() {
+    let store = MemoryStore::default();
+    let announced = urgent(boundary("log", "beginning", "at:7"));
+    let source = Scripted {
+        table: table(&["id", "v"]),
+        events: vec![announced],
+        fails_at: Some((PartitionId::new("s", "log"), Position::at("7"))),
+    };
+    // The sink's own interval is an hour.
+    assert_eq!(
+        read_from(&store, source, None).unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
+    assert_eq!(held(&store, "log"), Position::at("7"));
 }
 
 #[test]
