@@ -51,7 +51,8 @@ impl Model {
     ///
     /// "Before" is known where the row has a before-image and the filter reads no reserved
     /// column. A delete made without a before-image holds the key alone. Where a model can
-    /// turn one update into two changes, all its ordinals are doubled, so that they stay unique.
+    /// turn one update into two changes, all its ordinals are doubled, so that they stay unique;
+    /// a delete gets the odd one, so that the create of a moved row still follows right after it.
     ///
     /// A row that cannot be computed (a failing cast, a column that the source did not send)
     /// is rejected; a delete never is for a column beside its key.
@@ -201,7 +202,8 @@ impl Builder<'_> {
                 envelope::UNCHANGED => self.unchanged()?,
                 envelope::ORDINAL if self.model.splits_updates => {
                     let ordinals = source.as_primitive::<Int64Type>();
-                    let doubled = |e: &Emission| ordinals.value(e.row as usize) * 2 + i64::from(e.second);
+                    let late = |e: &Emission| e.second || (e.op == Op::Delete && !e.followed);
+                    let doubled = |e: &Emission| ordinals.value(e.row as usize) * 2 + i64::from(late(e));
                     Arc::new(Int64Array::from_iter_values(self.emissions.iter().map(doubled)))
                 }
                 _ if self.is_identity() => source.clone(),

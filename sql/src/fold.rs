@@ -1,8 +1,12 @@
 //! The fold of changes by key: the rows of a table as they are after all of its changes.
+//!
+//! What a change did not send (`__unchanged`) it has from the row with its key; a create that
+//! moves a row to another key has it from the row that the delete just before it removed.
 
 use std::collections::HashMap;
 
 use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_row::{OwnedRow, RowConverter, SortField};
 use arrow_schema::ArrowError;
@@ -17,6 +21,21 @@ struct Current {
     latest: (usize, usize),
     /// Columns that the latest change did not send, and where they were.
     older: Vec<(usize, (usize, usize))>,
+}
+
+impl Current {
+    /// Where the column was last sent.
+    fn place_of(&self, column: usize) -> (usize, usize) {
+        let older = self.older.iter().find(|(older, _)| *older == column);
+        older.map_or(self.latest, |(_, place)| *place)
+    }
+}
+
+/// The last row that a partition's changes removed, and the place of that change.
+struct Removed<'a> {
+    position: &'a str,
+    ordinal: i64,
+    row: Current,
 }
 
 /// The user's columns of the rows that are left after `changes`, which are in order, in the
@@ -38,12 +57,19 @@ pub fn current(changes: &[RecordBatch], key: &[String]) -> Result<Option<RecordB
         .collect::<Result<Vec<_>, ArrowError>>()?;
     let op_column = schema.index_of(envelope::OP)?;
     let unchanged_column = schema.index_of(envelope::UNCHANGED)?;
+    let partition_column = schema.index_of(envelope::PARTITION)?;
+    let position_column = schema.index_of(envelope::POSITION)?;
+    let ordinal_column = schema.index_of(envelope::ORDINAL)?;
     let fields = key_columns
         .iter()
         .map(|&index| SortField::new(schema.field(index).data_type().clone()));
     let converter = RowConverter::new(fields.collect())?;
 
+    let partition_type = schema.field(partition_column).data_type().clone();
+    let partition_converter = RowConverter::new(vec![SortField::new(partition_type)])?;
+
     let mut rows: HashMap<OwnedRow, Current> = HashMap::new();
+    let mut removed: HashMap<OwnedRow, Removed<'_>> = HashMap::new();
     let mut appended: Vec<(usize, usize)> = Vec::new();
     let mut seen = 0;
     for (number, batch) in changes.iter().enumerate() {
@@ -54,6 +80,9 @@ pub fn current(changes: &[RecordBatch], key: &[String]) -> Result<Option<RecordB
             Some(converter.convert_columns(&columns)?)
         };
         let unchanged = batch.column(unchanged_column).as_list::<i32>();
+        let partitions = partition_converter.convert_columns(&[batch.column(partition_column).clone()])?;
+        let positions = batch.column(position_column).as_string::<i32>();
+        let ordinals = batch.column(ordinal_column).as_primitive::<Int64Type>();
         for (row, letter) in batch.column(op_column).as_string::<i32>().iter().enumerate() {
             let here = (number, row);
             let op = letter.and_then(Op::from_letter);
@@ -69,21 +98,30 @@ pub fn current(changes: &[RecordBatch], key: &[String]) -> Result<Option<RecordB
             match op {
                 Some(Op::Truncate) => rows.clear(),
                 Some(Op::Delete) => {
-                    rows.remove(&key);
+                    if let Some(row_removed) = rows.remove(&key) {
+                        let removal = Removed {
+                            position: positions.value(row),
+                            ordinal: ordinals.value(row),
+                            row: row_removed,
+                        };
+                        removed.insert(partitions.row(row).owned(), removal);
+                    }
                 }
                 _ => {
                     seen += 1;
                     let known = rows.get(&key);
                     let mut older = Vec::new();
                     if unchanged.is_valid(row) {
+                        let moved = removed.get(&partitions.row(row).owned()).filter(|removed| {
+                            op == Some(Op::Create)
+                                && removed.position == positions.value(row)
+                                && removed.ordinal + 1 == ordinals.value(row)
+                        });
+                        let had = moved.map(|removed| &removed.row).or(known);
                         let names = unchanged.value(row);
                         for name in names.as_string::<i32>().iter().flatten() {
                             let index = schema.index_of(name)?;
-                            let was = known.map(|known| {
-                                let older = known.older.iter().find(|(column, _)| *column == index);
-                                older.map_or(known.latest, |(_, place)| *place)
-                            });
-                            older.extend(was.map(|place| (index, place)));
+                            older.extend(had.map(|had| (index, had.place_of(index))));
                         }
                     }
                     let since = known.map_or(seen, |known| known.since);
@@ -102,17 +140,10 @@ pub fn current(changes: &[RecordBatch], key: &[String]) -> Result<Option<RecordB
     let mut left: Vec<Current> = rows.into_values().collect();
     left.sort_unstable_by_key(|current| current.since);
     let columns = user.iter().map(|&index| {
-        let place = |current: &Current| {
-            current
-                .older
-                .iter()
-                .find(|(column, _)| *column == index)
-                .map_or(current.latest, |(_, place)| *place)
-        };
         let places: Vec<(usize, usize)> = if key.is_empty() {
             appended.clone()
         } else {
-            left.iter().map(place).collect()
+            left.iter().map(|current| current.place_of(index)).collect()
         };
         let arrays: Vec<&dyn Array> = changes.iter().map(|batch| batch.column(index).as_ref()).collect();
         interleave(&arrays, &places)

@@ -46,7 +46,7 @@ const SCHEMA: &str = r#"
     INSERT INTO bodies SELECT g, 0, repeat(md5(g::text), 200) FROM generate_series(1, 20) g;"#;
 
 /// Changes after the first copy: every operation, a change of key, a column that is added, a
-/// body that the stream does not send again, a truncation.
+/// body that the stream does not send again, also while its row gets another key.
 const CHANGES: &str = r"
     UPDATE things SET amount = amount * 2, note = note || '!' WHERE id % 3 = 0;
     DELETE FROM things WHERE id % 5 = 0;
@@ -55,7 +55,8 @@ const CHANGES: &str = r"
     INSERT INTO things (id, note, later) VALUES (5000, 'after', 1.250), (5001, 'after', NULL);
     UPDATE things SET later = 0.125 WHERE id < 5;
     UPDATE bodies SET version = version + 1 WHERE id % 2 = 0;
-    UPDATE bodies SET body = 'short' WHERE id = 3;";
+    UPDATE bodies SET body = 'short' WHERE id = 3;
+    UPDATE bodies SET id = id + 100 WHERE id > 15;";
 
 /// The rows of `things`, each as one line of JSON. `at` and `local` are in ISO 8601, so that
 /// no setting of the session shows.

@@ -11,6 +11,13 @@
 //! | `__before`       | Struct of the user's columns, nullable, optional | the row before the change |
 //!
 //! `(__partition, __position, __ordinal)` is unique, and orders the changes of a partition.
+//!
+//! A column in `__unchanged` has the value that it had in the row with the same key. A change of
+//! key is a `d` of the old and a `c` of the new row; a `c` with `__unchanged` takes those columns
+//! from the row that the `d` just before it removed: the one with the same partition and
+//! position, and an ordinal less by one. Only such a `c` may have `__unchanged`, and whoever
+//! derives changes from others keeps the two next to each other.
+//!
 //! Letters are Debezium's. The unchanged columns are named, not numbered, so that they keep
 //! their meaning through projections and schema changes.
 //!
@@ -142,7 +149,8 @@ impl EnvelopeBuilder {
         self.append_partial(op, partition, position, ordinal, committed_at, &[]);
     }
 
-    /// Appends a row in which the columns named by `unchanged` were not sent by the source.
+    /// Appends a row in which the columns named by `unchanged` were not sent by the source. A
+    /// create has such columns only right behind the delete of the row that it moves.
     pub fn append_partial(
         &mut self,
         op: Op,

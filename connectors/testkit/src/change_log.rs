@@ -39,7 +39,9 @@ impl ChangeRow {
 }
 
 /// The table that a change log amounts to: its changes applied by key in the order of
-/// (partition, position, ordinal), whatever their order in `batches`. A first copy comes
+/// (partition, position, ordinal), whatever their order in `batches`. Columns in `__unchanged`
+/// keep what the row had: the one with the same key, or for a `c` right behind a `d`, the one
+/// that this removed. A first copy comes
 /// before the stream because `…/copy/…` sorts before `…/log` and `…/wal`.
 ///
 /// # Panics
@@ -55,11 +57,15 @@ pub fn fold(key: &[String], batches: &[RecordBatch]) -> FoldedTable {
 pub fn fold_rows(key: &[String], mut changes: Vec<ChangeRow>) -> FoldedTable {
     changes.sort();
     let mut table = FoldedTable::new();
+    // The row that the last delete removed, and the place of a create that moves it.
+    let mut removed: Option<(String, String, i64, Cells)> = None;
     for ChangeRow {
+        partition,
+        position,
+        ordinal,
         op,
         mut cells,
         unchanged,
-        ..
     } in changes
     {
         if op == "t" {
@@ -72,10 +78,13 @@ pub fn fold_rows(key: &[String], mut changes: Vec<ChangeRow>) -> FoldedTable {
             .collect();
         assert_eq!(id.len(), key.len(), "a change without its key");
         if op == "d" {
-            table.remove(&id);
+            removed = table.remove(&id).map(|row| (partition, position, ordinal + 1, row));
             continue;
         }
-        let old = table.get(&id);
+        let moved = removed
+            .as_ref()
+            .filter(|(of, at, next, _)| op == "c" && (of, at, *next) == (&partition, &position, ordinal));
+        let old = moved.map(|(.., row)| row).or_else(|| table.get(&id));
         for name in unchanged {
             if let Some(cell) = old.and_then(|row| row.get(&name)) {
                 cells.insert(name, cell.clone());
@@ -175,6 +184,25 @@ mod tests {
             rows,
             [change("", "", &[("id", "1"), ("v", "b"), ("body", "long")], &[]).cells]
         );
+    }
+
+    #[test]
+    fn a_moved_row_keeps_what_did_not_change() {
+        let at = |ordinal: i64, change: ChangeRow| ChangeRow { ordinal, ..change };
+        let body = [("id", "1"), ("body", "long")];
+        let log = |between: i64| {
+            vec![
+                change("1", "c", &body, &[]),
+                at(4, change("2", "d", &[("id", "1")], &[])),
+                at(4 + between, change("2", "c", &[("id", "2")], &["body"])),
+            ]
+        };
+        let key = ["id".to_owned()];
+        let moved = change("", "", &[("id", "2"), ("body", "long")], &[]).cells;
+        assert_eq!(fold_rows(&key, log(1)).into_values().collect::<Vec<_>>(), [moved]);
+        // Only the delete just before it is the other half of a move.
+        let apart = change("", "", &[("id", "2")], &[]).cells;
+        assert_eq!(fold_rows(&key, log(2)).into_values().collect::<Vec<_>>(), [apart]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Transforms as a user sees them: files of examples, and a property over random streams.
 
 mod fold_property;
+mod moved_rows;
 mod script;
 mod stream;
 mod text_table;

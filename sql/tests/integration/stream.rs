@@ -21,10 +21,10 @@ pub struct Row {
 pub struct Wish {
     table: usize,
     id: i64,
-    /// 0 truncates, 1 to 3 delete, others write.
+    /// 0 truncates, 1 to 3 delete, 4 and 5 write under another key, others write.
     kind: u8,
     row: Row,
-    /// An update leaves `name` as it is, and does not send it.
+    /// An update, also one of the key, leaves `name` as it is, and does not send it.
     keeps_name: bool,
 }
 
@@ -61,6 +61,9 @@ pub struct Shape {
 
 struct Change {
     table: usize,
+    /// Position and ordinal. Three changes share a position, as in a transaction, or four if
+    /// the last two are those of a moved row.
+    place: (usize, i64),
     op: Op,
     id: Option<i64>,
     after: Option<Row>,
@@ -71,6 +74,8 @@ struct Change {
 /// Changes of `shop.t` and `shop.u`, and the rows that they leave.
 pub struct Stream {
     changes: Vec<Change>,
+    position: usize,
+    ordinal: i64,
     before_image: bool,
     pub left: [BTreeMap<i64, Row>; 2],
 }
@@ -95,6 +100,8 @@ impl Stream {
     pub fn of(wishes: &[Wish], shape: Shape) -> Self {
         let mut stream = Self {
             changes: Vec::new(),
+            position: 0,
+            ordinal: 0,
             before_image: shape.before_image,
             left: Default::default(),
         };
@@ -107,6 +114,13 @@ impl Stream {
     }
 
     fn fulfil(&mut self, wish: &Wish, shape: Shape, copying: bool) {
+        if self.changes.last().is_some_and(|last| last.place.1 >= 2) {
+            self.position += 1;
+            self.ordinal = 0;
+        }
+        if matches!(wish.kind, 4 | 5) && !copying && self.moved(wish, shape) {
+            return;
+        }
         let rows = &mut self.left[wish.table];
         let before = rows.get(&wish.id).cloned();
         let mut after = wish.row.clone();
@@ -129,14 +143,56 @@ impl Stream {
             Op::Delete => drop(rows.remove(&wish.id)),
             _ => drop(rows.insert(wish.id, after.clone())),
         }
-        self.changes.push(Change {
+        self.push(Change {
             table: wish.table,
+            place: (0, 0),
             op,
             id: (op != Op::Truncate).then_some(wish.id),
             after: (!matches!(op, Op::Truncate | Op::Delete)).then_some(after),
             before: before.filter(|_| shape.before_image && matches!(op, Op::Update | Op::Delete)),
             keeps_name,
         });
+    }
+
+    /// Moves the row to the next key, if it is there and that key is free.
+    fn moved(&mut self, wish: &Wish, shape: Shape) -> bool {
+        let rows = &mut self.left[wish.table];
+        let (from, to) = (wish.id, wish.id + 1);
+        if rows.contains_key(&to) {
+            return false;
+        }
+        let Some(before) = rows.remove(&from) else { return false };
+        let mut after = wish.row.clone();
+        // With the row before, a source knows what did not change.
+        let keeps_name = shape.unsent && wish.keeps_name && !shape.before_image;
+        if keeps_name {
+            after.name.clone_from(&before.name);
+        }
+        rows.insert(to, after.clone());
+        let change = |op, id, after, before, keeps_name| Change {
+            table: wish.table,
+            place: (0, 0),
+            op,
+            id: Some(id),
+            after,
+            before,
+            keeps_name,
+        };
+        self.push(change(
+            Op::Delete,
+            from,
+            None,
+            Some(before).filter(|_| shape.before_image),
+            false,
+        ));
+        self.push(change(Op::Create, to, Some(after), None, keeps_name));
+        true
+    }
+
+    fn push(&mut self, change: Change) {
+        let place = (self.position, self.ordinal);
+        self.changes.push(Change { place, ..change });
+        self.ordinal += 1;
     }
 
     /// The changes as batches of one table each, with at most `most` rows.
@@ -156,16 +212,23 @@ impl Stream {
         batches
     }
 
-    /// `count` changes from `first` on. Three changes share a position, as in a transaction.
+    /// `count` changes from `first` on.
     fn batch(&self, table: usize, first: usize, count: usize) -> ChangeBatch {
         let schema = schema(table, self.before_image);
         let changes = &self.changes[first..first + count];
         let partition = PartitionId::new("shop", "log");
         let mut envelope = EnvelopeBuilder::default();
-        for (number, change) in (first..).zip(changes) {
+        for change in changes {
             let unchanged: &[&str] = if change.keeps_name { &["name"] } else { &[] };
-            let position = format!("{:08}", number / 3);
-            envelope.append_partial(change.op, &partition, &position, (number % 3) as i64, None, unchanged);
+            let (position, ordinal) = change.place;
+            envelope.append_partial(
+                change.op,
+                &partition,
+                &format!("{position:08}"),
+                ordinal,
+                None,
+                unchanged,
+            );
         }
         let after = changes.iter().map(|change| {
             let mut row = change.after.clone();

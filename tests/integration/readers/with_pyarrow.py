@@ -45,17 +45,22 @@ for commit in commits:
 changes.sort(key=lambda row: (row["__partition"], row["__position"], row["__ordinal"]))
 
 state, columns = {}, {}
+# The row that the last delete removed, and the place of a create that moves it to another key.
+removed, moved_at = {}, None
 for row in changes:
+    place = (row["__partition"], row["__position"], row["__ordinal"])
     if row["__op"] == "t":
         state.clear()
         continue
     cells = {name: cell for name, cell in row.items() if name not in RESERVED}
     columns.update(dict.fromkeys(cells))
     if row["__op"] == "d":
-        state.pop(row["id"], None)
+        removed, moved_at = state.pop(row["id"], {}), (*place[:2], place[2] + 1)
         continue
+    moved = row["__op"] == "c" and place == moved_at
+    had = removed if moved else state.get(row["id"], {})
     for name in row["__unchanged"] or []:
-        cells[name] = state[row["id"]].get(name)
+        cells[name] = had.get(name)
     state[row["id"]] = cells
 
 for _, cells in sorted(state.items()):
