@@ -87,7 +87,10 @@ pub(crate) fn decide(batch: &ChangeBatch, branch: &Branch, images: &Images) -> R
             Op::Truncate => decided.emissions.push(emit(op, Side::After, Blank::All)),
             Op::Delete if !passed_before => decided.filtered += 1,
             Op::Delete if has_before => decided.emissions.push(emit(op, Side::Before, Blank::Nothing)),
-            Op::Delete if images.before.is_some() => decided.emissions.push(emit(op, Side::After, Blank::Nothing)),
+            Op::Delete if branch.rekeys => {
+                let reason = "a delete without its before-image does not name the model's key";
+                decided.rejected.insert(row, reason.to_owned());
+            }
             Op::Delete if batch.schema().key.is_empty() => {
                 decided
                     .rejected

@@ -36,6 +36,10 @@ pub(crate) struct ChangeContext<'a> {
 /// a row to another key, which is a delete and a create, else 1. A row that cannot be decoded
 /// uses its ordinal too and goes to the rejected rows with the column, its type and the
 /// reason. Their `Err` means that the stream itself makes no sense.
+///
+/// What a row was before must not keep what it is now from being told: a before-image that
+/// cannot be decoded is left out as a whole, since a part of it would say that the others were
+/// NULL, and of a delete no more than the key must be sound.
 pub(crate) struct TableDecoder {
     schema: Arc<TableSchema>,
     batch_schema: SchemaRef,
@@ -43,6 +47,8 @@ pub(crate) struct TableDecoder {
     partition: PartitionId,
     /// Whether each column belongs to the key.
     key: Vec<bool>,
+    /// Whether there is a key.
+    keyed: bool,
     columns: Vec<ColumnBuilder>,
     before: Option<BeforeImage>,
     envelope: EnvelopeBuilder,
@@ -68,7 +74,6 @@ struct Row<'a, V> {
 /// Which value was refused.
 struct Refusal {
     column: usize,
-    in_before: bool,
     error: ValueError,
 }
 
@@ -97,6 +102,7 @@ impl TableDecoder {
                 .iter()
                 .map(|field| schema.key.contains(field.name()))
                 .collect(),
+            keyed: !schema.key.is_empty(),
             columns: builders(),
             before,
             schema,
@@ -186,7 +192,7 @@ impl TableDecoder {
             column.append_null();
         }
         if let Some(before) = &mut self.before {
-            before.append_null();
+            before.append(None, self.envelope.len());
         }
         self.close_row(context, Op::Truncate, &[]);
         Ok(1)
@@ -286,20 +292,17 @@ impl TableDecoder {
         V: Iterator<Item = TupleValue<'a>> + Clone,
     {
         let mut unchanged = Vec::new();
-        let refusal = self
-            .append_values(row, &mut unchanged)
-            .and_then(|()| self.append_before(row.before));
-        let Err(refusal) = refusal else {
+        let at = self.envelope.len();
+        if let Some(before) = &mut self.before {
+            before.append(row.before, at);
+        }
+        let Err(refusal) = self.append_values(row, &mut unchanged) else {
             return self.close_row(context, row.op, &unchanged);
         };
-        let at = self.envelope.len();
         for column in &mut self.columns {
             if column.len() == at {
                 column.append_null();
             }
-        }
-        if let Some(before) = &mut self.before {
-            before.complete(at);
         }
         self.refused.push(at);
         self.close_row(context, row.op, &[]);
@@ -312,10 +315,9 @@ impl TableDecoder {
             row.before.map(Tuple::iter),
         );
         let reason = format!(
-            "column `{}` ({}){}: {}",
+            "column `{}` ({}): {}",
             self.schema.columns.field(refusal.column).name(),
             types[refusal.column].name(),
-            if refusal.in_before { " before the change" } else { "" },
             refusal.error
         );
         let place = RowPlace {
@@ -345,29 +347,12 @@ impl TableDecoder {
             if value == TupleValue::Unchanged {
                 unchanged.push(index);
             }
-            append_value(column, value).map_err(|error| Refusal {
-                column: index,
-                in_before: false,
-                error,
-            })?;
+            match append_value(column, value) {
+                Ok(()) => {}
+                Err(_) if row.op == Op::Delete && self.keyed && !self.key[index] => column.append_null(),
+                Err(error) => return Err(Refusal { column: index, error }),
+            }
         }
-        Ok(())
-    }
-
-    fn append_before(&mut self, image: Option<&Tuple<'_>>) -> Result<(), Refusal> {
-        let Some(before) = &mut self.before else { return Ok(()) };
-        let Some(image) = image else {
-            before.append_null();
-            return Ok(());
-        };
-        for (index, (column, value)) in before.columns.iter_mut().zip(image.iter()).enumerate() {
-            append_value(column, value).map_err(|error| Refusal {
-                column: index,
-                in_before: true,
-                error,
-            })?;
-        }
-        before.nulls.append_non_null();
         Ok(())
     }
 
@@ -390,23 +375,22 @@ impl TableDecoder {
 }
 
 impl BeforeImage {
-    fn append_null(&mut self) {
+    /// Appends the row number `at`; a null where there is none, or none that can be decoded.
+    fn append(&mut self, image: Option<&Tuple<'_>>, at: usize) {
+        if image.is_some_and(|image| self.append_values(image).is_ok()) {
+            return self.nulls.append_non_null();
+        }
         for column in &mut self.columns {
-            column.append_null();
+            if column.len() == at {
+                column.append_null();
+            }
         }
         self.nulls.append_null();
     }
 
-    /// Brings every builder to `row + 1` values.
-    fn complete(&mut self, row: usize) {
-        for column in &mut self.columns {
-            if column.len() == row {
-                column.append_null();
-            }
-        }
-        if self.nulls.len() == row {
-            self.nulls.append_null();
-        }
+    fn append_values(&mut self, image: &Tuple<'_>) -> Result<(), ValueError> {
+        let mut pairs = self.columns.iter_mut().zip(image.iter());
+        pairs.try_for_each(|(column, value)| append_value(column, value))
     }
 }
 

@@ -149,14 +149,14 @@ fn a_refused_row_leaves_its_neighbours_and_goes_to_quarantine() {
     assert_eq!(decoder.insert(&CONTEXT, &tuple(&bad)).unwrap(), 1);
     assert_eq!(
         decoder
-            .update(&CONTEXT, Some(&OldTuple::Full(tuple(&bad))), &tuple(&good))
+            .update(&CONTEXT, Some(&OldTuple::Full(tuple(&good))), &tuple(&bad))
             .unwrap(),
         2
     );
 
     let batch = decoder.finish().unwrap().unwrap();
+    assert_eq!(found(&batch).ops, ["c", "d"]);
     assert_eq!(found(&batch).ids, [Some(7), Some(7)]);
-    assert_eq!(found(&batch).ordinals, [5, 6]);
     let rejects = decoder.finish_rejects().unwrap().unwrap();
     assert_eq!(rejects.num_rows(), 2);
     let column = |name: &str| rejects.rows().column_by_name(name).unwrap().clone();
@@ -170,13 +170,58 @@ fn a_refused_row_leaves_its_neighbours_and_goes_to_quarantine() {
             .to_owned()
     };
     assert_eq!(raw(0), r#"{"__op":"c","id":"8","note":"b","amount":"NaN"}"#);
-    let before = r#""__before":{"id":"8","note":"b","amount":"NaN"}"#;
-    assert_eq!(
-        raw(1),
-        format!(r#"{{"__op":"d","id":"8","note":"b","amount":"NaN",{before}}}"#)
-    );
-    assert_eq!(column(envelope::ORDINAL).as_primitive::<Int64Type>().value(0), 5);
+    assert_eq!(raw(1), r#"{"__op":"c","id":"8","note":"b","amount":"NaN"}"#);
+    let ordinals = column(envelope::ORDINAL);
+    assert_eq!(ordinals.as_primitive::<Int64Type>().values().to_vec(), [5, 6]);
     assert!(decoder.finish_rejects().unwrap().is_none());
+}
+
+#[test]
+fn an_old_row_that_cannot_be_decoded_is_left_out_and_the_change_passes() {
+    let mut decoder = decoder(true);
+    let old = encode(&[Text(b"7"), Text(b"b"), Text(b"NaN")]);
+    let repaired = encode(&[Text(b"7"), Unchanged, Text(b"1.50")]);
+    let moved = encode(&[Text(b"8"), Text(b"b"), Text(b"1.50")]);
+    let old = OldTuple::Full(tuple(&old));
+    assert_eq!(decoder.update(&CONTEXT, Some(&old), &tuple(&repaired)).unwrap(), 1);
+    assert_eq!(decoder.update(&CONTEXT, Some(&old), &tuple(&moved)).unwrap(), 2);
+    assert_eq!(decoder.delete(&CONTEXT, &old).unwrap(), 1);
+    let sound = encode(&[Text(b"7"), Text(b"b"), Text(b"1.50")]);
+    decoder.delete(&CONTEXT, &OldTuple::Full(tuple(&sound))).unwrap();
+
+    assert!(decoder.finish_rejects().unwrap().is_none());
+    let batch = decoder.finish().unwrap().unwrap();
+    let rows = found(&batch);
+    assert_eq!(rows.ops, ["u", "d", "c", "d", "d"]);
+    assert_eq!(rows.ids, [7, 7, 8, 7, 7].map(Some));
+    assert_eq!(
+        rows.notes[0].as_deref(),
+        Some("b"),
+        "what was not sent is in the old row"
+    );
+    let before = batch.rows().column_by_name(envelope::BEFORE).unwrap();
+    assert_eq!(
+        (0..5).map(|row| before.is_valid(row)).collect::<Vec<_>>(),
+        [false, false, false, false, true]
+    );
+}
+
+#[test]
+fn a_delete_without_a_sound_key_is_refused() {
+    let mut keyed = decoder(true);
+    let key = encode(&[Text(b"x"), Null, Null]);
+    keyed.delete(&CONTEXT, &OldTuple::Key(tuple(&key))).unwrap();
+    assert_eq!(keyed.finish_rejects().unwrap().unwrap().num_rows(), 1);
+
+    let schema = TableSchema {
+        key: Vec::new(),
+        ..(**keyed.schema()).clone()
+    };
+    let types = std::mem::take(&mut keyed.types);
+    let mut without_key = TableDecoder::new(Arc::new(schema), types, PartitionId::new("shop", "wal"));
+    let row = encode(&[Text(b"7"), Null, Text(b"NaN")]);
+    without_key.delete(&CONTEXT, &OldTuple::Full(tuple(&row))).unwrap();
+    assert_eq!(without_key.finish_rejects().unwrap().unwrap().num_rows(), 1);
 }
 
 #[test]
