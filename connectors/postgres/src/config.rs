@@ -6,6 +6,8 @@ use millstream_core::config::{Period, Secret, Size, Text};
 use millstream_core::{Error, ErrorKind, Result, TableId};
 use serde::Deserialize;
 
+use crate::decode::Forms;
+pub use crate::decode::forms::{ArrayForm, NumericForm};
 use crate::wire::ConnectOptions;
 
 /// What stands under `postgres:` in a pipeline's YAML.
@@ -31,6 +33,12 @@ pub struct PostgresConfig {
     /// How large batches become.
     #[serde(default)]
     pub batch: BatchLimits,
+    /// What `numeric(p,s)` becomes.
+    #[serde(default)]
+    pub numeric: NumericForm,
+    /// What arrays become.
+    #[serde(default)]
+    pub arrays: ArrayForm,
 }
 
 /// When decoded rows are handed on.
@@ -39,7 +47,7 @@ pub struct PostgresConfig {
 pub struct BatchLimits {
     /// After this many rows over all tables.
     pub rows: usize,
-    /// After this many bytes as the server sent them.
+    /// After this many bytes as the server sent them; at most 128 MiB.
     pub bytes: Size,
     /// After this time, if the server has nothing more to send.
     pub linger: Period,
@@ -59,6 +67,10 @@ fn default_status_interval() -> Period {
     Period(Duration::from_secs(10))
 }
 
+/// A column of a batch holds at most 2 GiB, one value at most 1 GiB, and a text at most eight
+/// times the bytes that it is made from (`bit`): so a batch of this size has room for one more row.
+const MOST_BATCH_BYTES: u64 = 128 << 20;
+
 /// The configuration, read and checked without I/O.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -68,6 +80,7 @@ pub(crate) struct Settings {
     pub(crate) slot: String,
     pub(crate) status_interval: Duration,
     pub(crate) batch: BatchLimits,
+    pub(crate) forms: Forms,
 }
 
 impl Settings {
@@ -106,6 +119,9 @@ impl Settings {
         if config.batch.rows == 0 || config.batch.bytes.0 == 0 {
             return Err(invalid("`batch.rows` and `batch.bytes` must be above 0"));
         }
+        if config.batch.bytes.0 > MOST_BATCH_BYTES {
+            return Err(invalid("`batch.bytes` must be at most 128MiB"));
+        }
         if config.status_interval.0.is_zero() {
             return Err(invalid("`status_interval` must be above 0"));
         }
@@ -126,6 +142,10 @@ impl Settings {
             slot,
             status_interval,
             batch: config.batch,
+            forms: Forms {
+                numeric: config.numeric,
+                arrays: config.arrays,
+            },
         })
     }
 }
@@ -190,6 +210,8 @@ mod tests {
         let refused = |json| Settings::read("p", "s", &config(json)).unwrap_err();
         let twice = serde_json::json!({"url": "postgres://a@b", "publication": "p", "tables": ["t", "public.t"]});
         assert!(refused(twice).summary().contains("twice"));
+        let batch = serde_json::json!({"url": "postgres://a@b", "publication": "p", "tables": ["t"], "batch": {"bytes": "129MiB"}});
+        assert!(refused(batch).summary().contains("128MiB"));
         let slot = serde_json::json!({"url": "postgres://a@b", "publication": "p", "tables": ["t"], "slot": "My-Slot"});
         assert!(refused(slot).hint_text().unwrap().contains("a-z"));
         let url = serde_json::json!({"url": "postgres://a:hunter2@b:x", "publication": "p", "tables": ["t"]});

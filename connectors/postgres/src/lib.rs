@@ -37,6 +37,6 @@ mod shape;
 mod source;
 pub mod wire;
 
-pub use config::{BatchLimits, PostgresConfig};
+pub use config::{ArrayForm, BatchLimits, NumericForm, PostgresConfig};
 pub use shape::TYPE_METADATA;
 pub use source::PostgresSource;

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_schema::Schema;
-use millstream_core::{TableId, TableSchema};
+use millstream_core::{Error, ErrorKind, Result, TableId, TableSchema, envelope};
 
 use crate::catalog::{CatalogColumn, CatalogTable, ReplicaIdentity};
-use crate::decode::pgoutput::Relation;
-use crate::decode::{Catalog, ColumnType, binary_is_exact};
+use crate::decode::pgoutput::{Relation, RelationColumn};
+use crate::decode::{Catalog, ColumnType, Forms};
 
 /// Name of the Arrow field metadata that holds the column's type as PostgreSQL prints it.
 pub const TYPE_METADATA: &str = "pg.type";
@@ -20,6 +20,8 @@ pub(crate) struct Shape {
     pub(crate) id: TableId,
     pub(crate) identity: ReplicaIdentity,
     pub(crate) columns: Vec<CatalogColumn>,
+    /// How values are stored.
+    pub(crate) forms: Forms,
 }
 
 /// Types by OID, and their names by OID and typmod.
@@ -29,23 +31,27 @@ pub(crate) struct TypeNames {
     pub(crate) names: HashMap<(u32, i32), String>,
 }
 
-impl From<&CatalogTable> for Shape {
-    fn from(table: &CatalogTable) -> Self {
+impl Shape {
+    /// The shape that the catalog tells.
+    pub(crate) fn of(table: &CatalogTable, forms: Forms) -> Self {
         Self {
             id: table.id.clone(),
             identity: table.identity,
             columns: table.columns.clone(),
+            forms,
         }
     }
-}
 
-impl Shape {
     /// The shape that a Relation message tells. It knows neither NOT NULL nor, where the whole
     /// row or nothing is the replica identity, the primary key: those stay as they were.
-    pub(crate) fn from_relation(relation: &Relation<'_>, before: &Shape, types: &TypeNames) -> Self {
+    ///
+    /// # Errors
+    /// `SchemaChange` (PG0033) if that leaves it open which columns are the key.
+    pub(crate) fn from_relation(relation: &Relation<'_>, before: &Shape, types: &TypeNames) -> Result<Self> {
         let identity = ReplicaIdentity::from_letter(char::from(relation.replica_identity).encode_utf8(&mut [0; 4]));
-        let columns = relation.columns().map(|column| {
-            let known = before.columns.iter().find(|known| known.name == column.name);
+        let sent: Vec<RelationColumn<'_>> = relation.columns().collect();
+        let columns = sent.iter().enumerate().map(|(index, column)| {
+            let known = before.predecessor(index, &sent);
             let typed = (column.type_oid, column.type_modifier);
             CatalogColumn {
                 name: column.name.to_owned(),
@@ -59,28 +65,69 @@ impl Shape {
                 },
             }
         });
-        Self {
+        let shape = Self {
             id: before.id.clone(),
             identity,
             columns: columns.collect(),
+            forms: before.forms,
+        };
+        let keys = |shape: &Self| shape.columns.iter().filter(|column| column.key).count();
+        if matches!(identity, ReplicaIdentity::Full | ReplicaIdentity::Nothing) && keys(&shape) < keys(before) {
+            return Err(Error::new(
+                ErrorKind::SchemaChange,
+                "a key column was renamed or dropped, and the stream does not tell the new key",
+            )
+            .code("PG0033")
+            .with("table", &before.id)
+            .hint("drop the table in the target, so that it is copied anew with its new key"));
         }
+        Ok(shape)
+    }
+
+    /// What the column `sent[index]` was called and was, if it was there: the one with its name,
+    /// or the one in its place if it can only have been renamed. A column that is added comes
+    /// last, so that one before a column that kept its place and name is an old one.
+    fn predecessor(&self, index: usize, sent: &[RelationColumn<'_>]) -> Option<&CatalogColumn> {
+        let column = sent.get(index)?;
+        let named = |known: &&CatalogColumn| known.name == column.name;
+        self.columns.iter().find(named).or_else(|| {
+            let known = self.columns.get(index)?;
+            let same_type = (known.type_oid, known.typmod) == (column.type_oid, column.type_modifier);
+            let is_gone = sent.iter().all(|column| column.name != known.name);
+            let mut later = sent.iter().zip(&self.columns).skip(index + 1);
+            let is_old = later.any(|(column, known)| column.name == known.name);
+            (same_type && is_gone && is_old).then_some(known)
+        })
     }
 
     /// How each column's values are read.
     pub(crate) fn column_types(&self, catalog: &Catalog) -> Vec<ColumnType> {
         self.columns
             .iter()
-            .map(|column| ColumnType::resolve(column.type_oid, column.typmod, catalog))
+            .map(|column| ColumnType::resolve(column.type_oid, column.typmod, catalog).stored_as(self.forms))
             .collect()
     }
 
     /// Whether every column's binary form can be read without loss.
     pub(crate) fn binary_is_exact(&self, catalog: &Catalog) -> bool {
-        self.column_types(catalog).iter().all(binary_is_exact)
+        !self.column_types(catalog).iter().any(ColumnType::needs_text)
     }
 
     /// The schema of the table's batches.
-    pub(crate) fn schema(&self, catalog: &Catalog) -> Arc<TableSchema> {
+    ///
+    /// # Errors
+    /// `SchemaChange` (PG0030) for a column with a reserved name, which would be taken for ours.
+    pub(crate) fn schema(&self, catalog: &Catalog) -> Result<Arc<TableSchema>> {
+        if let Some(column) = self.columns.iter().find(|column| envelope::is_reserved(&column.name)) {
+            return Err(Error::new(
+                ErrorKind::SchemaChange,
+                "a column's name begins with `__`, which is reserved",
+            )
+            .code("PG0030")
+            .with("table", &self.id)
+            .with("column", &column.name)
+            .hint("leave it out with a column list in the publication, or rename it and copy the table anew"));
+        }
         let fields = self
             .columns
             .iter()
@@ -96,13 +143,13 @@ impl Shape {
                 .map(|column| column.name.clone())
                 .collect()
         };
-        Arc::new(TableSchema {
+        Ok(Arc::new(TableSchema {
             id: self.id.clone(),
             columns: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
             key: named(|column| column.key),
             not_null: named(|column| column.not_null),
             before_image: self.identity == ReplicaIdentity::Full,
-        })
+        }))
     }
 }
 
@@ -121,3 +168,7 @@ impl TypeNames {
         typed.filter(|typed| !self.names.contains_key(typed)).collect()
     }
 }
+
+#[cfg(test)]
+#[path = "shape_tests.rs"]
+mod tests;

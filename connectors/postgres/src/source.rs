@@ -52,7 +52,7 @@ impl Source for PostgresSource {
             .map_err(|error| fault::explain(error, "cannot connect", &self.settings.connect))?;
         let (shapes, types) = run::describe(&self.settings, &mut sql).await?;
         sql.close().await;
-        Ok(shapes.iter().map(|shape| shape.schema(&types.catalog)).collect())
+        shapes.iter().map(|shape| shape.schema(&types.catalog)).collect()
     }
 
     async fn run(self: Box<Self>, context: SourceContext) -> Result<()> {

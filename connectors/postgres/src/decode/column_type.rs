@@ -16,8 +16,9 @@
 //!
 //! The infinities are PostgreSQL's own sentinels, so nothing is lost and order is kept.
 //! A finite timestamp after the year 294246 does not fit microseconds from 1970 in 64 bits
-//! and is quarantined, as are NaN and infinity in `numeric(p,s)`. A list keeps no lower bound
-//! of its array. A domain is read as the type it is over.
+//! and is quarantined, as are NaN in `numeric(p,s)`, which has no place in a decimal, and arrays
+//! of more dimensions than one or of another lower bound than 1, which a list cannot tell;
+//! [`Forms`] names the forms that hold them. A domain is read as the type it is over.
 //!
 //! The typmods are those of `numerictypmodin`: precision in the upper half, a signed scale of
 //! 11 bits below. PostgreSQL manual, 8 "Data Types" and 55.9; `src/include/catalog/pg_type.dat`.
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use arrow_schema::{DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Field, TimeUnit};
 
 use super::catalog_type::{Catalog, TypeKind};
+use super::forms::{ArrayForm, Forms, NumericForm};
 
 /// How the values of one column are read, and what they become.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +87,7 @@ pub(super) enum TextForm {
     Unsigned32,
     /// `xid8`
     Unsigned64,
-    /// It is not known to us.
+    /// It cannot be: the type is not known to us, or the text is that of an array.
     Unknown,
 }
 
@@ -147,6 +149,16 @@ impl ColumnType {
         }
     }
 
+    /// The same type, stored in the forms that a source was configured with.
+    pub(crate) fn stored_as(mut self, forms: Forms) -> Self {
+        self.form = match self.form {
+            Form::List(_) if forms.arrays == ArrayForm::Text => Form::Scalar(Scalar::Text(TextForm::Unknown)),
+            Form::List(element) => Form::List(element.stored_as(forms)),
+            Form::Scalar(scalar) => Form::Scalar(scalar.stored_as(forms)),
+        };
+        self
+    }
+
     /// The column's Arrow type.
     pub(crate) fn arrow(&self) -> DataType {
         match self.form {
@@ -172,18 +184,21 @@ impl ColumnType {
     }
 }
 
-/// Whether the binary form of `r#type` can be read without loss; the negation of
-/// [`ColumnType::needs_text`].
-pub(crate) fn binary_is_exact(r#type: &ColumnType) -> bool {
-    !r#type.needs_text()
-}
-
 /// The field of a list's elements, named as Parquet readers expect it.
 pub(super) fn element_field(element: Scalar) -> Arc<Field> {
     Arc::new(Field::new_list_field(element.arrow(), true))
 }
 
 impl Scalar {
+    fn stored_as(self, forms: Forms) -> Self {
+        match self {
+            Self::Decimal128 { .. } | Self::Decimal256 { .. } if forms.numeric == NumericForm::Text => {
+                Self::Text(TextForm::Numeric)
+            }
+            other => other,
+        }
+    }
+
     /// The Arrow type of one value.
     pub(super) fn arrow(self) -> DataType {
         match self {
@@ -313,6 +328,27 @@ mod tests {
     }
 
     #[test]
+    fn text_forms_are_chosen_per_source() {
+        let numeric = Forms {
+            numeric: NumericForm::Text,
+            ..Forms::default()
+        };
+        let arrays = Forms {
+            arrays: ArrayForm::Text,
+            ..Forms::default()
+        };
+        let resolve = |oid, forms| ColumnType::resolve(oid, typmod(10, 2), &Catalog::new()).stored_as(forms);
+        assert_eq!(resolve(1700, numeric).arrow(), DataType::Utf8);
+        assert!(!resolve(1700, numeric).needs_text(), "its binary form is known");
+        assert_eq!(resolve(1700, arrays).arrow(), DataType::Decimal128(10, 2));
+        let texts = DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)));
+        assert_eq!(resolve(1231, numeric).arrow(), texts);
+        assert_eq!(resolve(1231, arrays).arrow(), DataType::Utf8);
+        assert!(resolve(1231, arrays).needs_text());
+        assert_eq!(resolve(23, numeric).arrow(), DataType::Int32);
+    }
+
+    #[test]
     fn domains_enums_and_arrays_are_followed() {
         let catalog = catalog(&[
             (20000, "mood", TypeKind::Enum, None, None),
@@ -341,7 +377,6 @@ mod tests {
         assert!(!resolve(20009).needs_text());
         for as_text in [20006, 20007, 20008, 20010, 790, 600, 1017, 3904, 22, 30, 24, 99999] {
             assert!(resolve(as_text).needs_text(), "{as_text}");
-            assert!(!binary_is_exact(&resolve(as_text)));
             assert_eq!(resolve(as_text).arrow(), DataType::Utf8);
         }
     }

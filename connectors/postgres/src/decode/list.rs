@@ -53,7 +53,9 @@ impl ListColumn {
             0 => 0,
             1 => {
                 let len = reader.i32().map_err(short)?;
-                let _lower_bound = reader.i32().map_err(short)?;
+                if reader.i32().map_err(short)? != 1 {
+                    return Err(ValueError::LowerBound);
+                }
                 len
             }
             2.. => return Err(ValueError::MultiDimensional),
@@ -79,16 +81,18 @@ impl ListColumn {
     /// As [`append_binary`](Self::append_binary).
     pub(super) fn append_text(&mut self, text: &[u8]) -> Result<()> {
         self.room()?;
-        // `[2:4]={…}` where the lower bound is not 1; `[1:1][1:2]={…}` has more than one dimension.
-        let body = match text {
+        let inner = match text {
+            [b'{', inner @ .., b'}'] => inner,
+            // `[2:4]={…}`: bounds are written where one of the lower ones is not 1.
             [b'[', ..] => {
                 let equals = text.iter().position(|byte| *byte == b'=').ok_or(MALFORMED)?;
-                &text[equals + 1..]
+                let dimensions = text[..equals].iter().filter(|byte| **byte == b'[').count();
+                return Err(match dimensions {
+                    1 => ValueError::LowerBound,
+                    _ => ValueError::MultiDimensional,
+                });
             }
-            _ => text,
-        };
-        let [b'{', inner @ .., b'}'] = body else {
-            return Err(MALFORMED);
+            _ => return Err(MALFORMED),
         };
         let mut rest = inner;
         while !rest.is_empty() {
@@ -214,7 +218,6 @@ mod tests {
     fn text_arrays_are_read() {
         assert_eq!(from_text(Scalar::Int4, "{}").unwrap(), "[]");
         assert_eq!(from_text(Scalar::Int4, "{1,NULL,-3}").unwrap(), "[1, , -3]");
-        assert_eq!(from_text(Scalar::Int4, "[0:1]={1,2}").unwrap(), "[1, 2]");
         assert_eq!(
             from_text(TEXT, r#"{"a,b","c\"d","e\\f",null}"#).unwrap(),
             r#"[a,b, c"d, e\f, null]"#
@@ -243,6 +246,16 @@ mod tests {
             );
         }
         assert_eq!(from_text(Scalar::Int4, "{{1},{2}}"), Err(ValueError::MultiDimensional));
+        assert_eq!(
+            from_text(Scalar::Int4, "[0:0][1:1]={{1}}"),
+            Err(ValueError::MultiDimensional)
+        );
+        assert_eq!(from_text(Scalar::Int4, "[0:1]={1,2}"), Err(ValueError::LowerBound));
+        let zero_based = [1i32, 0, 23, 1, 0, 4, 7].map(i32::to_be_bytes).concat();
+        assert_eq!(
+            ListColumn::new(Scalar::Int4).append_binary(&zero_based),
+            Err(ValueError::LowerBound)
+        );
         let two = [2i32, 0, 23, 1, 1, 1, 1].map(i32::to_be_bytes).concat();
         assert_eq!(
             ListColumn::new(Scalar::Int4).append_binary(&two),

@@ -3,7 +3,7 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`catalog_type`], [`column_type`] | which Arrow type a PostgreSQL column becomes |
+//! | [`catalog_type`], [`column_type`], [`forms`] | which Arrow type a PostgreSQL column becomes |
 //! | [`column`], [`list`] | builders that take one wire value at a time |
 //! | [`numeric`], [`calendar`], [`text_form`], [`network`] | the values themselves |
 //! | [`pgoutput`], [`tuple`] | messages of logical replication |
@@ -15,6 +15,7 @@ pub(crate) mod catalog_type;
 mod column;
 pub(crate) mod column_type;
 pub(crate) mod copy;
+pub(crate) mod forms;
 mod list;
 pub(crate) mod lsn;
 mod network;
@@ -32,8 +33,9 @@ mod value_error;
 mod server_tests;
 
 pub(crate) use catalog_type::{Catalog, CatalogType, TypeKind};
-pub(crate) use column_type::{ColumnType, binary_is_exact};
+pub(crate) use column_type::ColumnType;
 pub(crate) use copy::{CopyDecoder, CopyRow};
+pub(crate) use forms::Forms;
 pub(crate) use lsn::Lsn;
 pub(crate) use protocol_error::ProtocolError;
 pub(crate) use rows::{ChangeContext, TableDecoder};

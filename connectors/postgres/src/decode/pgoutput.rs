@@ -1,4 +1,4 @@
-//! Messages of the `pgoutput` plug-in, protocol versions 1 and 2, without a copy.
+//! Messages of the `pgoutput` plug-in, protocol version 1, without a copy.
 //!
 //! PostgreSQL manual, 55.5 "Logical Streaming Replication Protocol" and 55.9 "Logical
 //! Replication Message Formats". Times on the wire count microseconds from 2000-01-01; here
@@ -11,16 +11,6 @@ use super::{Lsn, ProtocolError};
 
 type Result<T> = std::result::Result<T, ProtocolError>;
 
-/// A message, and the transaction it belongs to where that was sent: inside a block of an
-/// in-progress transaction every message about data carries its (sub)transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Parsed<'a> {
-    /// The transaction or subtransaction; `None` outside a streamed block.
-    pub(crate) xid: Option<u32>,
-    /// The message.
-    pub(crate) message: Message<'a>,
-}
-
 /// One message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Message<'a> {
@@ -28,24 +18,8 @@ pub(crate) enum Message<'a> {
     Begin(Begin),
     /// `C`: its end.
     Commit(Commit),
-    /// `O`: the transaction came from another server.
-    Origin {
-        /// The commit's LSN on that server.
-        commit_lsn: Lsn,
-        /// The origin's name.
-        name: &'a str,
-    },
     /// `R`: the columns of a table, before its first change and after each change of them.
     Relation(Relation<'a>),
-    /// `Y`: the name of a type that is not built in.
-    Type {
-        /// `pg_type.oid`
-        oid: u32,
-        /// Its schema; empty for `pg_catalog`.
-        namespace: &'a str,
-        /// Its name.
-        name: &'a str,
-    },
     /// `I`
     Insert {
         /// The table's OID.
@@ -73,45 +47,10 @@ pub(crate) enum Message<'a> {
     Truncate {
         /// The tables' OIDs.
         relations: RelationIds<'a>,
-        /// Whether `CASCADE` was given.
-        cascade: bool,
-        /// Whether `RESTART IDENTITY` was given.
-        restart_identity: bool,
     },
-    /// `M`: what `pg_logical_emit_message` wrote.
-    Logical {
-        /// Whether it belongs to a transaction.
-        transactional: bool,
-        /// Where it lies in the log.
-        lsn: Lsn,
-        /// The prefix that says whose message it is.
-        prefix: &'a str,
-        /// Its content.
-        content: &'a [u8],
-    },
-    /// `S`: a block of an in-progress transaction follows.
-    StreamStart {
-        /// The transaction.
-        xid: u32,
-        /// Whether this is its first block.
-        first: bool,
-    },
-    /// `E`: the block's end.
-    StreamStop,
-    /// `c`: the commit of a transaction that was streamed.
-    StreamCommit {
-        /// The transaction.
-        xid: u32,
-        /// As for a whole transaction.
-        commit: Commit,
-    },
-    /// `A`: the rollback of a streamed transaction, or of a part of it.
-    StreamAbort {
-        /// The transaction.
-        xid: u32,
-        /// The subtransaction; the same as `xid` where all is rolled back.
-        subxid: u32,
-    },
+    /// What tells nothing about rows: `O`, the transaction came from another server; `Y`, the
+    /// name of a type that is not built in; `M`, what `pg_logical_emit_message` wrote.
+    Other,
 }
 
 /// What a transaction begins with.
@@ -121,8 +60,6 @@ pub(crate) struct Begin {
     pub(crate) final_lsn: Lsn,
     /// Commit time in microseconds since the Unix epoch.
     pub(crate) committed_at: i64,
-    /// The transaction.
-    pub(crate) xid: u32,
 }
 
 /// What a transaction ends with.
@@ -130,8 +67,6 @@ pub(crate) struct Begin {
 pub(crate) struct Commit {
     /// Where the commit record begins.
     pub(crate) commit_lsn: Lsn,
-    /// Where the next record begins: what a client that holds the transaction acknowledges.
-    pub(crate) end_lsn: Lsn,
     /// Commit time in microseconds since the Unix epoch.
     pub(crate) committed_at: i64,
 }
@@ -193,40 +128,30 @@ impl<'a> RelationIds<'a> {
     }
 }
 
-/// Reads one message: the payload of an `XLogData` message. `in_stream` says whether the
-/// reader stands between a `StreamStart` and its `StreamStop`, where messages about data
-/// carry a transaction id (protocol 2 and later).
+/// Reads one message: the payload of an `XLogData` message.
 ///
 /// # Errors
 /// A [`ProtocolError`]; never panics, whatever the bytes.
-pub(crate) fn parse(bytes: &[u8], in_stream: bool) -> Result<Parsed<'_>> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Message<'_>> {
     let mut reader = Reader::new(bytes);
     let tag = reader.u8()?;
-    let carries_xid = in_stream && matches!(tag, b'M' | b'R' | b'Y' | b'I' | b'U' | b'D' | b'T');
-    let xid = if carries_xid { Some(reader.u32()?) } else { None };
     let message = read_message(tag, &mut reader)?;
     reader.end()?;
-    Ok(Parsed { xid, message })
+    Ok(message)
 }
 
 fn read_message<'a>(tag: u8, reader: &mut Reader<'a>) -> Result<Message<'a>> {
     Ok(match tag {
-        b'B' => Message::Begin(Begin {
-            final_lsn: lsn(reader)?,
-            committed_at: time(reader)?,
-            xid: reader.u32()?,
-        }),
+        b'B' => {
+            let begin = Begin {
+                final_lsn: lsn(reader)?,
+                committed_at: time(reader)?,
+            };
+            let _xid = reader.u32()?;
+            Message::Begin(begin)
+        }
         b'C' => Message::Commit(read_commit(reader)?),
-        b'O' => Message::Origin {
-            commit_lsn: lsn(reader)?,
-            name: reader.name()?,
-        },
         b'R' => Message::Relation(read_relation(reader)?),
-        b'Y' => Message::Type {
-            oid: reader.u32()?,
-            namespace: reader.name()?,
-            name: reader.name()?,
-        },
         b'I' => {
             let relation = reader.u32()?;
             expect(reader, b'N')?;
@@ -254,44 +179,18 @@ fn read_message<'a>(tag: u8, reader: &mut Reader<'a>) -> Result<Message<'a>> {
         },
         b'T' => {
             let relations = reader.u32()?;
-            let options = reader.u8()?;
+            let _cascade_and_restart_identity = reader.u8()?;
             let len = usize::try_from(relations)
                 .ok()
                 .and_then(|n| n.checked_mul(4))
                 .ok_or(ProtocolError::Truncated)?;
             Message::Truncate {
                 relations: RelationIds(reader.bytes(len)?),
-                cascade: options & 1 != 0,
-                restart_identity: options & 2 != 0,
             }
         }
-        b'M' => {
-            let transactional = reader.u8()? & 1 != 0;
-            let (lsn, prefix, len) = (lsn(reader)?, reader.name()?, reader.u32()?);
-            let content = reader.bytes(usize::try_from(len).map_err(|_| ProtocolError::Truncated)?)?;
-            Message::Logical {
-                transactional,
-                lsn,
-                prefix,
-                content,
-            }
-        }
-        b'S' => Message::StreamStart {
-            xid: reader.u32()?,
-            first: reader.u8()? == 1,
-        },
-        b'E' => Message::StreamStop,
-        b'c' => Message::StreamCommit {
-            xid: reader.u32()?,
-            commit: read_commit(reader)?,
-        },
-        b'A' => {
-            let (xid, subxid) = (reader.u32()?, reader.u32()?);
-            // Protocol 4 adds the abort's LSN and time where parallel streaming was asked for.
-            if !reader.rest().is_empty() {
-                reader.bytes(16)?;
-            }
-            Message::StreamAbort { xid, subxid }
+        b'O' | b'Y' | b'M' => {
+            reader.bytes(reader.rest().len())?;
+            Message::Other
         }
         unknown => return Err(ProtocolError::UnknownMessage(unknown)),
     })
@@ -318,9 +217,10 @@ fn expect(reader: &mut Reader<'_>, tag: u8) -> Result<()> {
 
 fn read_commit(reader: &mut Reader<'_>) -> Result<Commit> {
     let _unused_flags = reader.u8()?;
+    let commit_lsn = lsn(reader)?;
+    let _end_lsn = lsn(reader)?;
     Ok(Commit {
-        commit_lsn: lsn(reader)?,
-        end_lsn: lsn(reader)?,
+        commit_lsn,
         committed_at: time(reader)?,
     })
 }
@@ -384,9 +284,8 @@ mod tests {
         let expected = Begin {
             final_lsn: Lsn(0x16_0000_0001),
             committed_at: 946_684_800_000_000,
-            xid: 7,
         };
-        assert_eq!(parse(&begin, false).unwrap().message, Message::Begin(expected));
+        assert_eq!(parse(&begin).unwrap(), Message::Begin(expected));
 
         let commit = message(
             b'C',
@@ -399,10 +298,9 @@ mod tests {
         );
         let expected = Commit {
             commit_lsn: Lsn(5),
-            end_lsn: Lsn(9),
             committed_at: 0,
         };
-        assert_eq!(parse(&commit, false).unwrap().message, Message::Commit(expected));
+        assert_eq!(parse(&commit).unwrap(), Message::Commit(expected));
     }
 
     #[test]
@@ -420,7 +318,7 @@ mod tests {
                 &column(0, "n", 1700, 655_366),
             ],
         );
-        let Message::Relation(relation) = parse(&bytes, false).unwrap().message else {
+        let Message::Relation(relation) = parse(&bytes).unwrap() else {
             panic!("not a relation")
         };
         assert_eq!(
@@ -447,7 +345,7 @@ mod tests {
         let Message::Insert {
             relation: 9,
             new: tuple,
-        } = parse(&insert, false).unwrap().message
+        } = parse(&insert).unwrap()
         else {
             panic!("not an insert")
         };
@@ -460,76 +358,32 @@ mod tests {
                 old: Some(sent),
                 new: tuple,
                 ..
-            } = parse(&update, false).unwrap().message
+            } = parse(&update).unwrap()
             else {
                 panic!("not an update with its old row")
             };
             assert_eq!(matches!(sent, OldTuple::Full(_)), full);
             assert_eq!(tuple.len(), 4);
             let delete = message(b'D', &[&9u32.to_be_bytes(), letter, &encode(&old)]);
-            assert_eq!(
-                parse(&delete, false).unwrap().message,
-                Message::Delete { relation: 9, old: sent }
-            );
+            assert_eq!(parse(&delete).unwrap(), Message::Delete { relation: 9, old: sent });
         }
         let update = message(b'U', &[&9u32.to_be_bytes(), b"N", &encode(&new)]);
-        assert!(matches!(
-            parse(&update, false).unwrap().message,
-            Message::Update { old: None, .. }
-        ));
+        assert!(matches!(parse(&update).unwrap(), Message::Update { old: None, .. }));
     }
 
     #[test]
-    fn truncate_and_logical_messages() {
+    fn a_truncate_names_its_tables_and_what_is_no_row_is_skipped() {
         let truncate = message(
             b'T',
             &[&2u32.to_be_bytes(), &[2], &1u32.to_be_bytes(), &u32::MAX.to_be_bytes()],
         );
-        let Message::Truncate {
-            relations,
-            cascade: false,
-            restart_identity: true,
-        } = parse(&truncate, false).unwrap().message
-        else {
+        let Message::Truncate { relations } = parse(&truncate).unwrap() else {
             panic!("not a truncate")
         };
         assert_eq!(relations.iter().collect::<Vec<_>>(), [1, u32::MAX]);
 
         let logical = message(b'M', &[&[1], &3u64.to_be_bytes(), b"ms\0", &2u32.to_be_bytes(), b"hi"]);
-        let expected = Message::Logical {
-            transactional: true,
-            lsn: Lsn(3),
-            prefix: "ms",
-            content: b"hi",
-        };
-        assert_eq!(parse(&logical, false).unwrap().message, expected);
-    }
-
-    #[test]
-    fn a_streamed_block_names_its_transaction() {
-        let start = message(b'S', &[&7u32.to_be_bytes(), &[1]]);
-        assert_eq!(
-            parse(&start, false).unwrap().message,
-            Message::StreamStart { xid: 7, first: true }
-        );
-        let insert = message(
-            b'I',
-            &[
-                &8u32.to_be_bytes(),
-                &9u32.to_be_bytes(),
-                b"N",
-                &encode(&[TupleValue::Null]),
-            ],
-        );
-        let parsed = parse(&insert, true).unwrap();
-        assert_eq!(parsed.xid, Some(8));
-        assert!(matches!(parsed.message, Message::Insert { relation: 9, .. }));
-        assert_eq!(parse(b"E", true).unwrap().message, Message::StreamStop);
-        let abort = message(b'A', &[&7u32.to_be_bytes(), &8u32.to_be_bytes()]);
-        assert_eq!(
-            parse(&abort, false).unwrap().message,
-            Message::StreamAbort { xid: 7, subxid: 8 }
-        );
+        assert_eq!(parse(&logical).unwrap(), Message::Other);
     }
 
     #[test]
@@ -537,13 +391,13 @@ mod tests {
         let row = encode(&[TupleValue::Text(b"abc"), TupleValue::Null]);
         let update = message(b'U', &[&9u32.to_be_bytes(), b"K", &row, b"N", &row]);
         for len in 0..update.len() {
-            assert!(parse(&update[..len], false).is_err(), "{len}");
+            assert!(parse(&update[..len]).is_err(), "{len}");
         }
-        assert_eq!(
-            parse(&[&update[..], &[0]].concat(), false),
-            Err(ProtocolError::Trailing)
-        );
-        assert_eq!(parse(b"Z", false), Err(ProtocolError::UnknownMessage(b'Z')));
+        assert_eq!(parse(&[&update[..], &[0]].concat()), Err(ProtocolError::Trailing));
+        // In-progress transactions belong to protocol 2, which is never asked for.
+        for tag in *b"ZSEcA" {
+            assert_eq!(parse(&[tag]), Err(ProtocolError::UnknownMessage(tag)));
+        }
     }
 
     proptest! {
@@ -551,10 +405,9 @@ mod tests {
         fn no_bytes_panic(
             tag in proptest::sample::select(b"BCORYIUDTMSEcA".to_vec()),
             body in proptest::collection::vec(any::<u8>(), 0..200),
-            in_stream in any::<bool>(),
         ) {
-            if let Ok(parsed) = parse(&message(tag, &[&body]), in_stream) {
-                match parsed.message {
+            if let Ok(parsed) = parse(&message(tag, &[&body])) {
+                match parsed {
                     Message::Relation(relation) => prop_assert!(relation.columns().count() < 200),
                     Message::Insert { new, .. } => prop_assert_eq!(new.iter().count(), new.len()),
                     _ => {}
@@ -569,7 +422,7 @@ mod tests {
             let at = flip % bytes.len();
             bytes[at] = with;
             bytes.truncate(keep.max(1));
-            let _ = parse(&bytes, false);
+            let _ = parse(&bytes);
         }
     }
 }

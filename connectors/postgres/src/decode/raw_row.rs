@@ -1,7 +1,9 @@
 //! A rejected row as JSON: what quarantine keeps of it.
 //!
 //! `{"__op": "u", "id": "7", "blob": {"hex": "00ff"}, "note": null, "__before": {…}}`.
-//! A value is PostgreSQL's text of it where we know that, else the bytes that were sent, in hex.
+//! A value is its text where it came as such or we can make it (as PostgreSQL would, but for the
+//! way that floats are written), else the bytes that were sent, in hex: `bytea`, lists, what is
+//! malformed or not UTF-8.
 //! A column that the source did not send is left out, and so is the before-image of a row that
 //! has none.
 

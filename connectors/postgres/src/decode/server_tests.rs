@@ -212,7 +212,7 @@ const MATRIX: &[(&str, DataType, &[&str])] = &[
 
 /// Arrays, and the Arrow type of their elements.
 const LISTS: &[(&str, DataType, &[&str])] = &[
-    ("int4[]", DataType::Int32, &["{}", "{1,NULL,-3}", "[0:1]={5,6}"]),
+    ("int4[]", DataType::Int32, &["{}", "{1,NULL,-3}"]),
     (
         "text[]",
         DataType::Utf8,
@@ -489,11 +489,10 @@ async fn a_real_server_s_changes_are_decoded_in_both_modes() {
                 ordinal: 0,
                 committed_at: Some(committed_at),
             };
-            match pgoutput::parse(&message, false).unwrap().message {
+            match pgoutput::parse(&message).unwrap() {
                 Message::Begin(begin) => committed_at = begin.committed_at,
                 Message::Commit(commit) => {
                     assert_eq!(commit.committed_at, committed_at);
-                    assert!(commit.end_lsn > commit.commit_lsn);
                     transactions += 1;
                 }
                 Message::Relation(relation) => {
@@ -504,7 +503,7 @@ async fn a_real_server_s_changes_are_decoded_in_both_modes() {
                 Message::Insert { new, .. } => drop(decoder.insert(&context, &new).unwrap()),
                 Message::Update { old, new, .. } => drop(decoder.update(&context, old.as_ref(), &new).unwrap()),
                 Message::Delete { old, .. } => drop(decoder.delete(&context, &old).unwrap()),
-                Message::Truncate { relations, .. } => {
+                Message::Truncate { relations } => {
                     assert_eq!(relations.iter().count(), 1);
                     decoder.truncate(&context).unwrap();
                 }

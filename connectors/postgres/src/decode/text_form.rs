@@ -39,7 +39,10 @@ pub(super) fn write_text_form(out: &mut String, form: TextForm, bytes: &[u8]) ->
 }
 
 /// Writes a readable text of any binary value we know, for rejected rows: the text that
-/// PostgreSQL would write, but for the last digits of floats. Fails for lists and `bytea`.
+/// PostgreSQL would write, but for floats, which are written as Rust does (`1e23`, `inf`).
+///
+/// # Errors
+/// `NoBinaryForm` for lists and `bytea`, and whatever is wrong with the value.
 pub(super) fn write_any(out: &mut String, form: Form, bytes: &[u8]) -> Result<()> {
     let Form::Scalar(scalar) = form else {
         return Err(ValueError::NoBinaryForm);

@@ -12,13 +12,16 @@ pub(crate) enum ValueError {
     /// The value is sound but has no place in the Arrow type.
     #[error("out of range: {0}")]
     OutOfRange(&'static str),
-    /// NaN or an infinity in a decimal column.
+    /// NaN in a decimal column, where PostgreSQL allows it, or an infinity, where it does not.
     #[error("NaN and infinity have no place in a decimal column")]
     NotFinite,
     /// An array of two or more dimensions in a list column.
-    #[error("multi-dimensional array")]
+    #[error("a multi-dimensional array has no place in a list column")]
     MultiDimensional,
-    /// Text of a database whose encoding is not checked (`SQL_ASCII`).
+    /// An array whose first element has another number than 1 in a list column.
+    #[error("an array with another lower bound than 1 has no place in a list column")]
+    LowerBound,
+    /// Text that is not UTF-8, as a database in `SQL_ASCII` may store and send it.
     #[error("the text is not valid UTF-8")]
     NotUtf8,
     /// A binary value of a type that is read as text only.

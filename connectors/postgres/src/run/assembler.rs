@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::outbox::Outbox;
 use super::tables::{Tables, UnknownTypes};
 use crate::config::BatchLimits;
-use crate::decode::pgoutput::{self, Message};
+use crate::decode::pgoutput::{self, Message, OldTuple};
 use crate::decode::{ChangeContext, Lsn, ProtocolError, TableDecoder};
 use crate::plan::position_of;
 
@@ -34,7 +34,7 @@ pub(super) struct Assembler {
     transaction: Option<Transaction>,
     /// Rows that were decoded and not handed on.
     rows: usize,
-    /// Their bytes on the wire.
+    /// Their bytes on the wire, as often as they are stored.
     bytes: usize,
     /// When the first of them came.
     oldest: Option<Instant>,
@@ -85,7 +85,7 @@ impl Assembler {
         if self.tables.ignores(data) {
             return Ok(None);
         }
-        match pgoutput::parse(data, false)?.message {
+        match pgoutput::parse(data)? {
             Message::Begin(begin) => {
                 // What waited long enough is not kept waiting by a transaction of unknown length.
                 if self.complete.is_some() && self.oldest.is_none_or(|oldest| oldest.elapsed() > self.limits.linger.0) {
@@ -110,33 +110,41 @@ impl Assembler {
                 if self.is_full() || self.age() > LONGEST_LINGER.max(self.limits.linger.0) {
                     self.hand_on_with_boundary()?;
                 }
+                if self.complete.is_none() && self.last_advance.elapsed() >= IDLE_ADVANCE {
+                    // Others' traffic may never pause.
+                    self.advance();
+                }
             }
-            Message::Relation(relation) => return self.tables.describe(&relation, &mut self.outbox),
+            Message::Relation(relation) => {
+                // The table's columns may have changed, which may end the pipeline: what came
+                // before can be committed then, and is not read again after the next start.
+                if self.complete.is_some() && self.transaction.as_ref().is_some_and(|begun| begun.ordinal == 0) {
+                    self.hand_on_with_boundary()?;
+                }
+                return self.tables.describe(&relation, &mut self.outbox);
+            }
             Message::Insert { relation, new } => {
                 self.change(relation, new.wire_bytes(), |decoder, context| {
                     decoder.insert(context, &new)
                 })?;
             }
             Message::Update { relation, old, new } => {
-                self.change(relation, new.wire_bytes(), |decoder, context| {
+                let bytes = new.wire_bytes() + old.as_ref().map_or(0, stored_bytes);
+                self.change(relation, bytes, |decoder, context| {
                     decoder.update(context, old.as_ref(), &new)
                 })?;
             }
             Message::Delete { relation, old } => {
-                self.change(relation, 0, |decoder, context| decoder.delete(context, &old))?;
+                self.change(relation, stored_bytes(&old), |decoder, context| {
+                    decoder.delete(context, &old)
+                })?;
             }
-            Message::Truncate { relations, .. } => {
+            Message::Truncate { relations } => {
                 for relation in relations.iter() {
                     self.change(relation, 0, |decoder, context| decoder.truncate(context))?;
                 }
             }
-            Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => {}
-            Message::StreamStart { .. }
-            | Message::StreamStop
-            | Message::StreamCommit { .. }
-            | Message::StreamAbort { .. } => {
-                return Err(ProtocolError::UnknownContent("a stream of protocol version 1").into());
-            }
+            Message::Other => {}
         }
         Ok(None)
     }
@@ -163,8 +171,7 @@ impl Assembler {
                     .map_or(self.last_advance, |oldest| oldest + self.limits.linger.0),
             );
         }
-        // Positions are inclusive and a commit may begin at `reached` itself.
-        if self.reached.0 <= self.announced.0 + 1 {
+        if !self.is_ahead() {
             return None;
         }
         let pause = if self.asked { IDLE_ADVANCE_ASKED } else { IDLE_ADVANCE };
@@ -179,10 +186,23 @@ impl Assembler {
         if self.complete.is_some() {
             return self.hand_on_with_boundary();
         }
-        self.last_advance = now;
-        self.asked = false;
-        self.announce(Lsn(self.reached.0 - 1), None);
+        self.advance();
         Ok(())
+    }
+
+    /// Whether more was read than was announced. Positions are inclusive and a commit may begin
+    /// at `reached` itself.
+    fn is_ahead(&self) -> bool {
+        self.reached.0 > self.announced.0 + 1
+    }
+
+    /// Announces how far a log was read in which nothing was ours.
+    fn advance(&mut self) {
+        self.last_advance = Instant::now();
+        self.asked = false;
+        if self.is_ahead() {
+            self.announce(Lsn(self.reached.0 - 1), None);
+        }
     }
 
     fn change<T>(&mut self, relation: u32, bytes: usize, decode: T) -> Result<()>
@@ -204,7 +224,7 @@ impl Assembler {
         let rows = decode(decoder, &context)?;
         transaction.ordinal += rows;
         counter.increment(rows.unsigned_abs());
-        self.rows += 1;
+        self.rows += usize::try_from(rows).unwrap_or(0);
         self.bytes += bytes;
         self.oldest.get_or_insert_with(Instant::now);
         if self.is_full() {
@@ -247,3 +267,16 @@ impl Assembler {
         }));
     }
 }
+
+/// Bytes that are stored of an old row: a whole one is the before-image, and also fills the
+/// columns of a delete, or those of an update that were not sent.
+fn stored_bytes(old: &OldTuple<'_>) -> usize {
+    match old {
+        OldTuple::Key(tuple) => tuple.wire_bytes(),
+        OldTuple::Full(tuple) => tuple.wire_bytes() * 2,
+    }
+}
+
+#[cfg(test)]
+#[path = "assembler_tests.rs"]
+mod tests;

@@ -22,11 +22,11 @@ pub(super) async fn copy_table(
     held: Lsn,
     events: &EventSender,
 ) -> Result<()> {
-    let shape = Shape::from(table);
+    let shape = Shape::of(table, settings.forms);
     let column_types = shape.column_types(types);
     let needs_text: Vec<bool> = column_types.iter().map(|r#type| r#type.needs_text()).collect();
     let partition = copy_partition(&table.id);
-    let mut decoder = TableDecoder::new(shape.schema(types), column_types, partition.clone());
+    let mut decoder = TableDecoder::new(shape.schema(types)?, column_types, partition.clone());
     let mut rows = CopyDecoder::default();
     let mut outbox = Outbox::new(events.clone());
     let counter = rows_counter(&table.id, "copy");

@@ -138,7 +138,10 @@ pub(crate) async fn describe(settings: &Settings, sql: &mut Connection) -> Resul
     for table in &tables {
         types.learn(&table.columns);
     }
-    Ok((tables.iter().map(Shape::from).collect(), types))
+    Ok((
+        tables.iter().map(|table| Shape::of(table, settings.forms)).collect(),
+        types,
+    ))
 }
 
 /// `wal_sender_timeout`; `None` if there is none.

@@ -113,7 +113,7 @@ impl Tables {
         self.by_oid.insert(relation.oid, Some(index));
         self.last = (0, None);
         let table = &mut self.tables[index];
-        let shape = Shape::from_relation(relation, &table.shape, &self.types);
+        let shape = Shape::from_relation(relation, &table.shape, &self.types)?;
         if table.decoder.is_some() && shape == table.shape {
             return Ok(None);
         }
@@ -131,7 +131,7 @@ impl Tables {
         }
         let types = shape.column_types(&self.types.catalog);
         table.decoder = Some(TableDecoder::new(
-            shape.schema(&self.types.catalog),
+            shape.schema(&self.types.catalog)?,
             types,
             self.partition.clone(),
         ));

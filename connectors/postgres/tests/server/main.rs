@@ -2,9 +2,11 @@
 
 mod conformance;
 mod login;
+mod old_rows;
 mod preflight;
 mod replies;
 mod resume;
 mod stream;
 mod target;
 mod throughput;
+mod values;

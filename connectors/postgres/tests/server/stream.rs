@@ -129,13 +129,18 @@ async fn toast_keys_and_truncation_keep_their_meaning() {
              UPDATE orders SET amount = 2; \
              UPDATE orders SET id = 5; \
              INSERT INTO orders VALUES (6, NULL, NULL); \
-             DELETE FROM orders WHERE id = 6; \
-             TRUNCATE orders; \
-             INSERT INTO orders VALUES (7, 'after', 7);",
+             DELETE FROM orders WHERE id = 6;",
         )
         .unwrap();
-    run.until(|target| target.tables[&table("orders")].rows.len() >= 8)
-        .await;
+    let columns = ["id", "note", "amount"];
+    run.catch_up(&cluster).await;
+    let moved = run.target.folded("orders", "id");
+    assert_eq!(moved, present(&cluster, "orders", &columns));
+    assert_eq!(moved.values().next().unwrap()["note"].len(), 20_000);
+    cluster
+        .psql("TRUNCATE orders; INSERT INTO orders VALUES (7, 'after', 7)")
+        .unwrap();
+    run.catch_up(&cluster).await;
     let target = run.stop().await;
     let changes = target.changes("orders");
     let ops: Vec<_> = changes.iter().map(|(op, ..)| op.as_str()).collect();
@@ -148,10 +153,7 @@ async fn toast_keys_and_truncation_keep_their_meaning() {
         ("5", ["note".to_owned()].as_slice())
     );
     assert_eq!(changes[4].1, cells(&[("id", "6")]));
-    assert_eq!(
-        target.folded("orders", "id"),
-        present(&cluster, "orders", &["id", "note", "amount"])
-    );
+    assert_eq!(target.folded("orders", "id"), present(&cluster, "orders", &columns));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,6 +177,25 @@ async fn columns_change_while_it_runs() {
         )
         .unwrap();
     run.catch_up(&cluster).await;
+    // Nothing is sent of the rows that were there: a default is not in them, and what was
+    // dropped or renamed stays as it was.
+    let rows: Vec<_> = run.target.folded("orders", "id").into_values().collect();
+    assert_eq!(
+        rows,
+        [
+            cells(&[("id", "1"), ("note", "a"), ("amount", "1")]),
+            cells(&[("id", "2"), ("note", "b"), ("amount", "2")]),
+            cells(&[("id", "3"), ("note", "c"), ("amount", "3"), ("feeling", "sad")]),
+            cells(&[("id", "4"), ("amount", "4"), ("feeling", "happy")]),
+            cells(&[("id", "5"), ("total", "5.5"), ("feeling", "sad")]),
+        ]
+    );
+    cluster.psql("UPDATE orders SET id = id").unwrap();
+    run.catch_up(&cluster).await;
+    assert_eq!(
+        run.target.folded("orders", "id"),
+        present(&cluster, "orders", &["id", "total", "feeling"])
+    );
     let target = run.stop().await;
     let changes: Vec<_> = target
         .changes("orders")
@@ -203,6 +224,19 @@ async fn columns_change_while_it_runs() {
         .map(|field| field.metadata()[millstream_postgres::TYPE_METADATA].clone())
         .collect();
     assert_eq!(types, ["integer", "numeric(9,1)", "mood"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_column_with_a_reserved_name_stops_the_stream() {
+    let cluster = TestCluster::new().unwrap();
+    cluster.psql(ORDERS).unwrap();
+    let mut run = Running::start(source(&config(&cluster, &["orders"])), Target::of(&["orders"]));
+    run.until(|target| !target.boundaries.is_empty()).await;
+    cluster
+        .psql("ALTER TABLE orders ADD __op text; INSERT INTO orders VALUES (1, 'a', 1, 'd')")
+        .unwrap();
+    let failure = run.failure().await;
+    assert_eq!(failure.error_code(), Some("PG0030"), "{}", failure.summary());
 }
 
 #[tokio::test(flavor = "multi_thread")]

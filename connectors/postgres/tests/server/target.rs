@@ -52,6 +52,9 @@ pub struct Target {
     /// Schema and rows of every batch; the batches themselves would keep their permits.
     pub batches: Vec<(Arc<TableSchema>, usize)>,
     pub boundaries: Vec<Boundary>,
+    /// Whether rows may be rejected, and how many were.
+    pub may_reject: bool,
+    pub rejected: usize,
 }
 
 impl Target {
@@ -87,6 +90,7 @@ impl Target {
                 self.pending.extend(rows.into_iter().map(|row| (id.clone(), row)));
                 self.batches.push((batch.schema().clone(), batch.num_rows()));
             }
+            SourceEvent::Rejected { rows, .. } if self.may_reject => self.rejected += rows.num_rows(),
             SourceEvent::Rejected { origin, rows } => panic!("{} rows of {origin} were rejected", rows.num_rows()),
             SourceEvent::Boundary(boundary) => self.cut(boundary),
         }
