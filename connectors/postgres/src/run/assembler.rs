@@ -50,6 +50,7 @@ pub(super) struct Assembler {
 }
 
 struct Transaction {
+    commit: Lsn,
     position: String,
     committed_at: i64,
     /// The next row's ordinal; also whether there was a row.
@@ -93,6 +94,7 @@ impl Assembler {
                 }
                 let position = begin.final_lsn.padded();
                 self.transaction = Some(Transaction {
+                    commit: begin.final_lsn,
                     position,
                     committed_at: begin.committed_at,
                     ordinal: 0,
@@ -121,7 +123,9 @@ impl Assembler {
                 if self.complete.is_some() && self.transaction.as_ref().is_some_and(|begun| begun.ordinal == 0) {
                     self.hand_on_with_boundary()?;
                 }
-                return self.tables.describe(&relation, &mut self.outbox);
+                let begun = self.transaction.as_ref();
+                let begun = begun.ok_or(ProtocolError::UnknownContent("a relation outside a transaction"))?;
+                return self.tables.describe(&relation, begun.commit, &mut self.outbox);
             }
             Message::Insert { relation, new } => {
                 self.change(relation, new.wire_bytes(), |decoder, context| {

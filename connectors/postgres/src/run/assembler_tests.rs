@@ -53,7 +53,7 @@ impl Rig {
         };
         types.learn(&shape.columns);
         let (sender, receiver) = event_channel(ByteBudget::new(1 << 30), 1024);
-        let tables = Tables::new(partition.clone(), vec![shape], types, false);
+        let tables = Tables::new(partition.clone(), vec![(shape, Lsn(HELD))], types, false);
         let assembler = Assembler::new(partition, limits, tables, Outbox::new(sender), Lsn(HELD));
         Self { assembler, receiver }
     }
@@ -198,4 +198,15 @@ async fn a_change_that_ends_the_pipeline_leaves_what_came_before() {
         (millstream_core::ErrorKind::SchemaChange, Some("PG0030"))
     );
     assert_eq!(rig.seen().await, [Seen::Rows(1), boundary(200)]);
+}
+
+#[tokio::test]
+async fn columns_of_what_is_held_need_not_be_sound() {
+    let mut rig = Rig::new(BatchLimits::default());
+    let reserved = relation(OURS, "orders", &[("id", 23), ("note", 25), ("__op", 25)]);
+    let row = || insert(OURS, &[Text(b"1"), Null, Null]);
+    rig.transaction(HELD, &[reserved, row(), row()]);
+    rig.transaction(HELD + 100, &[orders(), insert(OURS, &[Text(b"2"), Null])]);
+    rig.assembler.hand_on_with_boundary().unwrap();
+    assert_eq!(rig.seen().await, [Seen::Rows(1), boundary(HELD + 100)]);
 }

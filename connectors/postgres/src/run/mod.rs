@@ -22,7 +22,7 @@ use crate::catalog::{self, CatalogTable};
 use crate::config::Settings;
 use crate::decode::Lsn;
 use crate::fault;
-use crate::plan::{plan, wal_partition};
+use crate::plan::{lsn_of, plan, wal_partition};
 use crate::shape::{Shape, TypeNames};
 use crate::wire::{Connection, ReplicationStream, Session, WireError};
 
@@ -80,7 +80,17 @@ async fn start<'a>(settings: &'a Settings, source: &str, context: SourceContext)
     let wire = replicate(settings, held, binary).await?;
     tracing::info!(slot = %settings.slot, after = %held, binary, "streaming");
     let partition = wal_partition(source);
-    let tables = Tables::new(partition.clone(), shapes, types, binary);
+    // Of several target tables of one source table the one that holds least needs the rows.
+    let held_by = |table: &TableId| {
+        let copied = copied.filter(|_| plan.copy.contains(table));
+        let held = context.resume.least_held(table, &partition).and_then(lsn_of);
+        copied.into_iter().chain(held).min()
+    };
+    let shapes = shapes.into_iter().map(|shape| {
+        let held = held_by(&shape.id).unwrap_or_default();
+        (shape, held)
+    });
+    let tables = Tables::new(partition.clone(), shapes.collect(), types, binary);
     let outbox = Outbox::new(context.events);
     Ok(Stream {
         options: &settings.connect,

@@ -6,7 +6,7 @@ use millstream_core::{Error, ErrorKind, PartitionId, Result, SourceEvent};
 
 use super::outbox::Outbox;
 use crate::decode::pgoutput::Relation;
-use crate::decode::{Catalog, ProtocolError, TableDecoder};
+use crate::decode::{Catalog, Lsn, ProtocolError, TableDecoder};
 use crate::shape::{Shape, TypeNames};
 
 /// Types `(OID, typmod)` that the stream mentions and nobody asked the server about.
@@ -29,6 +29,8 @@ pub(super) struct Tables {
 /// A table and what is decoded of it.
 struct StreamedTable {
     shape: Shape,
+    /// What the target holds of it already: the rows of transactions up to this are skipped there.
+    held: Lsn,
     /// Made by the first Relation message.
     decoder: Option<TableDecoder>,
     rows: metrics::Counter,
@@ -36,11 +38,12 @@ struct StreamedTable {
 
 impl Tables {
     /// `shapes` are the tables as the catalog describes them now, which may be later than what
-    /// the stream begins with.
-    pub(super) fn new(partition: PartitionId, shapes: Vec<Shape>, types: TypeNames, binary: bool) -> Self {
-        let tables = shapes.into_iter().map(|shape| StreamedTable {
+    /// the stream begins with, and what the target holds of each.
+    pub(super) fn new(partition: PartitionId, shapes: Vec<(Shape, Lsn)>, types: TypeNames, binary: bool) -> Self {
+        let tables = shapes.into_iter().map(|(shape, held)| StreamedTable {
             rows: rows_counter(&shape.id, "stream"),
             shape,
+            held,
             decoder: None,
         });
         // OID 0 is no relation's.
@@ -86,9 +89,15 @@ impl Tables {
         Ok(Some((decoder, &table.rows)))
     }
 
-    /// Takes a Relation message: changed columns end the decoder's batch and begin another's.
-    /// After `Some`, the types are to be learned and the message given again.
-    pub(super) fn describe(&mut self, relation: &Relation<'_>, outbox: &mut Outbox) -> Result<Option<UnknownTypes>> {
+    /// Takes a Relation message of the transaction at `commit`: changed columns end the decoder's
+    /// batch and begin another's. After `Some`, the types are to be learned and the message given
+    /// again.
+    pub(super) fn describe(
+        &mut self,
+        relation: &Relation<'_>,
+        commit: Lsn,
+        outbox: &mut Outbox,
+    ) -> Result<Option<UnknownTypes>> {
         let found = self.tables.iter().position(|table| {
             *table.shape.id.name == *relation.name && table.shape.id.namespace.as_deref() == Some(relation.namespace)
         });
@@ -113,7 +122,19 @@ impl Tables {
         self.by_oid.insert(relation.oid, Some(index));
         self.last = (0, None);
         let table = &mut self.tables[index];
-        let shape = Shape::from_relation(relation, &table.shape, &self.types)?;
+        let described = Shape::from_relation(relation, &table.shape, &self.types)
+            .and_then(|shape| Ok((shape.schema(&self.types.catalog)?, shape)));
+        let (schema, shape) = match described {
+            Ok(described) => described,
+            Err(error) if commit <= table.held => {
+                // The target was filled from a later copy, whose columns are sound: they change
+                // again, and are described again, before the first row that is not held.
+                tracing::info!(table = %table.shape.id, reason = %error.summary(), "rows that the target holds are not decoded");
+                self.by_oid.insert(relation.oid, None);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
         if table.decoder.is_some() && shape == table.shape {
             return Ok(None);
         }
@@ -130,11 +151,7 @@ impl Tables {
             take_batches(&mut before, outbox)?;
         }
         let types = shape.column_types(&self.types.catalog);
-        table.decoder = Some(TableDecoder::new(
-            shape.schema(&self.types.catalog)?,
-            types,
-            self.partition.clone(),
-        ));
+        table.decoder = Some(TableDecoder::new(schema, types, self.partition.clone()));
         table.shape = shape;
         Ok(None)
     }

@@ -230,13 +230,32 @@ async fn columns_change_while_it_runs() {
 async fn a_new_column_with_a_reserved_name_stops_the_stream() {
     let cluster = TestCluster::new().unwrap();
     cluster.psql(ORDERS).unwrap();
-    let mut run = Running::start(source(&config(&cluster, &["orders"])), Target::of(&["orders"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    cluster.psql("CREATE TABLE lines (id int PRIMARY KEY)").unwrap();
+    let tables = config(&cluster, &["orders", "lines"]);
+    let mut run = Running::start(source(&tables), Target::of(&["orders", "lines"]));
+    run.catch_up(&cluster).await;
+    let mut target = run.target.clone();
     cluster
-        .psql("ALTER TABLE orders ADD __op text; INSERT INTO orders VALUES (1, 'a', 1, 'd')")
+        .psql(
+            "INSERT INTO lines VALUES (1); ALTER TABLE orders ADD __op text; \
+             INSERT INTO orders VALUES (1, 'a', 1, 'd'); INSERT INTO lines VALUES (2)",
+        )
         .unwrap();
     let failure = run.failure().await;
     assert_eq!(failure.error_code(), Some("PG0030"), "{}", failure.summary());
+
+    // What its page says: the other table still has to read past the place.
+    cluster.psql("ALTER TABLE orders DROP __op").unwrap();
+    target.boundaries.clear();
+    target.tables.insert(table("orders"), crate::target::Held::default());
+    let mut run = Running::start(source(&tables), target);
+    run.until(|target| !target.boundaries.is_empty()).await;
+    cluster.psql("INSERT INTO orders VALUES (2, 'b', 2)").unwrap();
+    run.catch_up(&cluster).await;
+    let target = run.stop().await;
+    let columns = ["id", "note", "amount"];
+    assert_eq!(target.folded("orders", "id"), present(&cluster, "orders", &columns));
+    assert_eq!(target.folded("lines", "id"), present(&cluster, "lines", &["id"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
