@@ -21,7 +21,11 @@ use crate::decide::{Blank, Emission, Side, decide};
 use crate::evaluate::evaluate;
 use crate::images::Images;
 use crate::model::{Branch, Model};
-use crate::reject::rejected;
+use crate::reject::Rejects;
+use crate::unsent::Unsent;
+
+/// The name under which transforms reject rows.
+const CHECK: &str = "transform";
 
 /// What a model makes of a batch.
 #[derive(Debug)]
@@ -78,12 +82,28 @@ impl Model {
             Some(rows) if rows.num_rows() > 0 => Some(batch.derive(self.output.clone(), rows)?),
             _ => None,
         };
-        let rejected = rejected(batch, &self.name, &decided.rejected)?;
+        let rejected = self.rejected(batch, &decided.rejected)?;
         Ok(Transformed {
             changes,
             rejected,
             filtered: decided.filtered,
         })
+    }
+
+    /// The rows of `batch` listed in `reasons`, for quarantine.
+    fn rejected(&self, batch: &ChangeBatch, reasons: &BTreeMap<usize, String>) -> Result<Option<ChangeBatch>> {
+        if reasons.is_empty() {
+            return Ok(None);
+        }
+        let unsent = Unsent::of(batch.rows());
+        let now = chrono::Utc::now().timestamp_micros();
+        // Deletes can be rejected, too, and the row before may tell what the row was.
+        let reserved = [envelope::OP, envelope::BEFORE];
+        let mut rejects = Rejects::try_new(batch, &unsent, &self.name, &reserved, 1, now)?;
+        for (&row, reason) in reasons {
+            rejects.add(row, CHECK, reason)?;
+        }
+        rejects.finish().map(Some)
     }
 }
 

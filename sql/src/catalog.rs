@@ -19,8 +19,9 @@ use millstream_core::{TableSchema, envelope};
 /// The name space that may be left out: PostgreSQL's own default.
 const DEFAULT_NAMESPACE: &str = "public";
 
-/// The default catalog, in which each source is a schema.
-const SOURCES: &str = "millstream";
+/// The default catalog, in which each source is a schema. No source can have this name, since
+/// the name of each is a catalog, too.
+const SOURCES: &str = "(sources)";
 
 /// The source tables, and a session whose catalog holds their columns but no rows.
 pub(crate) struct StreamCatalog {
@@ -102,7 +103,7 @@ pub(crate) fn scan_schema(table: &TableSchema) -> SchemaRef {
 
 /// A session for planning. Text stays Utf8 and decimals stay exact, so that a model's columns
 /// have the types that its tables have.
-fn session() -> SessionState {
+pub(crate) fn session() -> SessionState {
     let mut config = SessionConfig::new()
         .with_default_catalog_and_schema(SOURCES, "none")
         .with_create_default_catalog_and_schema(false)

@@ -2,11 +2,15 @@
 
 use std::error::Error as StdError;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Decimal128Type, Decimal256Type};
 use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
 use arrow_schema::{ArrowError, DataType};
 use datafusion::common::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 use millstream_core::{Error, ErrorKind, Result};
+
+use crate::caught::caught;
 
 /// A column, and the rows in which it could not be computed; these are null.
 #[derive(Debug)]
@@ -55,14 +59,15 @@ fn halve(
     if count == 0 {
         return Ok(());
     }
-    let error = match attempt(expr, rows, data_type) {
-        Ok(values) => {
+    let reason = match caught(|| attempt(expr, rows, data_type)) {
+        Some(Ok(values)) => {
             parts.push(values);
             return Ok(());
         }
-        Err(error) => error,
+        Some(Err(error)) => reason(&error).ok_or_else(|| broken(error))?,
+        // A panic tells nothing of who is to blame. A row at fault must not halt the others.
+        None => "a function cannot deal with its argument",
     };
-    let reason = reason(&error).ok_or_else(|| broken(error))?;
     if count == 1 {
         parts.push(new_null_array(data_type, 1));
         failures.push(Failure { row: offset, reason });
@@ -83,11 +88,22 @@ fn halve(
 fn attempt(expr: &dyn PhysicalExpr, rows: &RecordBatch, data_type: &DataType) -> Result<ArrayRef, DataFusionError> {
     let values = expr.evaluate(rows)?.into_array(rows.num_rows())?;
     // Some functions answer in a view type, or name the items of a list otherwise than planned.
-    if values.data_type() == data_type {
-        Ok(values)
+    let values = if values.data_type() == data_type {
+        values
     } else {
-        Ok(arrow_cast::cast(&values, data_type)?)
+        arrow_cast::cast(&values, data_type)?
+    };
+    // Arithmetic may give more digits than the type of its result has.
+    match data_type {
+        DataType::Decimal128(precision, 0..) => values
+            .as_primitive::<Decimal128Type>()
+            .validate_decimal_precision(*precision)?,
+        DataType::Decimal256(precision, 0..) => values
+            .as_primitive::<Decimal256Type>()
+            .validate_decimal_precision(*precision)?,
+        _ => {}
     }
+    Ok(values)
 }
 
 /// Why a row is not computable; `None` if the row is not to blame. The messages of DataFusion
@@ -128,4 +144,41 @@ fn broken(error: DataFusionError) -> Error {
         _ => "internal",
     };
     Error::new(ErrorKind::Internal, "an expression cannot be evaluated").with("fault", kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::TimestampMicrosecondArray;
+    use arrow_schema::TimeUnit;
+    use datafusion::common::DFSchema;
+
+    use super::*;
+    use crate::catalog::session;
+
+    /// Infinite times come as the ends of the range, where calendars end long before.
+    #[test]
+    fn a_function_that_panics_on_a_value_fails_its_row() {
+        let at: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![0, i64::MIN, 1, i64::MAX, 2]));
+        let rows = RecordBatch::try_from_iter([("at", at)]).unwrap();
+        let columns = DFSchema::try_from(rows.schema().as_ref().clone()).unwrap();
+        for sql in [
+            "date_trunc('week', at)",
+            "date_trunc('month', at)",
+            "date_trunc('day', at)",
+            "date_trunc('hour', at)",
+            "at - INTERVAL '1 month'",
+            "at + INTERVAL '1 day'",
+        ] {
+            let expr = session().create_logical_expr(sql, &columns).unwrap();
+            let expr = session().create_physical_expr(expr, &columns).unwrap();
+            let found = evaluate(expr.as_ref(), &rows, &DataType::Timestamp(TimeUnit::Microsecond, None)).unwrap();
+            let failed: Vec<usize> = found.failures.iter().map(|failure| failure.row).collect();
+            assert!(
+                found.values.is_valid(0) && failed.iter().all(|row| row % 2 == 1),
+                "{sql}: {failed:?}"
+            );
+        }
+    }
 }

@@ -5,6 +5,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use millstream_core::{Error, ErrorKind};
 
 use crate::ModelSpec;
+use crate::mixed::{self, Mixed};
 
 /// A fault in a model's SQL, before it is known which model and file it stands in.
 #[derive(Debug)]
@@ -77,6 +78,14 @@ impl Fault {
             fault.at = Some((span.start.line, span.start.column));
         }
         fault
+    }
+
+    /// A comparison of text with a number.
+    pub(crate) fn mixed(mixed: &Mixed) -> Self {
+        Self {
+            at: mixed.span.map(|span| (span.start.line, span.start.column)),
+            ..Self::wrong("SQ0025", format!("`{}` compares text with a number", mixed.text)).hint(mixed::HINT)
+        }
     }
 
     /// A constant that fails while it is computed once for all rows. The message can quote it:

@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow_schema::FieldRef;
+use datafusion::common::DFSchema;
 use datafusion::logical_expr::Expr;
 use millstream_core::{TableId, TableSchema};
 
 use crate::ModelSpec;
+use crate::catalog::scan_schema;
 use crate::fault::Fault;
+use crate::injective;
 use crate::model::reads;
 use crate::reduce::Reduced;
 
@@ -96,13 +99,16 @@ fn inherited(output: &[FieldRef], branches: &[Reduced], tables: &[&Arc<TableSche
 /// Whether an update of `table` can change the output key made of `exprs`.
 ///
 /// A key made of all of the source's key, and nothing else, never changes: sources send an
-/// update of their own key as a delete and a create. Any other key needs the before-image.
+/// update of their own key as a delete and a create. Any other key needs the before-image; that
+/// it tells all rows apart is then for the user to know.
 fn changes(exprs: &[(&str, &Expr)], table: &TableSchema) -> Result<bool, Fault> {
     if table.key.is_empty() && !table.before_image {
         // The source can only append to such a table.
         return Ok(false);
     }
-    let mut covered = BTreeSet::new();
+    let columns = DFSchema::try_from(scan_schema(table).as_ref().clone());
+    let columns = columns.map_err(|error| Fault::from_planner(&error))?;
+    let (mut covered, mut read) = (BTreeSet::new(), BTreeSet::new());
     let mut foreign = None;
     for (name, expr) in exprs {
         let (user, reserved) = reads(expr);
@@ -116,9 +122,14 @@ fn changes(exprs: &[(&str, &Expr)], table: &TableSchema) -> Result<bool, Fault> 
         if foreign.is_none() && user.iter().any(|column| !table.key.contains(column)) {
             foreign = Some(*name);
         }
-        covered.extend(user);
+        covered.extend(injective::source(expr, &columns));
+        read.extend(user);
     }
-    let lacking: Vec<&String> = table.key.iter().filter(|column| !covered.contains(*column)).collect();
+    let lacking: Vec<&String> = table
+        .key
+        .iter()
+        .filter(|column| !covered.contains(column.as_str()))
+        .collect();
     if table.before_image {
         return Ok(foreign.is_some() || !lacking.is_empty());
     }
@@ -137,6 +148,19 @@ fn changes(exprs: &[(&str, &Expr)], table: &TableSchema) -> Result<bool, Fault> 
         )));
     }
     if let [lacking, ..] = lacking[..] {
+        if read.contains(lacking) {
+            return Err(Fault::unsupported(
+                "SQ0017",
+                format!(
+                    "the key is computed so that different values of `{lacking}` of {} can give the same: \
+                     a delete of one row would remove another",
+                    table.id
+                ),
+            )
+            .hint(format!(
+                "put `{lacking}` into the key as it is, cast to text, joined with a constant, or as a hash"
+            )));
+        }
         return Err(Fault::unsupported(
             "SQ0017",
             format!(

@@ -10,18 +10,25 @@
 
 mod apply;
 mod catalog;
+mod caught;
 pub mod checks;
 mod decide;
 mod evaluate;
 mod fault;
+mod float;
 pub mod fold;
 mod images;
+mod injective;
 mod keys;
+mod mixed;
 mod model;
+mod physical;
 mod query;
 mod reduce;
 mod reject;
+mod row_json;
 mod screen;
+mod unsent;
 
 pub use apply::Transformed;
 pub use model::{MODELS, Model, ModelSpec, plan};

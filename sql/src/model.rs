@@ -6,19 +6,21 @@ use std::sync::Arc;
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError};
-use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, utils};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::sql::parser::{DFParser, Statement as ParsedStatement};
 use datafusion::sql::sqlparser::ast::Statement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use millstream_core::{ChangeBatch, Error, ErrorKind, Result, TableId, TableSchema, envelope};
 
 use crate::catalog::{StreamCatalog, scan_schema};
+use crate::caught::caught;
 use crate::fault::Fault;
 use crate::keys::{self, KeyPlan};
+use crate::mixed;
+use crate::physical::physical;
 use crate::reduce::{Reduced, reduce};
 use crate::screen;
 
@@ -110,6 +112,11 @@ impl Model {
         &self.output
     }
 
+    /// How many ordinals a change of the source has in the output.
+    pub(crate) fn ordinals_per_change(&self) -> i64 {
+        if self.splits_updates { 2 } else { 1 }
+    }
+
     /// The branch for a batch.
     pub(crate) fn branch(&self, batch: &ChangeBatch) -> Result<&Branch> {
         let table = &batch.schema().id;
@@ -190,6 +197,10 @@ async fn logical_plan(spec: &ModelSpec, catalog: &StreamCatalog) -> Result<Logic
         .statement_to_plan(ParsedStatement::Statement(statement))
         .await
         .map_err(planner)?;
+    if let Some(mixed) = mixed::in_plan(&plan).map_err(planner)? {
+        return Err(Fault::mixed(&mixed));
+    }
+    let plan = mixed::decimals_to_floats(plan).map_err(planner)?;
     state
         .analyzer()
         .execute_and_check(plan, state.config_options(), |_, _| {})
@@ -304,10 +315,14 @@ fn compile(
             .map_err(|e| planner(e.into()))?,
     );
     let scan_columns = DFSchema::try_from(scan.as_ref().clone()).map_err(planner)?;
+    // Constants of the SQL as it is written, too: the simplifier computes them without a check
+    // for overflow.
+    for expr in branch.columns.iter().chain(&branch.filters) {
+        refuse_constant_failure(expr, catalog)?;
+    }
     let physical = |expr: &Expr| {
         refuse_constant_failure(expr, catalog)?;
-        let none = PhysicalPlanningContext::default();
-        create_physical_expr(expr, &scan_columns, catalog.state.execution_props(), &none).map_err(planner)
+        physical(expr, &scan_columns, &catalog.state).map_err(planner)
     };
 
     let filter = match filter {
@@ -380,14 +395,15 @@ fn refuse_constant_failure(expr: &Expr, catalog: &StreamCatalog) -> Result<(), F
         if matches!(part, Expr::Literal(..)) || !part.column_refs().is_empty() {
             return Ok(TreeNodeRecursion::Continue);
         }
-        let none = PhysicalPlanningContext::default();
         let row = arrow_array::RecordBatch::try_new_with_options(
             Arc::new(Schema::empty()),
             Vec::new(),
             &arrow_array::RecordBatchOptions::new().with_row_count(Some(1)),
         )?;
-        let computed = create_physical_expr(part, &empty, catalog.state.execution_props(), &none)
-            .and_then(|physical| physical.evaluate(&row));
+        let computed = physical(part, &empty, &catalog.state).and_then(|physical| {
+            caught(|| physical.evaluate(&row))
+                .unwrap_or_else(|| Err(DataFusionError::Execution("the function panics".to_owned())))
+        });
         if let Err(error) = computed {
             failing = Some((part.to_string(), error));
             return Ok(TreeNodeRecursion::Stop);

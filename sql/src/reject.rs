@@ -1,72 +1,100 @@
-//! Rows that a model cannot compute, on their way to quarantine.
-
-use std::collections::BTreeMap;
+//! Rows of a batch that a model or a check rejects, on their way to quarantine.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, RecordBatch};
-use arrow_json::writer::LineDelimited;
-use arrow_json::{LineDelimitedWriter, WriterBuilder};
+use arrow_array::{Array, PrimitiveArray};
+use arrow_schema::ArrowError;
 use millstream_core::quarantine::{self, QuarantineBuilder, Raw, RowPlace};
-use millstream_core::{ChangeBatch, PartitionId, Result, envelope};
+use millstream_core::{ChangeBatch, Error, ErrorKind, PartitionId, Result, TableId, envelope};
 
-/// The name under which transforms reject rows.
-const CHECK: &str = "transform";
+use crate::MODELS;
+use crate::row_json::RowEncoder;
+use crate::unsent::Unsent;
 
-/// The rows of `batch` listed in `reasons`, as a quarantine batch that holds the same permits.
-pub(crate) fn rejected(
-    batch: &ChangeBatch,
-    model: &str,
-    reasons: &BTreeMap<usize, String>,
-) -> Result<Option<ChangeBatch>> {
-    if reasons.is_empty() {
-        return Ok(None);
+/// What quarantine and reports call a table: a model by its name alone.
+pub(crate) fn shown_name(table: &TableId) -> String {
+    match &table.namespace {
+        None if *table.source == *MODELS => table.name.to_string(),
+        _ => table.to_string(),
     }
-    let partitions = batch.partitions();
-    let partition_names = partitions.values().as_string::<i32>();
-    let committed = batch.rows().column_by_name(envelope::COMMITTED_AT);
-    let committed = committed.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
-    let now = chrono::Utc::now().timestamp_micros();
-    let mut builder = QuarantineBuilder::default();
-    for (&row, reason) in reasons {
-        let partition = partitions.key(row).map_or("", |key| partition_names.value(key));
+}
+
+/// Collects the rejected rows of one batch.
+pub(crate) struct Rejects<'a> {
+    batch: &'a ChangeBatch,
+    /// The table that the rows were meant for.
+    table: &'a str,
+    /// By what the batch's ordinals are divided to give the source's.
+    ordinals_per_change: i64,
+    /// Microseconds since the Unix epoch.
+    now: i64,
+    encoder: RowEncoder<'a>,
+    unsent: &'a Unsent,
+    partitions: Vec<PartitionId>,
+    committed: Option<&'a PrimitiveArray<TimestampMicrosecondType>>,
+    builder: QuarantineBuilder,
+    raw: Vec<u8>,
+}
+
+impl<'a> Rejects<'a> {
+    /// Rows are kept with the user's columns and the `reserved` ones that are there.
+    pub(crate) fn try_new(
+        batch: &'a ChangeBatch,
+        unsent: &'a Unsent,
+        table: &'a str,
+        reserved: &[&str],
+        ordinals_per_change: i64,
+        now: i64,
+    ) -> Result<Self> {
+        let rows = batch.rows();
+        let user = 0..batch.schema().columns.fields().len();
+        let reserved = reserved.iter().filter_map(|name| rows.schema_ref().index_of(name).ok());
+        let names = batch.partitions().values().as_string::<i32>().iter();
+        Ok(Self {
+            encoder: RowEncoder::try_new(rows, user.chain(reserved)).map_err(|error| unwritable(table, error))?,
+            partitions: names.map(|name| PartitionId::from(name.unwrap_or_default())).collect(),
+            committed: rows
+                .column_by_name(envelope::COMMITTED_AT)
+                .and_then(|column| column.as_primitive_opt()),
+            builder: QuarantineBuilder::default(),
+            raw: Vec::new(),
+            batch,
+            table,
+            ordinals_per_change,
+            now,
+            unsent,
+        })
+    }
+
+    /// Adds a row, which `check` rejected.
+    pub(crate) fn add(&mut self, row: usize, check: &str, reason: &str) -> Result<()> {
+        let unsent = self.unsent;
+        self.encoder.encode(row, |column| unsent.is(column, row), &mut self.raw);
+        let raw = std::str::from_utf8(&self.raw)
+            .map_err(|error| unwritable(self.table, ArrowError::JsonError(error.to_string())))?;
         let place = RowPlace {
-            partition: &PartitionId::from(partition),
-            position: batch.positions().value(row),
-            ordinal: batch.ordinals().value(row),
-            committed_at: committed
-                .filter(|column| column.is_valid(row))
-                .map(|column| column.value(row)),
+            partition: &self.partitions[self.batch.partitions().keys().value(row) as usize],
+            position: self.batch.positions().value(row),
+            ordinal: self.batch.ordinals().value(row) / self.ordinals_per_change,
+            committed_at: self
+                .committed
+                .filter(|times| times.is_valid(row))
+                .map(|times| times.value(row)),
         };
-        let json = row_as_json(batch.rows(), row);
-        builder.append(model, CHECK, reason, Raw::Json(&json), place, now);
+        self.builder
+            .append(self.table, check, reason, Raw::Json(raw), place, self.now);
+        Ok(())
     }
-    let built = builder.finish()?;
-    batch.derive(quarantine::schema(), built.rows().clone()).map(Some)
+
+    /// The rows, as a batch of the quarantine table that holds the same permits.
+    pub(crate) fn finish(mut self) -> Result<ChangeBatch> {
+        let built = self.builder.finish()?;
+        self.batch.derive(quarantine::schema(), built.rows().clone())
+    }
 }
 
-/// One row as a JSON object. Columns that are null are written as null, those in
-/// `__unchanged` are too and are named there. A column whose type has no JSON form is left out.
-fn row_as_json(rows: &RecordBatch, row: usize) -> String {
-    let one = rows.slice(row, 1);
-    encode(&one).unwrap_or_else(|| {
-        let writable: Vec<usize> = (0..one.num_columns())
-            .filter(|&index| one.project(&[index]).is_ok_and(|column| encode(&column).is_some()))
-            .collect();
-        one.project(&writable)
-            .ok()
-            .and_then(|rows| encode(&rows))
-            .unwrap_or_else(|| "{}".to_owned())
-    })
-}
-
-fn encode(rows: &RecordBatch) -> Option<String> {
-    let mut writer: LineDelimitedWriter<_> = WriterBuilder::new()
-        .with_explicit_nulls(true)
-        .build::<_, LineDelimited>(Vec::new());
-    writer.write(rows).ok()?;
-    writer.finish().ok()?;
-    let mut text = String::from_utf8(writer.into_inner()).ok()?;
-    text.truncate(text.trim_end().len());
-    Some(text)
+fn unwritable(table: &str, cause: ArrowError) -> Error {
+    Error::new(ErrorKind::Internal, "cannot write a row as JSON")
+        .with("table", table)
+        .caused_by(cause)
 }

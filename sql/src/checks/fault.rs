@@ -5,6 +5,7 @@ use millstream_core::{Error, ErrorKind, TableSchema, envelope};
 
 use super::program::ProgramFault;
 use super::suggest::closest;
+use crate::mixed;
 
 /// A column is not in the table.
 pub(super) const UNKNOWN_COLUMN: &str = "CK0001";
@@ -80,6 +81,12 @@ impl Scope<'_> {
                     "a change that is read again must pass or fail as before: use `{}`, the time of the change",
                     envelope::COMMITTED_AT
                 )),
+            ProgramFault::Mixed(mixed) => self
+                .fault(
+                    WRONG_TYPE,
+                    format!("`{key}` compares text with a number: `{}`", mixed.text),
+                )
+                .hint(mixed::HINT),
             ProgramFault::Invalid(why) => self
                 .fault(
                     BAD_SQL,

@@ -6,6 +6,10 @@ use arrow_array::{Array, RecordBatch};
 use arrow_buffer::BooleanBuffer;
 use arrow_schema::{DataType, TimeUnit};
 
+/// How far a source's clock may be ahead of ours, in microseconds. A later time is no time at
+/// which anything happened.
+const CLOCK_SKEW: i64 = 5 * 60 * 1_000_000;
+
 /// Which column is watched, and how old it may get.
 #[derive(Debug)]
 pub(super) struct FreshnessTest {
@@ -53,8 +57,9 @@ impl FreshnessTest {
         self.max_age
     }
 
-    /// Notes the newest time among the rows of `subject`. Infinite times say nothing of age.
-    pub(super) fn observe(&self, rows: &RecordBatch, subject: &BooleanBuffer, state: &mut FreshnessState) {
+    /// Notes the newest time among the rows of `subject`, `now` at the latest. Infinite times and
+    /// those of the future say nothing of age.
+    pub(super) fn observe(&self, rows: &RecordBatch, subject: &BooleanBuffer, now: i64, state: &mut FreshnessState) {
         let column = rows.column(self.column);
         let zone = match column.data_type() {
             DataType::Timestamp(_, zone) => zone.clone(),
@@ -68,7 +73,8 @@ impl FreshnessTest {
             .set_indices()
             .filter(|row| times.is_valid(*row))
             .map(|row| times.value(row))
-            .filter(|time| *time != i64::MAX && *time != i64::MIN)
+            .filter(|time| *time != i64::MIN && *time <= now.saturating_add(CLOCK_SKEW))
+            .map(|time| time.min(now))
             .max();
         state.newest = state.newest.max(newest);
     }
@@ -88,7 +94,36 @@ impl FreshnessTest {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{ArrayRef, Date32Array, TimestampMicrosecondArray};
+
     use super::*;
+
+    #[test]
+    fn a_time_of_the_future_is_none() {
+        let newest = |column: ArrayRef, now: i64| {
+            let rows = RecordBatch::try_from_iter([("at", column)]).unwrap();
+            let mut state = FreshnessState::default();
+            let all = BooleanBuffer::new_set(rows.num_rows());
+            FreshnessTest::new(0, Some("at".to_owned()), 10).observe(&rows, &all, now, &mut state);
+            state.newest
+        };
+        let times = |times: Vec<i64>| Arc::new(TimestampMicrosecondArray::from(times));
+        assert_eq!(
+            newest(times(vec![3, 2, i64::MIN, i64::MAX, 101 + CLOCK_SKEW]), 100),
+            Some(3)
+        );
+        assert_eq!(
+            newest(times(vec![3, 100 + CLOCK_SKEW]), 100),
+            Some(100),
+            "a clock that is ahead"
+        );
+        assert_eq!(newest(times(vec![i64::MAX, i64::MIN]), 100), None);
+        let day = 86_400_000_000;
+        let days = Arc::new(Date32Array::from(vec![1, i32::MAX, i32::MIN]));
+        assert_eq!(newest(days, 2 * day), Some(day));
+    }
 
     #[test]
     fn an_idle_table_trips_once_and_recovers() {

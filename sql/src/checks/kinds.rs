@@ -8,11 +8,14 @@ use regex::Regex;
 
 use super::fault::{self, Scope};
 use super::freshness::FreshnessTest;
+use super::literal::is_number;
 use super::plan::{ColumnTest, RowTest, Test, take};
 use super::program::Program;
 use super::spec::{AcceptedRange, AcceptedValues, Action, CheckKind, CheckSpec, SchemaMatch};
 use super::type_name;
 use super::unique::UniqueTest;
+use crate::catalog::quoted;
+use crate::mixed::is_text;
 
 /// The test of a check; what is wrong with it goes to `faults`.
 pub(super) fn test(spec: &CheckSpec, scope: &Scope<'_>, strict: bool, faults: &mut Vec<Error>) -> Option<Test> {
@@ -155,6 +158,19 @@ fn accepted_values(check: &AcceptedValues, scope: &Scope<'_>, faults: &mut Vec<E
 fn accepted_range(check: &AcceptedRange, scope: &Scope<'_>, faults: &mut Vec<Error>) -> Option<Test> {
     let index = take(scope.column(&check.column), faults)?;
     let data_type = scope.table.columns.field(index).data_type();
+    if is_text(data_type) && check.min.iter().chain(&check.max).any(is_number) {
+        let message = format!(
+            "column `{}` holds text, and a bound is a number: as texts, '9' is above '100'",
+            check.column
+        );
+        let condition = format!("CAST({} AS DECIMAL(38, 10)) BETWEEN 0 AND 100", quoted(&check.column));
+        faults.push(
+            scope
+                .fault(fault::WRONG_TYPE, message)
+                .hint(format!("use `expression_is_true` with a cast, as in {condition}")),
+        );
+        return None;
+    }
     let known = faults.len();
     let min = check
         .min
@@ -256,10 +272,6 @@ fn typed_column(name: &str, scope: &Scope<'_>, wanted: &str, fits: impl Fn(&Data
     Err(scope
         .fault(fault::WRONG_TYPE, message)
         .hint("name another column, or use `expression_is_true` with a cast"))
-}
-
-fn is_text(column: &DataType) -> bool {
-    matches!(column, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
 fn has_length(column: &DataType) -> bool {

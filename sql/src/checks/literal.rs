@@ -34,7 +34,8 @@ impl fmt::Display for Literal {
 
 impl Literal {
     /// The value for a comparison with a column of type `column`, without any rounding: a bound
-    /// that lies between two values of the column becomes a decimal of its own scale.
+    /// that lies between two values of the column becomes a decimal of its own scale. Only a
+    /// float is the nearest that the column can hold.
     ///
     /// # Errors
     /// In plain words, why it is no value of such a column.
@@ -49,7 +50,7 @@ impl Literal {
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => match self {
                 Self::Text(_) => ScalarValue::try_from_string(text, column).map_err(|_| wrong()),
                 // `007` would silently have become `7`, so the quotes are asked for.
-                _ => Err(format!("{}: write it in quotes", wrong())),
+                _ => Err(format!("{}: write it in quotes to compare texts", wrong())),
             },
             DataType::Boolean => match self {
                 Self::Bool(value) => Ok(ScalarValue::Boolean(Some(*value))),
@@ -62,6 +63,11 @@ impl Literal {
             DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => {
                 decimal(&text).ok_or_else(wrong)
             }
+            // `0.1` as the column has it: a real is never the double 0.1.
+            DataType::Float32 => match text.parse::<f32>() {
+                Ok(value) => Ok(ScalarValue::Float32(Some(value))),
+                Err(_) => Err(wrong()),
+            },
             float if float.is_floating() => match text.parse::<f64>() {
                 Ok(value) => Ok(ScalarValue::Float64(Some(value))),
                 Err(_) => Err(wrong()),
@@ -82,6 +88,15 @@ impl Literal {
                 super::type_name::of(column)
             )),
         }
+    }
+}
+
+/// Whether a bound is meant as a number, though it may be written as text.
+pub(super) fn is_number(literal: &Literal) -> bool {
+    match literal {
+        Literal::Integer(_) | Literal::Float(_) => true,
+        Literal::Bool(_) => false,
+        Literal::Text(text) => text.bytes().any(|byte| byte.is_ascii_digit()) && text.parse::<f64>().is_ok(),
     }
 }
 
@@ -170,6 +185,10 @@ mod tests {
         assert_eq!(
             Literal::Float(1.5).for_column(&DataType::Int64).unwrap(),
             ScalarValue::Decimal128(Some(15), 2, 1)
+        );
+        assert_eq!(
+            Literal::Float(0.1).for_column(&DataType::Float32).unwrap(),
+            ScalarValue::Float32(Some(0.1))
         );
         assert_eq!(
             Literal::Integer(7).for_column(&DataType::Int32).unwrap(),

@@ -1,16 +1,16 @@
 //! Row tests over a batch, as masks with one bit for each row.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder};
 use arrow_schema::DataType;
-use millstream_core::{ChangeBatch, Op, envelope};
+use millstream_core::{ChangeBatch, Op};
 
 use super::plan::{ColumnTest, Compiled, RowTest};
 use super::program::Program;
+use crate::unsent::Unsent;
 
 /// A batch, and which of its rows and cells may be checked at all.
 pub(super) struct View<'a> {
@@ -19,8 +19,7 @@ pub(super) struct View<'a> {
     pub(super) ops: Vec<Op>,
     /// Rows with an after-image: not deletes, not truncates.
     pub(super) living: BooleanBuffer,
-    /// Per column, the rows in which the source did not send it.
-    unchanged: HashMap<String, BooleanBuffer>,
+    pub(super) unsent: Unsent,
 }
 
 /// What a check says of a batch.
@@ -54,7 +53,7 @@ impl<'a> View<'a> {
         Self {
             rows: batch.rows(),
             living,
-            unchanged: unchanged(batch.rows()),
+            unsent: Unsent::of(batch.rows()),
             ops,
         }
     }
@@ -66,15 +65,10 @@ impl<'a> View<'a> {
         columns: impl IntoIterator<Item = &'n str>,
     ) -> BooleanBuffer {
         let mut sent = subject.clone();
-        for missing in columns.into_iter().filter_map(|column| self.unchanged.get(column)) {
+        for missing in columns.into_iter().filter_map(|column| self.unsent.rows(column)) {
             sent = &sent & &!missing;
         }
         sent
-    }
-
-    /// Whether the source left `column` out of `row`.
-    pub(super) fn is_unchanged(&self, column: &str, row: usize) -> bool {
-        self.unchanged.get(column).is_some_and(|rows| rows.value(row))
     }
 
     /// The living rows that a check's `where` picks, and those on which it cannot be evaluated.
@@ -202,36 +196,4 @@ fn mask(array: &ArrayRef, subject: &BooleanBuffer, fails: impl Fn(usize) -> bool
         }
     }
     mask.finish()
-}
-
-/// Which rows name which columns in `__unchanged`.
-fn unchanged(rows: &RecordBatch) -> HashMap<String, BooleanBuffer> {
-    let mut masks: HashMap<String, BooleanBufferBuilder> = HashMap::new();
-    let Some(lists) = rows
-        .column_by_name(envelope::UNCHANGED)
-        .and_then(|column| column.as_list_opt::<i32>())
-    else {
-        return HashMap::new();
-    };
-    if lists.null_count() == lists.len() {
-        return HashMap::new();
-    }
-    let names = lists.values().as_string::<i32>();
-    for row in (0..lists.len()).filter(|row| lists.is_valid(*row)) {
-        let span = lists.value_offsets()[row] as usize..lists.value_offsets()[row + 1] as usize;
-        for name in span.map(|place| names.value(place)) {
-            if !masks.contains_key(name) {
-                let mut empty = BooleanBufferBuilder::new(lists.len());
-                empty.append_n(lists.len(), false);
-                masks.insert(name.to_owned(), empty);
-            }
-            if let Some(mask) = masks.get_mut(name) {
-                mask.set_bit(row, true);
-            }
-        }
-    }
-    masks
-        .into_iter()
-        .map(|(name, mut mask)| (name, mask.finish()))
-        .collect()
 }

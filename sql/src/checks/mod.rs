@@ -25,7 +25,6 @@ mod masks;
 mod outcome;
 mod plan;
 mod program;
-mod row_json;
 mod run;
 mod spec;
 mod split;
@@ -40,7 +39,7 @@ mod tests;
 
 pub use literal::Literal;
 pub use outcome::{BatchOutcome, CheckReport, EpochOutcome, Scope};
-pub use run::{Checks, plan, plan_each};
+pub use run::{Checks, plan, plan_each, plan_model};
 pub use spec::{
     AcceptedRange, AcceptedValues, Action, CheckKind, CheckSpec, Freshness, LengthBetween, Per, RegexMatch, RowCount,
     SchemaMatch,

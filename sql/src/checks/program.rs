@@ -9,13 +9,18 @@ use arrow_schema::{DataType, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, DataFusionError, SchemaError};
-use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{Expr, Volatility};
 use datafusion::physical_expr::PhysicalExpr;
 
-/// Functions and settings that conditions are planned with. Nothing is registered in it.
-static SESSION: LazyLock<SessionState> = LazyLock::new(|| SessionStateBuilder::new().with_default_features().build());
+use crate::catalog::session;
+use crate::evaluate::{Evaluated, evaluate};
+use crate::mixed::{self, Mixed};
+use crate::physical::strict;
+
+/// Functions and settings that conditions are planned with: those of models. Nothing is
+/// registered in it.
+static SESSION: LazyLock<SessionState> = LazyLock::new(session);
 
 /// A boolean expression over some columns of a change batch.
 #[derive(Debug, Clone)]
@@ -33,6 +38,8 @@ pub(super) enum ProgramFault {
     UnknownColumn(String),
     /// Its outcome depends on more than the row.
     NotRepeatable(String),
+    /// It compares text with a number.
+    Mixed(Mixed),
     /// It is no SQL condition; in words, without the row's data, since there is none yet.
     Invalid(String),
 }
@@ -73,8 +80,12 @@ impl Program {
         let names = fields.iter().map(|field| field.name().clone()).collect();
         let projected = Arc::new(Schema::new(fields));
         let scope = DFSchema::try_from(projected.clone()).map_err(|error| fault(&error))?;
-        let expression = SESSION
-            .create_physical_expr(expression, &scope)
+        if let Some(mixed) = mixed::in_expr(&expression, &scope) {
+            return Err(ProgramFault::Mixed(mixed));
+        }
+        let expression = mixed::with_floats(expression, &scope)
+            .and_then(|floats| SESSION.create_physical_expr(floats.data, &scope))
+            .and_then(|expression| strict(expression, &projected))
             .map_err(|error| fault(&error))?;
         match expression.data_type(&projected).map_err(|error| fault(&error))? {
             DataType::Boolean => Ok(Self {
@@ -99,80 +110,35 @@ impl Program {
     pub(super) fn evaluate(&self, rows: &RecordBatch, subject: &BooleanBuffer) -> Verdicts {
         let asked = subject.count_set_bits();
         let everyone = asked == rows.num_rows();
-        let subset = rows.project(&self.columns).and_then(|projected| {
+        let subset = rows.project(&self.columns).ok().and_then(|projected| {
             if everyone {
-                Ok(projected)
+                Some(projected)
             } else {
-                filter_record_batch(&projected, &BooleanArray::new(subject.clone(), None))
+                filter_record_batch(&projected, &BooleanArray::new(subject.clone(), None)).ok()
             }
         });
-        let mut outcome = Outcomes::with_capacity(asked);
-        match subset {
-            Ok(subset) => self.run(&subset, &mut outcome),
-            Err(_) => outcome.broken.append_n(asked, true),
-        }
-        outcome.finish(subject)
-    }
-
-    /// Evaluates whole batches, and halves a batch that fails until the failing rows are alone.
-    fn run(&self, rows: &RecordBatch, outcomes: &mut Outcomes) {
-        let count = rows.num_rows();
-        if count == 0 {
-            return;
-        }
-        let evaluated = self.expression.evaluate(rows).and_then(|value| value.into_array(count));
-        match evaluated {
-            Ok(array) if array.data_type() == &DataType::Boolean => outcomes.append(array.as_boolean()),
-            Ok(_) | Err(_) if count == 1 => outcomes.append_broken(),
-            Ok(_) | Err(_) => {
-                let half = count / 2;
-                self.run(&rows.slice(0, half), outcomes);
-                self.run(&rows.slice(half, count - half), outcomes);
-            }
-        }
-    }
-}
-
-/// Outcomes of the rows asked about, in order.
-struct Outcomes {
-    yes: BooleanBufferBuilder,
-    no: BooleanBufferBuilder,
-    broken: BooleanBufferBuilder,
-}
-
-impl Outcomes {
-    fn with_capacity(rows: usize) -> Self {
-        Self {
-            yes: BooleanBufferBuilder::new(rows),
-            no: BooleanBufferBuilder::new(rows),
-            broken: BooleanBufferBuilder::new(rows),
-        }
-    }
-
-    fn append(&mut self, array: &BooleanArray) {
-        let known = array
+        let evaluated = subset.and_then(|subset| evaluate(self.expression.as_ref(), &subset, &DataType::Boolean).ok());
+        let Some(Evaluated { values, failures }) = evaluated else {
+            let none = BooleanBuffer::new_unset(rows.num_rows());
+            return Verdicts {
+                yes: none.clone(),
+                no: none,
+                broken: subject.clone(),
+            };
+        };
+        let values = values.as_boolean();
+        let known = values
             .nulls()
-            .map_or_else(|| BooleanBuffer::new_set(array.len()), |nulls| nulls.inner().clone());
-        self.yes.append_buffer(&(array.values() & &known));
-        self.no.append_buffer(&(&!array.values() & &known));
-        self.broken.append_n(array.len(), false);
-    }
-
-    fn append_broken(&mut self) {
-        self.yes.append(false);
-        self.no.append(false);
-        self.broken.append(true);
-    }
-
-    fn finish(mut self, subject: &BooleanBuffer) -> Verdicts {
-        let rows = self.broken.len();
-        // A subset that could not even be formed has outcomes in `broken` alone.
-        self.yes.append_n(rows - self.yes.len(), false);
-        self.no.append_n(rows - self.no.len(), false);
+            .map_or_else(|| BooleanBuffer::new_set(asked), |nulls| nulls.inner().clone());
+        let mut broken = BooleanBufferBuilder::new(asked);
+        broken.append_n(asked, false);
+        for failure in failures {
+            broken.set_bit(failure.row, true);
+        }
         Verdicts {
-            yes: scatter(&self.yes.finish(), subject),
-            no: scatter(&self.no.finish(), subject),
-            broken: scatter(&self.broken.finish(), subject),
+            yes: scatter(&(values.values() & &known), subject),
+            no: scatter(&(&!values.values() & &known), subject),
+            broken: scatter(&broken.finish(), subject),
         }
     }
 }

@@ -15,6 +15,8 @@ use super::spec::{Action, CheckSpec};
 use super::split::Split;
 use super::unique::{MAX_VALUES, UniqueState};
 use super::verdict::{batch_report, count_verdict, failure, rows_verdict, schema_verdict};
+use crate::Model;
+use crate::reject::shown_name;
 
 /// Planned checks of one table or model, with what they have seen of the epoch.
 #[derive(Debug)]
@@ -23,6 +25,10 @@ pub struct Checks {
     pub(super) table: TableSchema,
     pub(super) checks: Vec<Compiled>,
     states: Vec<State>,
+    /// Whether the epoch brought rows to look at, held back or not.
+    any_rows: bool,
+    /// By what the batches' ordinals are divided to give the source's.
+    pub(super) ordinals_per_change: i64,
     pub(super) clock: fn() -> i64,
 }
 
@@ -64,7 +70,21 @@ pub fn plan_each(specs: &[CheckSpec], table: &TableSchema) -> Result<Checks, Vec
         table: table.clone(),
         checks,
         states,
+        any_rows: false,
+        ordinals_per_change: 1,
         clock: system_clock,
+    })
+}
+
+/// As [`plan`], against what `model` puts out: rows in quarantine get the source's ordinals,
+/// which some models double.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_model(specs: &[CheckSpec], model: &Model) -> Result<Checks, Vec<Error>> {
+    Ok(Checks {
+        ordinals_per_change: model.ordinals_per_change(),
+        ..plan(specs, model.output())?
     })
 }
 
@@ -74,22 +94,31 @@ fn system_clock() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// Whether the epoch fails by `check`, whatever rows follow.
+fn has_failed(check: &Compiled, state: &State) -> bool {
+    check.action == Action::Fail && check.mostly.is_none() && check.error_if.is_none() && state.failing > 0
+}
+
 impl Checks {
-    /// Uses `clock`, which gives microseconds since the Unix epoch, for the time of quarantine.
+    /// Uses `clock`, which gives microseconds since the Unix epoch, for the time of quarantine and
+    /// to tell times of the future.
     #[must_use]
     pub fn with_clock(mut self, clock: fn() -> i64) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Whether there is nothing to check.
-    pub fn is_empty(&self) -> bool {
-        self.checks.is_empty()
-    }
-
-    /// Names of the checks, in their order.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.checks.iter().map(|check| check.name.as_str())
+    /// Follows `model` to the columns that it puts out since it was planned again, and keeps what
+    /// was seen of the epoch. A `schema_match` that no longer holds is no error here: it is
+    /// judged with the epoch.
+    ///
+    /// # Errors
+    /// `SchemaChange` (CK0102) if the checks cannot be planned on the new columns; nothing has
+    /// changed then.
+    pub fn follow(&mut self, model: &Model) -> Result<()> {
+        self.follow_schema(model.output())?;
+        self.ordinals_per_change = model.ordinals_per_change();
+        Ok(())
     }
 
     /// Checks a batch and splits it. A batch with another schema plans the checks again first.
@@ -98,7 +127,7 @@ impl Checks {
     /// `SchemaChange` (CK0102) if the checks cannot be planned on the batch's schema; the epoch's
     /// state is then unchanged. `Internal` if rows cannot be filtered or written as JSON.
     pub fn on_batch(&mut self, batch: ChangeBatch) -> Result<BatchOutcome> {
-        self.follow_schema(&batch)?;
+        self.follow_schema(batch.schema())?;
         if self.checks.is_empty() || batch.num_rows() == 0 {
             let passed = (batch.num_rows() > 0).then_some(batch);
             return Ok(BatchOutcome {
@@ -114,6 +143,7 @@ impl Checks {
         self.judge_unique(&view, &mut split, &mut verdicts)
             .map_err(|e| self.internal("cannot compare rows", e))?;
         self.observe(&view, &split);
+        self.any_rows |= view.living.count_set_bits() > 0;
 
         let mut reports = Vec::new();
         for ((check, state), masks) in self.checks.iter().zip(&mut self.states).zip(&verdicts) {
@@ -126,6 +156,9 @@ impl Checks {
             state.rows += rows;
             if failing > 0 {
                 reports.push(batch_report(check, masks, failing, rows, &self.table));
+            }
+            if has_failed(check, state) {
+                state.unique.clear();
             }
         }
         let quarantined = self.quarantine(&batch, &view, &split, &verdicts)?;
@@ -145,6 +178,9 @@ impl Checks {
         for (check, state) in self.checks.iter().zip(&mut self.states) {
             let verdict = match &check.test {
                 Test::Rows(_) | Test::Unique(_) => rows_verdict(check, state),
+                // An epoch without rows records positions, or deletes; how many rows come at a
+                // time is not to be seen in it.
+                Test::RowCount { .. } if !self.any_rows => None,
                 Test::RowCount { min, max } => count_verdict(check, state.counted, *min, *max),
                 Test::Schema { .. } => schema_verdict(check, state),
                 Test::Freshness(_) => None,
@@ -152,7 +188,7 @@ impl Checks {
             let report = |(severity, message): (Severity, String)| CheckReport {
                 check: check.name.clone(),
                 kind: check.kind,
-                table: self.table.id.to_string(),
+                table: shown_name(&self.table.id),
                 scope: Scope::Epoch,
                 action: check.action,
                 severity,
@@ -178,8 +214,9 @@ impl Checks {
         EpochOutcome { reports, failed }
     }
 
-    /// Forgets the epoch: its rows will be read again.
-    pub fn abort_epoch(&mut self) {
+    /// Forgets the epoch.
+    pub(super) fn abort_epoch(&mut self) {
+        self.any_rows = false;
         for state in &mut self.states {
             state.failing = 0;
             state.rows = 0;
@@ -221,7 +258,7 @@ impl Checks {
             reports.push(CheckReport {
                 check: check.name.clone(),
                 kind: check.kind,
-                table: self.table.id.to_string(),
+                table: shown_name(&self.table.id),
                 scope: Scope::Timer,
                 action: check.action,
                 severity,
@@ -233,21 +270,21 @@ impl Checks {
         reports
     }
 
-    fn follow_schema(&mut self, batch: &ChangeBatch) -> Result<()> {
-        if batch.schema().as_ref() == &self.table {
+    fn follow_schema(&mut self, table: &TableSchema) -> Result<()> {
+        if *table == self.table {
             return Ok(());
         }
-        self.checks = compile_all(&self.specs, batch.schema(), false).map_err(|faults| {
+        self.checks = compile_all(&self.specs, table, false).map_err(|faults| {
             let error = Error::new(ErrorKind::SchemaChange, "the checks do not fit the table's new columns")
                 .code(fault::SCHEMA_CHANGED)
-                .with("table", &batch.schema().id)
+                .with("table", &table.id)
                 .hint("adapt the checks to the table's new columns; `millstream check` lists every fault");
             match faults.into_iter().next() {
                 Some((_, first)) => error.caused_by(first),
                 None => error,
             }
         })?;
-        self.table = batch.schema().as_ref().clone();
+        self.table = table.clone();
         Ok(())
     }
 
@@ -270,7 +307,9 @@ impl Checks {
         let rows = view.rows.num_rows();
         let mut runs = Vec::new();
         for (index, check) in self.checks.iter().enumerate() {
-            if let Test::Unique(test) = &check.test {
+            if let Test::Unique(test) = &check.test
+                && !has_failed(check, &self.states[index])
+            {
                 let (picked, _) = view.subject(check.condition.as_ref());
                 let names = || test.names().iter().map(String::as_str);
                 let sent = view.sent(&view.living, names());
@@ -335,7 +374,8 @@ impl Checks {
 
     /// Feeds the checks of the whole.
     fn observe(&mut self, view: &View<'_>, split: &Split) {
-        let passing = &view.living & &split.passing();
+        let passing = split.passing();
+        let now = (self.clock)();
         for (check, state) in self.checks.iter().zip(&mut self.states) {
             match &check.test {
                 Test::RowCount { .. } => {
@@ -348,7 +388,7 @@ impl Checks {
                         (None, condition) => view.subject(condition.as_ref()).0,
                         (Some(column), condition) => view.sent(&view.subject(condition.as_ref()).0, [column]),
                     };
-                    test.observe(view.rows, &subject, &mut state.freshness);
+                    test.observe(view.rows, &(&subject & &passing), now, &mut state.freshness);
                 }
                 Test::Schema { differs } => {
                     if state.differs.is_none() {

@@ -1,18 +1,15 @@
 //! Which rows of a batch are held back, and what becomes of them.
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, BooleanArray};
+use arrow_array::BooleanArray;
 use arrow_buffer::BooleanBuffer;
-use arrow_schema::ArrowError;
 use arrow_select::filter::filter_record_batch;
-use millstream_core::quarantine::{self, QuarantineBuilder, Raw, RowPlace};
-use millstream_core::{ChangeBatch, PartitionId, Result, envelope};
+use millstream_core::{ChangeBatch, Result};
 
 use super::masks::{Masks, View};
 use super::plan::Compiled;
-use super::row_json::RowEncoder;
 use super::run::Checks;
 use super::spec::Action;
+use crate::reject::{Rejects, shown_name};
 
 /// Which rows are held back. A row is in one of the masks at most.
 pub(super) struct Split {
@@ -86,40 +83,14 @@ impl Checks {
         if split.quarantined.count_set_bits() == 0 {
             return Ok(None);
         }
-        let failed = |e| self.internal("cannot write a row as JSON", e);
-        let mut encoder = RowEncoder::try_new(view.rows, self.table.columns.fields().len()).map_err(failed)?;
-        let table = self.table.id.to_string();
+        let table = shown_name(&self.table.id);
         let now = (self.clock)();
-        let partitions: Vec<PartitionId> = batch
-            .partitions()
-            .values()
-            .as_string::<i32>()
-            .iter()
-            .map(|name| PartitionId::from(name.unwrap_or_default()))
-            .collect();
-        let committed_at = view
-            .rows
-            .column_by_name(envelope::COMMITTED_AT)
-            .and_then(|column| column.as_primitive_opt::<arrow_array::types::TimestampMicrosecondType>());
-        let mut builder = QuarantineBuilder::default();
-        let mut raw = Vec::new();
+        let mut rejects = Rejects::try_new(batch, &view.unsent, &table, &[], self.ordinals_per_change, now)?;
         for row in split.quarantined.set_indices() {
-            encoder.encode(row, |column| view.is_unchanged(column, row), &mut raw);
-            let text = std::str::from_utf8(&raw)
-                .map_err(|e| self.internal("cannot write a row as JSON", ArrowError::JsonError(e.to_string())))?;
             let (check, reason) = self.reasons(row, verdicts);
-            let place = RowPlace {
-                partition: &partitions[batch.partitions().keys().value(row) as usize],
-                position: batch.positions().value(row),
-                ordinal: batch.ordinals().value(row),
-                committed_at: committed_at
-                    .filter(|times| times.is_valid(row))
-                    .map(|times| times.value(row)),
-            };
-            builder.append(&table, &check, &reason, Raw::Json(text), place, now);
+            rejects.add(row, &check, &reason)?;
         }
-        let rows = builder.finish()?;
-        batch.derive(quarantine::schema(), rows.rows().clone()).map(Some)
+        rejects.finish().map(Some)
     }
 
     /// The checks that put a row into quarantine, and the reasons of all checks that it failed.

@@ -3,8 +3,10 @@
 //! A stream may create, delete and create one key again, so values are followed, not counted:
 //! a create or an update takes its value, a delete or a truncate frees it, and an update that
 //! moves a row to another value frees the old one. A row fails if its value is held by another.
+//! In a table without a key rows only come, so that nothing is freed there.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
 
 use arrow_array::{ArrayRef, RecordBatch};
@@ -13,7 +15,11 @@ use arrow_row::{RowConverter, Rows, SortField};
 use arrow_schema::ArrowError;
 use millstream_core::{Op, TableSchema};
 
-/// How many values an epoch may hold before uniqueness is no longer verified: at most 70 MB.
+use crate::float::{self, Zeros};
+
+/// How many values, and how many rows with a value, an epoch may hold before uniqueness is no
+/// longer verified. A map of this many takes 35 MB; there are two unless the unique columns are
+/// the table's key, or it has none.
 pub(super) const MAX_VALUES: usize = 900_000;
 
 /// The columns that must be unique, and those that tell one row from another.
@@ -43,8 +49,8 @@ enum Identity {
 /// The values that rows of this epoch hold, as 128-bit hashes.
 #[derive(Debug, Default)]
 pub(super) struct UniqueState {
-    /// Value to the row that holds it.
-    holders: HashMap<u128, u128>,
+    /// Value to the number of rows that hold it: several where a duplicate was let pass.
+    holders: HashMap<u128, u32>,
     /// Row to the value that it holds; empty where the value is the row's identity.
     held: HashMap<u128, u128>,
     hashers: (RandomState, RandomState),
@@ -110,7 +116,10 @@ impl UniqueTest {
     }
 
     pub(super) fn prepare(&self, rows: &RecordBatch) -> Result<Prepared, ArrowError> {
-        let pick = |columns: &[usize]| -> Vec<ArrayRef> { columns.iter().map(|i| rows.column(*i).clone()).collect() };
+        let pick = |columns: &[usize]| -> Vec<ArrayRef> {
+            let picked = columns.iter().map(|index| rows.column(*index));
+            picked.map(|column| float::normal(column, Zeros::Equal)).collect()
+        };
         let columns = pick(&self.columns);
         let mut null = BooleanBuffer::new_unset(rows.num_rows());
         for nulls in columns.iter().filter_map(|column| column.logical_nulls()) {
@@ -134,32 +143,39 @@ impl UniqueTest {
             return None;
         }
         let (value, owner) = state.hashes(batch, row);
-        let holder = state.holders.get(&value);
-        Some(match op {
-            Op::Update => holder.is_some_and(|holder| *holder != owner),
-            _ => holder.is_some(),
-        })
+        let holders = state.holders.get(&value).copied().unwrap_or_default();
+        let own = op == Op::Update
+            && match self.identity {
+                Identity::Key { .. } => state.held.get(&owner) == Some(&value),
+                Identity::Same | Identity::None => true,
+            };
+        Some(holders > u32::from(own))
     }
 
     /// Notes that `row` lives with its value.
     pub(super) fn admit(&self, batch: &Prepared, row: usize, op: Op, state: &mut UniqueState) {
-        let (value, owner) = state.hashes(batch, row);
         if matches!(self.identity, Identity::None) && op == Op::Update {
             return;
         }
-        if batch.keys.is_some() {
+        let (value, owner) = state.hashes(batch, row);
+        let keyed = batch.keys.is_some();
+        if keyed {
             state.free(owner);
         }
         if batch.null.value(row) {
             return;
         }
-        if state.holders.len() >= MAX_VALUES {
-            state.unverified += u64::from(!state.holders.contains_key(&value));
+        let new_value = !state.holders.contains_key(&value);
+        if (new_value && state.holders.len() >= MAX_VALUES) || state.held.len() >= MAX_VALUES {
+            state.unverified += 1;
             return;
         }
-        state.holders.entry(value).or_insert(owner);
-        if batch.keys.is_some() {
+        let holders = state.holders.entry(value).or_default();
+        if keyed {
+            *holders += 1;
             state.held.insert(owner, value);
+        } else {
+            *holders = 1;
         }
     }
 
@@ -168,11 +184,9 @@ impl UniqueTest {
         let (value, owner) = state.hashes(batch, row);
         match self.identity {
             Identity::Key { .. } => state.free(owner),
-            Identity::Same | Identity::None => {
-                if !batch.null.value(row) {
-                    state.holders.remove(&value);
-                }
-            }
+            Identity::Same => drop(state.holders.remove(&value)),
+            // Whose value it was is not known.
+            Identity::None => {}
         }
     }
 }
@@ -184,7 +198,7 @@ impl UniqueState {
         self.held.clear();
     }
 
-    /// Starts the next epoch, and gives the memory back.
+    /// Forgets all rows, and gives the memory back.
     pub(super) fn clear(&mut self) {
         self.holders = HashMap::new();
         self.held = HashMap::new();
@@ -193,9 +207,12 @@ impl UniqueState {
 
     fn free(&mut self, owner: u128) {
         if let Some(value) = self.held.remove(&owner)
-            && self.holders.get(&value) == Some(&owner)
+            && let Entry::Occupied(mut holders) = self.holders.entry(value)
         {
-            self.holders.remove(&value);
+            *holders.get_mut() -= 1;
+            if *holders.get() == 0 {
+                holders.remove();
+            }
         }
     }
 
@@ -213,5 +230,47 @@ impl UniqueState {
     fn hash(&self, bytes: &[u8]) -> u128 {
         let (high, low) = (self.hashers.0.hash_one(bytes), self.hashers.1.hash_one(bytes));
         (u128::from(high) << 64) | u128::from(low)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{Int64Array, StringArray};
+    use arrow_schema::{DataType, Field, Schema};
+    use millstream_core::TableId;
+
+    use super::*;
+
+    #[test]
+    fn memory_has_a_bound_also_where_all_rows_hold_one_value() {
+        let columns = Schema::new(vec![
+            Field::new("id", DataType::Int64, true),
+            Field::new("email", DataType::Utf8, true),
+        ]);
+        let table = TableSchema {
+            id: TableId::new("shop", None, "users"),
+            columns: Arc::new(columns),
+            key: vec!["id".to_owned()],
+            not_null: Vec::new(),
+            before_image: false,
+        };
+        let test = UniqueTest::new(&["email".to_owned()], vec![1], &table).unwrap();
+        let mut state = UniqueState::default();
+        let size = 50_000;
+        let rows = MAX_VALUES as i64 + 2 * size;
+        for first in (0..rows).step_by(size as usize) {
+            let ids = Int64Array::from_iter_values(first..first + size);
+            let emails = StringArray::from_iter_values((0..size).map(|_| "a"));
+            let batch = RecordBatch::try_new(table.columns.clone(), vec![Arc::new(ids), Arc::new(emails)]).unwrap();
+            let prepared = test.prepare(&batch).unwrap();
+            for row in 0..size as usize {
+                test.admit(&prepared, row, Op::Create, &mut state);
+            }
+        }
+        assert_eq!((state.holders.len(), state.held.len()), (1, MAX_VALUES));
+        assert_eq!(state.unverified, 2 * size as u64);
+        assert!(state.held.capacity() <= 1 << 20, "33 bytes for each");
     }
 }

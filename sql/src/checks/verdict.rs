@@ -8,6 +8,7 @@ use super::outcome::{CheckReport, Scope};
 use super::plan::Compiled;
 use super::run::State;
 use super::spec::Action;
+use crate::reject::shown_name;
 
 /// What one batch adds to a check of rows.
 pub(super) fn batch_report(
@@ -32,7 +33,7 @@ pub(super) fn batch_report(
     CheckReport {
         check: check.name.clone(),
         kind: check.kind,
-        table: table.id.to_string(),
+        table: shown_name(&table.id),
         scope: Scope::Batch,
         action: check.action,
         severity,

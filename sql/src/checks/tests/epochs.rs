@@ -56,76 +56,6 @@ fn a_row_that_breaks_a_condition_fails_alone() {
 }
 
 #[test]
-fn unique_follows_what_is_alive() {
-    let on_status = |rows: &[Row]| kept("unique: [status]", rows);
-    let create = |id, status| Row {
-        status: Some(status),
-        ..row(id)
-    };
-    let update = |id, status| Row {
-        op: Op::Update,
-        ..create(id, status)
-    };
-    let delete = |id| Row {
-        op: Op::Delete,
-        status: None,
-        amount: None,
-        at: None,
-        ..row(id)
-    };
-    assert_eq!(on_status(&[create(1, "a"), create(2, "a"), create(3, "b")]), [0, 2]);
-    assert_eq!(on_status(&[create(1, "a"), delete(1), create(2, "a")]), [0, 1, 2]);
-    assert_eq!(
-        on_status(&[create(1, "a"), update(1, "a"), update(1, "b"), create(2, "a")]),
-        [0, 1, 2, 3]
-    );
-    assert_eq!(
-        on_status(&[create(1, "a"), create(2, "b"), update(2, "a"), create(3, "b")]),
-        [0, 1]
-    );
-    let kept_value = Row {
-        status: None,
-        unchanged: &["status"],
-        op: Op::Update,
-        ..row(1)
-    };
-    assert_eq!(on_status(&[create(1, "a"), kept_value, create(2, "a")]), [0, 1]);
-    let null = Row { status: None, ..row(1) };
-    assert_eq!(on_status(&[null.clone(), Row { id: Some(2), ..null }]), [0, 1]);
-    let truncate = Row {
-        op: Op::Truncate,
-        ..delete(1)
-    };
-    assert_eq!(on_status(&[create(1, "a"), truncate, create(2, "a")]), [0, 1, 2]);
-
-    let on_key = |rows: &[Row]| kept("unique: [order_id]", rows);
-    assert_eq!(
-        on_key(&[
-            create(1, "a"),
-            update(1, "b"),
-            create(1, "c"),
-            delete(1),
-            create(1, "d")
-        ]),
-        [0, 1, 3, 4]
-    );
-}
-
-#[test]
-fn unique_spans_batches_and_ignores_rows_that_were_held_back() {
-    let mut checks = checks("- unique: [order_id]\n- not_null: status\n  then: drop");
-    checks
-        .on_batch(batch(&[Row { status: None, ..row(1) }, row(2)]))
-        .unwrap();
-    let outcome = checks.on_batch(batch(&[row(1)])).unwrap();
-    assert!(outcome.reports.is_empty());
-    assert_eq!(checks.on_batch(batch(&[row(2)])).unwrap().reports[0].failing, 1);
-    assert!(checks.on_epoch_end().failed.is_some());
-    checks.on_batch(batch(&[row(2)])).unwrap();
-    assert!(checks.on_epoch_end().failed.is_none());
-}
-
-#[test]
 fn row_count_counts_what_would_be_published() {
     let mut checks = checks("- row_count: {min: 2, max: 2}\n- not_null: status");
     let delete = Row {
@@ -143,6 +73,23 @@ fn row_count_counts_what_would_be_published() {
 }
 
 #[test]
+fn row_count_does_not_judge_an_epoch_without_rows() {
+    let mut checks = checks("- row_count: {min: 1}\n- not_null: status");
+    assert!(checks.on_epoch_end().failed.is_none(), "positions alone");
+    let delete = Row {
+        op: Op::Delete,
+        ..row(9)
+    };
+    checks.on_batch(batch(&[delete])).unwrap();
+    assert!(checks.on_epoch_end().failed.is_none(), "deletes alone");
+    checks.on_batch(batch(&[Row { status: None, ..row(1) }])).unwrap();
+    assert!(checks.on_epoch_end().failed.is_some(), "all rows held back");
+    checks.on_batch(batch(&[Row { status: None, ..row(1) }])).unwrap();
+    checks.abort_epoch();
+    assert!(checks.on_epoch_end().failed.is_none(), "an aborted epoch is forgotten");
+}
+
+#[test]
 fn freshness_trips_by_the_clock() {
     let mut checks = checks("- freshness: {max_age: 10s}\n- freshness: {column: placed_at, max_age: 1h}\n  then: fail");
     let second = 1_000_000;
@@ -155,6 +102,26 @@ fn freshness_trips_by_the_clock() {
     assert!(checks.on_timer(14 * second).is_empty(), "reported once");
     let late = checks.on_timer(3602 * second);
     assert_eq!(late[0].as_failure().unwrap().error_code(), Some("CK0103"));
+}
+
+#[test]
+fn freshness_looks_at_rows_that_pass() {
+    let second = 1_000_000;
+    let on_column = "- freshness: {column: placed_at, max_age: 2s}\n- not_null: status\n  then: quarantine";
+    let held_back = Row {
+        status: None,
+        at: Some(8 * second),
+        ..BASE
+    };
+    let future = Row {
+        at: Some(10_000 * second),
+        ..BASE
+    };
+    for rows in [vec![row(1), held_back], vec![row(1), future]] {
+        let mut checks = checks(on_column);
+        checks.on_batch(batch(&rows)).unwrap();
+        assert_eq!(checks.on_timer(9 * second).len(), 1, "the newest that counts is 1 s");
+    }
 }
 
 #[test]

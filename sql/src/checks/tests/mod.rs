@@ -4,12 +4,16 @@ mod epochs;
 mod planning;
 mod properties;
 mod rows;
+mod uniqueness;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{ArrayRef, Decimal128Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_array::{
+    Array, ArrayRef, Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use millstream_core::{ChangeBatch, EnvelopeBuilder, ErrorKind, Op, PartitionId, Severity, TableId, TableSchema};
 use proptest::prelude::*;

@@ -30,6 +30,23 @@ fn every_fault_has_its_code() {
         ),
         ("accepted_values: {column: status, values: [7]}", "write it in quotes"),
         (
+            "accepted_range: {column: status, min: 0}",
+            "CK0002: column `status` holds text, and a bound is a number",
+        ),
+        (
+            "accepted_range: {column: status, max: '99.5'}",
+            "CAST(status AS DECIMAL(38, 10))",
+        ),
+        (
+            "expression_is_true: status > 5.5",
+            "CK0002: `expression_is_true` compares text with a number: `status > 5.5`",
+        ),
+        ("expression_is_true: amount > '5.555'", "CK0002"),
+        (
+            "{not_null: status, where: \"status IN (1, 2)\"}",
+            "CK0002: `where` compares",
+        ),
+        (
             "accepted_values: {column: status, values: []}",
             "CK0003: `values` is empty",
         ),
@@ -104,7 +121,11 @@ fn all_faults_come_at_once() {
     )
     .unwrap();
     assert_eq!(
-        unnamed.names().collect::<Vec<_>>(),
+        unnamed
+            .checks
+            .iter()
+            .map(|check| check.name.as_str())
+            .collect::<Vec<_>>(),
         ["not_null_status", "not_null_status_2"]
     );
 }

@@ -280,3 +280,112 @@ fn where_picks_the_rows_that_are_checked() {
     assert_eq!(passed(&outcome), [1, 2]);
     assert_eq!(outcome.reports[0].rows, 1);
 }
+
+/// A table with one column `x` beside its key.
+fn keyed(column: ArrayRef, key: &[&str]) -> ChangeBatch {
+    let table = TableSchema {
+        columns: Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Int64, true),
+            Field::new("x", column.data_type().clone(), true),
+        ])),
+        key: key.iter().map(|name| (*name).to_owned()).collect(),
+        ..table()
+    };
+    let mut envelope = EnvelopeBuilder::default();
+    let partition = PartitionId::new("shop", "wal");
+    for ordinal in 0..column.len() as i64 {
+        envelope.append(Op::Create, &partition, "00FF", ordinal, None);
+    }
+    let ids: ArrayRef = Arc::new((0..column.len() as i64).collect::<Int64Array>());
+    let columns = [ids, column].into_iter().chain(envelope.finish()).collect();
+    let rows = RecordBatch::try_new(table.batch_schema(), columns).unwrap();
+    ChangeBatch::try_new(Arc::new(table), rows).unwrap()
+}
+
+/// The ordinals that pass one row check on a column `x`.
+fn kept_of(column: ArrayRef, yaml: &str) -> Vec<i64> {
+    let batch = keyed(column, &["id"]);
+    let planned = plan(&specs(&format!("- {yaml}\n  then: drop")), batch.schema());
+    let mut checks = planned.unwrap_or_else(|faults| panic!("{yaml}: {faults:?}"));
+    passed(&checks.on_batch(batch).unwrap())
+}
+
+#[test]
+fn floats_are_checked_as_numbers() {
+    let doubles = || -> ArrayRef {
+        Arc::new(Float64Array::from(vec![
+            0.1,
+            -0.0,
+            f64::NAN,
+            -f64::NAN,
+            f64::INFINITY,
+            1e-30,
+        ]))
+    };
+    for (yaml, expected) in [
+        ("accepted_range: {column: x, max: 100}", vec![0, 1, 5]),
+        ("accepted_range: {column: x, min: 0}", vec![0, 1, 2, 3, 4, 5]),
+        (
+            "accepted_range: {column: x, min: 0, min_exclusive: true, max: 1}",
+            vec![0, 5],
+        ),
+        ("accepted_values: {column: x, values: [0.1, 0]}", vec![0, 1]),
+        ("accepted_values: {column: x, values: ['NaN']}", vec![2, 3]),
+        ("expression_is_true: x > 0.0", vec![0, 2, 3, 4, 5]),
+        ("expression_is_true: x - x = 0.0", vec![0, 1, 5]),
+        ("expression_is_true: x - x < 1.0", vec![0, 1, 5]),
+        ("expression_is_true: x * 10.0 <= 1.0", vec![0, 1, 5]),
+        ("not_null: x", vec![0, 1, 2, 3, 4, 5]),
+        ("not_null: x\n  where: x <> x", vec![0, 1, 2, 3, 4, 5]),
+        ("unique: x", vec![0, 1, 2, 4, 5]),
+    ] {
+        assert_eq!(kept_of(doubles(), yaml), expected, "{yaml}");
+    }
+    let reals = || -> ArrayRef { Arc::new(Float32Array::from(vec![0.1, 0.2, -0.0, f32::NAN])) };
+    for (yaml, expected) in [
+        ("accepted_range: {column: x, max: 0.1}", vec![0, 2]),
+        ("accepted_range: {column: x, min: 0.1, max: 1}", vec![0, 1]),
+        ("accepted_values: {column: x, values: [0.1, 0]}", vec![0, 2]),
+        ("unique: x", vec![0, 1, 2, 3]),
+    ] {
+        assert_eq!(kept_of(reals(), yaml), expected, "{yaml}");
+    }
+}
+
+#[test]
+fn dates_are_checked_as_dates() {
+    // 1970-01-02, 'infinity', '-infinity'.
+    let days = || -> ArrayRef { Arc::new(Date32Array::from(vec![Some(1), Some(i32::MAX), Some(i32::MIN), None])) };
+    for (yaml, expected) in [
+        ("accepted_range: {column: x, min: '1970-01-01'}", vec![0, 1, 3]),
+        ("accepted_range: {column: x, max: '9999-12-31'}", vec![0, 2, 3]),
+        ("accepted_values: {column: x, values: ['1970-01-02']}", vec![0, 3]),
+        ("expression_is_true: x >= '1970-01-02'", vec![0, 1, 3]),
+        ("expression_is_true: x < DATE '1970-01-03'", vec![0, 2, 3]),
+        ("not_null: x", vec![0, 1, 2]),
+        ("unique: x", vec![0, 1, 2, 3]),
+    ] {
+        assert_eq!(kept_of(days(), yaml), expected, "{yaml}");
+    }
+}
+
+#[test]
+fn a_condition_that_overflows_or_panics_is_broken_on_its_row() {
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, i64::MAX, i64::MIN]));
+    assert_eq!(kept_of(numbers.clone(), "expression_is_true: x + 1 > x"), [0, 2]);
+    assert_eq!(kept_of(numbers.clone(), "expression_is_true: -x <> x"), [0, 1]);
+    assert_eq!(kept_of(numbers, "expression_is_true: x * 2 <> 7"), [0]);
+    let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![1, i64::MIN, 2]));
+    assert_eq!(kept_of(times, "expression_is_true: date_trunc('day', x) <= x"), [0, 2]);
+}
+
+#[test]
+fn decimals_are_compared_to_the_last_digit() {
+    let amounts = Decimal128Array::from(vec![1_234_567_890_123_456_789, 1_234_567_890_123_456_788]);
+    let amounts: ArrayRef = Arc::new(amounts.with_precision_and_scale(20, 2).unwrap());
+    assert_eq!(
+        kept_of(amounts, "expression_is_true: x > 12345678901234567.88"),
+        [0],
+        "a number with a point is a decimal"
+    );
+}

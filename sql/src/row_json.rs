@@ -1,4 +1,4 @@
-//! A row as JSON, without loss: the form in which quarantine keeps what a check rejected.
+//! A row as JSON, without loss: the form in which quarantine keeps what was rejected.
 //!
 //! Integers are numbers; decimals are strings, because readers of JSON round long numbers;
 //! floats are numbers, or `"NaN"`, `"Infinity"`, `"-Infinity"`; times are ISO 8601, or
@@ -16,7 +16,7 @@ use arrow_json::writer::{Encoder, EncoderFactory, NullableEncoder, make_encoder}
 use arrow_schema::{ArrowError, DataType, FieldRef};
 
 /// Encodes rows of one batch.
-pub(super) struct RowEncoder<'a> {
+pub(crate) struct RowEncoder<'a> {
     columns: Vec<(&'a str, Vec<u8>, NullableEncoder<'a>)>,
 }
 
@@ -27,13 +27,13 @@ static OPTIONS: LazyLock<EncoderOptions> = LazyLock::new(|| {
 });
 
 impl<'a> RowEncoder<'a> {
-    /// Prepares the first `columns` columns of `rows`: the user's.
+    /// Prepares the `columns` of `rows`.
     ///
     /// # Errors
     /// If a column's type has no JSON form, such as a union.
-    pub(super) fn try_new(rows: &'a RecordBatch, columns: usize) -> Result<Self, ArrowError> {
-        let fields = rows.schema_ref().fields().iter().take(columns);
-        let columns = fields.zip(rows.columns()).map(|(field, array)| {
+    pub(crate) fn try_new(rows: &'a RecordBatch, columns: impl IntoIterator<Item = usize>) -> Result<Self, ArrowError> {
+        let columns = columns.into_iter().map(|index| {
+            let (field, array) = (&rows.schema_ref().fields()[index], rows.column(index));
             let mut label = serde_json::to_vec(field.name()).map_err(|e| ArrowError::JsonError(e.to_string()))?;
             label.push(b':');
             Ok((
@@ -48,7 +48,7 @@ impl<'a> RowEncoder<'a> {
     }
 
     /// Writes `row` as a JSON object over what `out` held, without the columns that are `absent`.
-    pub(super) fn encode(&mut self, row: usize, absent: impl Fn(&str) -> bool, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&mut self, row: usize, absent: impl Fn(&str) -> bool, out: &mut Vec<u8>) {
         out.clear();
         out.push(b'{');
         for (name, label, encoder) in &mut self.columns {
@@ -206,7 +206,7 @@ mod tests {
             ("list", Arc::new(list.finish())),
         ];
         let rows = RecordBatch::try_from_iter(columns).unwrap();
-        let mut encoder = RowEncoder::try_new(&rows, rows.num_columns()).unwrap();
+        let mut encoder = RowEncoder::try_new(&rows, 0..rows.num_columns()).unwrap();
         let mut out = Vec::new();
         encoder.encode(0, |_| false, &mut out);
         assert_eq!(
