@@ -59,7 +59,8 @@ impl Model {
     /// a delete gets the odd one, so that the create of a moved row still follows right after it.
     ///
     /// A row that cannot be computed (a failing cast, a column that the source did not send)
-    /// is rejected; a delete never is for a column beside its key.
+    /// is rejected; a delete never is for a column beside its key. A rejected update leaves the
+    /// older version in the table, unless the output key changed: its `d` stands.
     ///
     /// Cancel safe: it keeps no state and does not wait.
     ///
@@ -141,7 +142,8 @@ impl Builder<'_> {
         let beside_key = self.blanks(|blank| blank != Blank::Nothing);
         let all = self.blanks(|blank| blank == Blank::All);
         let mut arrays = Vec::with_capacity(self.branch.outputs.len());
-        // Emissions that are left out though their source row is not rejected.
+        // Emissions to leave out. A row that is rejected with its new key still goes from where its
+        // old one was: no later change would name that.
         let mut dropped: HashSet<usize> = HashSet::new();
         for output in &self.branch.outputs {
             let evaluated = evaluate(output.expr.as_ref(), &image, output.field.data_type())?;
@@ -152,9 +154,9 @@ impl Builder<'_> {
                 if blank || (emission.op == Op::Delete && !output.key) {
                     continue;
                 }
+                dropped.insert(failure.row);
                 if emission.op == Op::Delete && emission.followed {
                     // What had no key before was never put out.
-                    dropped.insert(failure.row);
                     continue;
                 }
                 let reason = || format!("column `{}`: {}", output.field.name(), failure.reason);
@@ -165,12 +167,11 @@ impl Builder<'_> {
                 None => evaluated.values,
             });
         }
-        if reasons.is_empty() && dropped.is_empty() {
+        if dropped.is_empty() {
             return Ok((arrays, None));
         }
-        let keep = self.emissions.iter().enumerate();
-        let keep = keep.map(|(index, e)| !reasons.contains_key(&(e.row as usize)) && !dropped.contains(&index));
-        Ok((arrays, Some(BooleanArray::from_iter(keep.map(Some)))))
+        let keep = (0..self.emissions.len()).map(|index| Some(!dropped.contains(&index)));
+        Ok((arrays, Some(BooleanArray::from_iter(keep))))
     }
 
     /// The source columns, one row for each emission, from the image that it was decided to show.

@@ -105,6 +105,9 @@ pub(crate) fn decide(batch: &ChangeBatch, branch: &Branch, images: &Images) -> R
                 match after.verdict(row) {
                     Err(reason) => {
                         decided.rejected.insert(row, format!("the filter: {reason}"));
+                        if op == Op::Update && passed_before && keys.changed(row) {
+                            decided.emissions.push(emit(Op::Delete, Side::Before, Blank::Nothing));
+                        }
                     }
                     Ok(true) => {
                         if let Some(reason) = uncomputable(branch, images, row) {

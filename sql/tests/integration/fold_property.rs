@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -12,14 +13,21 @@ use millstream_sql::{ModelSpec, fold, plan};
 use millstream_testkit::change_log::{Cells, change_rows, fold_rows};
 use proptest::prelude::*;
 
-use crate::stream::{Shape, Stream, Wish, schema, wishes};
+use crate::stream::{Row, Shape, Stream, Wish, schema, wishes};
 use crate::text_table::shown;
 
-/// A model and the streams that it takes without rejecting a row.
+/// A model and the streams that it takes.
 struct Case {
     sql: &'static str,
     key: &'static [&'static str],
     shape: Shape,
+    /// Whether a number can be too large for it, so that a row is rejected.
+    overflows: bool,
+}
+
+/// Whether an update changes a key that has the group in it.
+fn moves_group(before: &Row, after: &Row) -> bool {
+    before.grp.unwrap_or(-1) != after.grp.unwrap_or(-1)
 }
 
 const PLAIN: Shape = Shape {
@@ -27,6 +35,14 @@ const PLAIN: Shape = Shape {
     unsent: false,
     truncates: true,
     tables: 1,
+    upserts: false,
+};
+
+/// As a topic of upserts: a row is not created, and a delete may find none.
+const UPSERTS: Shape = Shape {
+    upserts: true,
+    truncates: false,
+    ..PLAIN
 };
 
 /// With the row before every change, what was not sent is known.
@@ -41,44 +57,70 @@ const CASES: &[Case] = &[
         sql: "SELECT * FROM shop.t",
         key: &[],
         shape: Shape { unsent: true, ..PLAIN },
+        overflows: false,
     },
     Case {
         sql: "SELECT id AS k, name AS label, name AS again, coalesce(val, 0) AS v FROM shop.t",
         key: &["k"],
         shape: Shape { unsent: true, ..PLAIN },
+        overflows: false,
     },
     Case {
         sql: "SELECT id, val FROM shop.t WHERE val > 5",
         key: &[],
         shape: PLAIN,
+        overflows: false,
     },
     Case {
         sql: "SELECT id, upper(name) AS name, val * 2 AS twice FROM shop.t WHERE grp IN (1, 2) OR name IS NULL",
         key: &[],
         shape: PLAIN,
+        overflows: true,
     },
     Case {
         sql: "SELECT id, upper(name) AS name, val * 2 AS twice FROM shop.t WHERE grp IN (1, 2) OR name IS NULL",
         key: &[],
         shape: FULL,
+        overflows: true,
     },
     Case {
         sql: "WITH big AS (SELECT * FROM shop.t WHERE val >= 3) \
               SELECT id, name, CASE WHEN grp = 1 THEN 'one' ELSE 'other' END AS g FROM big WHERE name <> 'x'",
         key: &[],
         shape: FULL,
+        overflows: false,
     },
     // A key that an update can change: it becomes a delete and a create.
     Case {
         sql: "SELECT coalesce(grp, -1) AS grp, id, name FROM shop.t WHERE val IS NOT NULL",
         key: &["grp", "id"],
         shape: FULL,
+        overflows: false,
+    },
+    Case {
+        sql: "SELECT coalesce(grp, -1) AS grp, id, val * 2 AS twice, name FROM shop.t WHERE val + 1 > 3",
+        key: &["grp", "id"],
+        shape: FULL,
+        overflows: true,
+    },
+    Case {
+        sql: "SELECT id + 100 AS id, -val AS negative, name FROM shop.t WHERE grp <> 2",
+        key: &["id"],
+        shape: UPSERTS,
+        overflows: true,
+    },
+    Case {
+        sql: "SELECT id, val - 1 AS less, abs(val) AS size FROM shop.t",
+        key: &[],
+        shape: FULL,
+        overflows: true,
     },
     // A key that may name fewer rows than there are would be no table; this one names as many.
     Case {
         sql: "SELECT concat('#', CAST(id AS VARCHAR)) AS number, grp FROM shop.t WHERE NOT (val = 1)",
         key: &["number"],
         shape: PLAIN,
+        overflows: false,
     },
     Case {
         sql: "SELECT 't' AS src, id, val FROM shop.t UNION ALL SELECT 'u', id, grp FROM shop.u WHERE val > 5",
@@ -88,6 +130,7 @@ const CASES: &[Case] = &[
             tables: 2,
             ..PLAIN
         },
+        overflows: false,
     },
     Case {
         sql: "SELECT 't' AS src, id, name FROM shop.t WHERE val < 9 UNION ALL SELECT 'u', id, name FROM shop.u",
@@ -97,6 +140,7 @@ const CASES: &[Case] = &[
             tables: 2,
             ..FULL
         },
+        overflows: false,
     },
 ];
 
@@ -126,9 +170,21 @@ async fn both_ways(case: &Case, wishes: &[Wish], most: usize) -> (BTreeSet<Cells
         .await
         .unwrap_or_else(|error| panic!("{}", error.summary()));
     let mut changes: Vec<RecordBatch> = Vec::new();
+    let mut rejected: BTreeSet<usize> = BTreeSet::new();
     for batch in stream.batches(most) {
         let transformed = model.apply(&batch).await.unwrap();
-        assert!(transformed.rejected.is_none(), "{}: a row was rejected", case.sql);
+        if let Some(rows) = &transformed.rejected {
+            assert!(case.overflows, "{}: a row was rejected", case.sql);
+            let reasons = rows.rows()["reason"].as_string::<i32>();
+            assert!(
+                reasons
+                    .iter()
+                    .flatten()
+                    .all(|reason| reason.ends_with("a number is out of range"))
+            );
+            let places = rows.positions().iter().flatten().zip(rows.ordinals().values());
+            rejected.extend(places.map(|(position, ordinal)| Stream::number(position, *ordinal)));
+        }
         changes.extend(transformed.changes.map(|changes| changes.rows().clone()));
     }
     let key = &model.output().key;
@@ -139,23 +195,28 @@ async fn both_ways(case: &Case, wishes: &[Wish], most: usize) -> (BTreeSet<Cells
     // The daemon's own fold must agree with the tests' one.
     let current = fold::current(&changes, key).unwrap();
     assert_eq!(cells(current.as_slice()), found, "{}: the folds differ", case.sql);
-    (found, query(case.sql, &stream).await)
+    (found, query(case, &stream, &rejected).await)
 }
 
 /// Runs the model's SQL over the rows that are left, with DataFusion itself.
-async fn query(sql: &str, stream: &Stream) -> BTreeSet<Cells> {
+async fn query(case: &Case, stream: &Stream, rejected: &BTreeSet<usize>) -> BTreeSet<Cells> {
+    let moves = if case.key.contains(&"grp") {
+        moves_group
+    } else {
+        |_: &Row, _: &Row| false
+    };
     let mut config = SessionConfig::new().with_target_partitions(1);
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
     let context = SessionContext::new_with_config(config);
     let shop = MemorySchemaProvider::new();
     for (index, name) in ["t", "u"].into_iter().enumerate() {
-        let rows = stream.rows_left(index);
+        let rows = stream.rows_left(index, rejected, moves);
         let table = MemTable::try_new(rows.schema(), vec![vec![rows]]).unwrap();
         shop.register_table(name.to_owned(), Arc::new(table)).unwrap();
     }
     let catalog = context.catalog("datafusion").unwrap();
     catalog.register_schema("shop", Arc::new(shop)).unwrap();
-    let rows = context.sql(sql).await.unwrap().collect().await.unwrap();
+    let rows = context.sql(case.sql).await.unwrap().collect().await.unwrap();
     cells(&rows)
 }
 

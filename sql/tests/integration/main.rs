@@ -2,6 +2,8 @@
 
 mod fold_property;
 mod moved_rows;
+mod queries;
+mod rejects;
 mod script;
 mod stream;
 mod text_table;

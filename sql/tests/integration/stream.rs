@@ -1,6 +1,6 @@
 //! Random streams of changes that a real table could have made, and the rows they leave.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, StructArray};
@@ -29,9 +29,10 @@ pub struct Wish {
 }
 
 pub fn wishes() -> impl Strategy<Value = Vec<Wish>> {
-    let small = || proptest::option::weighted(0.8, -3i64..20);
+    let ends = proptest::sample::select(vec![i64::MIN, i64::MIN / 2, i64::MAX / 2 + 1, i64::MAX - 1, i64::MAX]);
+    let number = proptest::option::weighted(0.8, prop_oneof![6 => -3i64..20, 1 => ends]);
     let name = proptest::option::weighted(0.8, proptest::sample::select(vec!["x", "y", "ß", ""]));
-    let row = (proptest::option::weighted(0.8, 0i64..4), small(), name).prop_map(|(grp, val, name)| Row {
+    let row = (proptest::option::weighted(0.8, 0i64..4), number, name).prop_map(|(grp, val, name)| Row {
         grp,
         val,
         name: name.map(str::to_owned),
@@ -57,6 +58,8 @@ pub struct Shape {
     pub truncates: bool,
     /// How many of the two tables there are.
     pub tables: usize,
+    /// As from Kafka: rows are written and deleted whether they are there or not.
+    pub upserts: bool,
 }
 
 struct Change {
@@ -77,7 +80,7 @@ pub struct Stream {
     position: usize,
     ordinal: i64,
     before_image: bool,
-    pub left: [BTreeMap<i64, Row>; 2],
+    left: [BTreeMap<i64, Row>; 2],
 }
 
 pub fn schema(table: usize, before_image: bool) -> Arc<TableSchema> {
@@ -128,6 +131,8 @@ impl Stream {
         let op = match (wish.kind, &before) {
             (0, _) if shape.truncates && !copying => Op::Truncate,
             (1..=3, Some(_)) => Op::Delete,
+            (1..=3, None) if shape.upserts => Op::Delete,
+            (_, None) if shape.upserts => Op::Update,
             (_, Some(before)) => {
                 if shape.unsent && wish.keeps_name {
                     after.name.clone_from(&before.name);
@@ -256,10 +261,43 @@ impl Stream {
         ChangeBatch::try_new(schema, rows).unwrap()
     }
 
-    /// The rows that `table` is left with, as a plain table.
-    pub fn rows_left(&self, table: usize) -> RecordBatch {
-        let rows = self.left[table].iter().map(|(id, row)| (Some(*id), Some(row.clone())));
+    /// The rows that `table` is left with, as a plain table, if the changes numbered in `rejected`
+    /// did not take place. Such an update still removes the row if it `moves` it.
+    pub fn rows_left(&self, table: usize, rejected: &BTreeSet<usize>, moves: fn(&Row, &Row) -> bool) -> RecordBatch {
+        let mut left: BTreeMap<i64, Row> = BTreeMap::new();
+        for (number, change) in self
+            .changes
+            .iter()
+            .enumerate()
+            .filter(|(_, change)| change.table == table)
+        {
+            match (change.id, &change.after) {
+                (None, _) => left.clear(),
+                (Some(id), None) => drop(left.remove(&id)),
+                (Some(id), Some(after)) if rejected.contains(&number) => {
+                    if change.before.as_ref().is_some_and(|before| moves(before, after)) {
+                        left.remove(&id);
+                    }
+                }
+                (Some(id), Some(after)) => {
+                    let mut row = after.clone();
+                    if change.keeps_name && !self.before_image {
+                        row.name = left.get(&id).and_then(|known| known.name.clone());
+                    }
+                    left.insert(id, row);
+                }
+            }
+        }
+        if rejected.is_empty() {
+            assert_eq!(left, self.left[table], "the stream is the table");
+        }
+        let rows = left.into_iter().map(|(id, row)| (Some(id), Some(row)));
         RecordBatch::try_new(schema(table, false).columns.clone(), columns(rows.collect())).unwrap()
+    }
+
+    /// The number of the change at a place.
+    pub fn number(position: &str, ordinal: i64) -> usize {
+        position.parse::<usize>().unwrap() * 3 + ordinal as usize
     }
 }
 
