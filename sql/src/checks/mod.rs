@@ -1,7 +1,7 @@
 //! Data-quality checks over change batches.
 //!
-//! [`plan`] turns what a user wrote ([`CheckSpec`]) into [`Checks`], or into every fault at
-//! once. Row checks are evaluated as masks while batches pass ([`Checks::on_batch`]); what
+//! [`plan_model`] turns what a user wrote ([`CheckSpec`]) into [`Checks`] of a model, or into
+//! every fault at once; [`Checks::follow`] plans them again when the model's columns change. Row checks are evaluated as masks while batches pass ([`Checks::on_batch`]); what
 //! they add up to, and the checks of the whole, are judged when the epoch is prepared and
 //! before it is committed ([`Checks::on_epoch_end`]), so that a bad epoch never becomes
 //! visible; freshness is judged by the clock ([`Checks::on_timer`]).
