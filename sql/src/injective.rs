@@ -19,7 +19,9 @@ pub(crate) fn source<'e>(expr: &'e Expr, schema: &dyn ExprSchema) -> Option<&'e 
         Expr::Negative(inner) if is_integer(inner, schema) => source(inner, schema),
         Expr::Cast(cast) => {
             let from = cast.expr.get_type(schema).ok()?;
-            keeps(&from, cast.field.data_type()).then(|| source(&cast.expr, schema))?
+            keeps(&from, cast.field.data_type())
+                .then(|| source(&cast.expr, schema))
+                .flatten()
         }
         Expr::BinaryExpr(binary) => {
             let parts = [binary.left.as_ref(), binary.right.as_ref()];
@@ -29,7 +31,7 @@ pub(crate) fn source<'e>(expr: &'e Expr, schema: &dyn ExprSchema) -> Option<&'e 
                 Operator::StringConcat => true,
                 _ => false,
             };
-            distinct.then(|| only_column(parts, schema))?
+            distinct.then(|| only_column(parts, schema)).flatten()
         }
         Expr::ScalarFunction(call) => match call.func.name() {
             "concat" => only_column(&call.args, schema),

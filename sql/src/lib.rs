@@ -12,6 +12,7 @@ mod apply;
 mod catalog;
 mod caught;
 pub mod checks;
+mod constant;
 mod decide;
 mod evaluate;
 mod fault;

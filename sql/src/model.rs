@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, utils};
@@ -16,7 +15,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use millstream_core::{ChangeBatch, Error, ErrorKind, Result, TableId, TableSchema, envelope};
 
 use crate::catalog::{StreamCatalog, scan_schema};
-use crate::caught::caught;
+use crate::constant;
 use crate::fault::Fault;
 use crate::keys::{self, KeyPlan};
 use crate::mixed;
@@ -315,13 +314,11 @@ fn compile(
             .map_err(|e| planner(e.into()))?,
     );
     let scan_columns = DFSchema::try_from(scan.as_ref().clone()).map_err(planner)?;
-    // Constants of the SQL as it is written, too: the simplifier computes them without a check
-    // for overflow.
     for expr in branch.columns.iter().chain(&branch.filters) {
-        refuse_constant_failure(expr, catalog)?;
+        constant::refuse_wrapped(expr, &catalog.state)?;
     }
     let physical = |expr: &Expr| {
-        refuse_constant_failure(expr, catalog)?;
+        constant::refuse_failing(expr, &catalog.state)?;
         physical(expr, &scan_columns, &catalog.state).map_err(planner)
     };
 
@@ -375,49 +372,4 @@ pub(crate) fn reads(expr: &Expr) -> (Vec<String>, bool) {
         .collect();
     let (reserved, user): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| envelope::is_reserved(name));
     (user.into_iter().map(str::to_owned).collect(), !reserved.is_empty())
-}
-
-/// A part that reads no column and is still no literal after simplification fails for every
-/// row, unless a condition keeps it from being computed.
-fn refuse_constant_failure(expr: &Expr, catalog: &StreamCatalog) -> Result<(), Fault> {
-    let empty = DFSchema::empty();
-    let mut failing = None;
-    let walked = expr.apply(|part| {
-        let conditional = match part {
-            Expr::Case(_) => true,
-            Expr::BinaryExpr(binary) => binary.op.is_logic_operator(),
-            Expr::ScalarFunction(function) => function.func.short_circuits(),
-            _ => false,
-        };
-        if conditional {
-            return Ok(TreeNodeRecursion::Jump);
-        }
-        if matches!(part, Expr::Literal(..)) || !part.column_refs().is_empty() {
-            return Ok(TreeNodeRecursion::Continue);
-        }
-        let row = arrow_array::RecordBatch::try_new_with_options(
-            Arc::new(Schema::empty()),
-            Vec::new(),
-            &arrow_array::RecordBatchOptions::new().with_row_count(Some(1)),
-        )?;
-        let computed = physical(part, &empty, &catalog.state).and_then(|physical| {
-            caught(|| physical.evaluate(&row))
-                .unwrap_or_else(|| Err(DataFusionError::Execution("the function panics".to_owned())))
-        });
-        if let Err(error) = computed {
-            failing = Some((part.to_string(), error));
-            return Ok(TreeNodeRecursion::Stop);
-        }
-        Ok(TreeNodeRecursion::Jump)
-    });
-    walked.map_err(|error| Fault::from_planner(&error))?;
-    match failing {
-        None => Ok(()),
-        // The text is the user's own SQL, no row's value.
-        Some((part, error)) => Err(Fault::wrong(
-            "SQ0021",
-            format!("`{part}` cannot be computed: {}", error.find_root().strip_backtrace()),
-        )
-        .hint("it fails for every row; correct the constant")),
-    }
 }

@@ -184,7 +184,9 @@ impl UniqueTest {
         let (value, owner) = state.hashes(batch, row);
         match self.identity {
             Identity::Key { .. } => state.free(owner),
-            Identity::Same => drop(state.holders.remove(&value)),
+            Identity::Same => {
+                state.holders.remove(&value);
+            }
             // Whose value it was is not known.
             Identity::None => {}
         }
