@@ -50,7 +50,7 @@ impl Stage {
         Ok(Self {
             definition: Some(definition.clone()),
             inputs: inputs(schemas.iter().filter(|schema| model.inputs().contains(&schema.id))),
-            checks: checks::plan(&definition.checks, &schema)?,
+            checks: checks::plan_model(&definition.checks, &model)?,
             model: Some(model),
             schema,
         })
