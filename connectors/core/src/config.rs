@@ -2,6 +2,7 @@
 //! durations. They resolve while they are deserialised, so that an error carries the line and
 //! column of the value, and so that a variable's content is never parsed as YAML.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
@@ -82,6 +83,15 @@ impl Secret {
         Self(SecretString::from(value.into()))
     }
 
+    /// Runs `read`, and returns with its result the secrets that were deserialised meanwhile on
+    /// this thread, in their order. So a reload sees that a secret's file has new content,
+    /// without every connector listing its secrets.
+    pub fn resolved_in<T>(read: impl FnOnce() -> T) -> (T, Vec<Self>) {
+        RESOLVED.set(Some(Vec::new()));
+        let result = read();
+        (result, RESOLVED.take().unwrap_or_default())
+    }
+
     /// The value itself; never log it.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -111,31 +121,77 @@ impl<'de> Visitor<'de> for SecretVisitor {
 
     fn visit_str<E: de::Error>(self, raw: &str) -> Result<Secret, E> {
         substitute(raw, |name| std::env::var(name).ok())
-            .map(Secret::new)
+            .map(resolved)
             .map_err(E::custom)
     }
 
+    // A number would lose its leading zeros, and serde's own message would show it.
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Secret, E> {
+        Err(unquoted())
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Secret, E> {
+        Err(unquoted())
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Secret, E> {
+        Err(unquoted())
+    }
+
+    fn visit_i128<E: de::Error>(self, _: i128) -> Result<Secret, E> {
+        Err(unquoted())
+    }
+
+    fn visit_u128<E: de::Error>(self, _: u128) -> Result<Secret, E> {
+        Err(unquoted())
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Secret, E> {
+        Err(unquoted())
+    }
+
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Secret, A::Error> {
-        let (kind, place) = map
-            .next_entry::<String, Text>()?
-            .ok_or_else(|| de::Error::custom("expected one of {env: NAME}, {file: PATH}, {credential: NAME}"))?;
+        // What stands here may be the secret itself, so that no message repeats it.
+        let expected = || de::Error::custom("expected one of {env: NAME}, {file: PATH}, {credential: NAME}");
+        let kind = map.next_key::<String>()?.ok_or_else(expected)?;
+        if !["env", "file", "credential"].contains(&kind.as_str()) {
+            return Err(expected());
+        }
+        let place = map.next_value::<Text>()?;
         let value = match kind.as_str() {
             "env" => std::env::var(&*place).map_err(|_| format!("environment variable `{place}` is not set")),
             "file" => read_secret(place.as_ref()),
-            "credential" => match std::env::var("CREDENTIALS_DIRECTORY") {
+            _ => match std::env::var("CREDENTIALS_DIRECTORY") {
                 Ok(folder) => read_secret(&std::path::Path::new(&folder).join(&*place)),
                 Err(_) => Err("no systemd credentials here: CREDENTIALS_DIRECTORY is not set".to_owned()),
             },
-            other => Err(format!(
-                "unknown kind of secret `{other}`, expected `env`, `file` or `credential`"
-            )),
         };
-        let secret = value.map(Secret::new).map_err(de::Error::custom)?;
+        let secret = resolved(value.map_err(de::Error::custom)?);
         match map.next_key::<String>()? {
             None => Ok(secret),
-            Some(extra) => Err(de::Error::custom(format!("unexpected key `{extra}` beside `{kind}`"))),
+            Some(_) => Err(de::Error::custom(format!("unexpected key beside `{kind}`"))),
         }
     }
+}
+
+fn unquoted<E: de::Error>() -> E {
+    E::custom("a secret that looks like a number or a boolean must stand in quotes")
+}
+
+thread_local! {
+    /// Where [`Secret::resolved_in`] gathers the secrets that are resolved on this thread.
+    static RESOLVED: RefCell<Option<Vec<Secret>>> = const { RefCell::new(None) };
+}
+
+/// A secret that was just read, noted for [`Secret::resolved_in`].
+fn resolved(value: String) -> Secret {
+    let secret = Secret::new(value);
+    RESOLVED.with_borrow_mut(|gathered| {
+        if let Some(gathered) = gathered {
+            gathered.push(secret.clone());
+        }
+    });
+    secret
 }
 
 fn read_secret(path: &std::path::Path) -> Result<String, String> {
@@ -234,5 +290,48 @@ mod tests {
     fn a_secret_is_never_printed() {
         let secret = Secret::new("hunter2");
         assert!(!format!("{secret:?}").contains("hunter2"));
+    }
+
+    fn secret(json: &str) -> Result<Secret, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_secret_in_a_wrong_form_is_not_repeated() {
+        for wrong in [
+            "87654321",
+            "-87654321",
+            "8765.4321",
+            "87654321876543218765432187654321",
+            r#"{"87654321": ""}"#,
+            r#"{"87654321": null}"#,
+            r#"{"env": "PATH", "87654321": ""}"#,
+            "[87654321]",
+            "true",
+            "null",
+        ] {
+            let message = secret(wrong).unwrap_err();
+            assert!(
+                !message.contains("8765") && !message.contains("true"),
+                "{wrong}: {message}"
+            );
+        }
+        assert!(secret("87654321").unwrap_err().contains("must stand in quotes"));
+        assert_eq!(secret(r#""87654321""#).unwrap().expose(), "87654321");
+    }
+
+    #[test]
+    fn the_secrets_of_a_configuration_are_gathered() {
+        let folder = std::env::temp_dir();
+        let file = folder.join(format!("millstream-secret-{}", std::process::id()));
+        std::fs::write(&file, "hunter2\n").unwrap();
+        let written = format!(r#"[{{"file": "{}"}}, "literal"]"#, file.display());
+        let (read, found) = Secret::resolved_in(|| serde_json::from_str::<Vec<Secret>>(&written));
+        std::fs::remove_file(&file).unwrap();
+        read.unwrap();
+        let found: Vec<&str> = found.iter().map(Secret::expose).collect();
+        assert_eq!(found, ["hunter2", "literal"]);
+        secret(r#""outside""#).unwrap();
+        assert!(Secret::resolved_in(|| ()).1.is_empty());
     }
 }

@@ -8,7 +8,7 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::partition::PartitionExpr;
-use crate::storage::Location;
+use crate::storage::{Location, Storage};
 
 /// Where and how tables are written as Parquet.
 ///
@@ -57,6 +57,22 @@ impl ParquetConfig {
             buffer: default_buffer(),
             options: BTreeMap::new(),
         }
+    }
+
+    /// Where the tables lie: the same text for urls that mean the same place, with the endpoint
+    /// where one is given, so that it is not for showing. `None` for a url or an option that
+    /// cannot be used.
+    pub fn location(&self) -> Option<String> {
+        let storage = Storage::of(self).ok()?;
+        let mut location = storage.location(&storage.prefix);
+        let endpoints = self
+            .options
+            .iter()
+            .filter(|(name, _)| name.to_ascii_lowercase().ends_with("endpoint"));
+        for (_, endpoint) in endpoints {
+            location = format!("{location} at {}", endpoint.expose().trim_end_matches('/'));
+        }
+        Some(location)
     }
 }
 
@@ -232,5 +248,23 @@ mod tests {
             let error = parse(json).unwrap_err().to_string();
             assert!(error.contains(said), "{json}: {error}");
         }
+    }
+
+    #[test]
+    fn urls_of_one_place_have_one_location() {
+        let location = |url: &str| ParquetConfig::new(url).location().unwrap();
+        let here = std::env::current_dir().unwrap().display().to_string();
+        for same in ["lake", "./lake/", "./x/../lake", &format!("file://{here}/lake")] {
+            assert_eq!(location(same), format!("{here}/lake"), "{same}");
+        }
+        assert_eq!(location("/srv/lake"), "/srv/lake");
+        let at = |url: &str, endpoint: &str| {
+            let options = format!(r#"{{"aws_endpoint": "{endpoint}", "aws_region": "x"}}"#);
+            parse(&format!(r#"{{"url": "{url}", "options": {options}}}"#))
+                .unwrap()
+                .location()
+        };
+        assert_eq!(at("s3://lake/shop/", "https://a"), at("s3://lake/shop", "https://a/"));
+        assert_ne!(at("s3://lake/shop", "https://a"), at("s3://lake/shop", "https://b"));
     }
 }

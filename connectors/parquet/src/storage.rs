@@ -1,7 +1,7 @@
 //! Where a sink's tables lie: the url, the object store behind it, and the prefix within.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,33 +30,49 @@ pub(crate) enum Location {
 /// A url or an option that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LocationFault {
+    /// What is shown is the scheme and the host: the rest may hold a key.
     #[error("`{0}` is not a url that tables can be written to")]
     Url(String),
-    #[error("the url must not hold a user or a password; give them under `options`")]
+    #[error(
+        "the url must not hold a user or a password; give them under `options`, and write an `@` of a name as `%40`"
+    )]
     Credentials,
+    #[error("the url must have no `?` and no `#`; give keys and tokens under `options`")]
+    Query,
+    #[error("`{0}:` begins neither a url (`{0}://…`) nor a folder (`./{0}:…`)")]
+    HalfScheme(String),
     #[error("`{0}` is not an option of this object store")]
     Option(String),
     #[error("the endpoint is plain http; set the option `{0}: true` if that is wanted")]
     PlainHttp(&'static str),
     #[error("the object store cannot be set up: {0}")]
-    Setup(#[source] object_store::Error),
+    Setup(String),
 }
 
 impl Location {
     /// Understands a url or a path. A relative path starts at the working directory.
     pub(crate) fn parse(text: &str) -> std::result::Result<Self, LocationFault> {
-        let wrong = || LocationFault::Url(text.to_owned());
         if text.is_empty() {
-            return Err(wrong());
+            return Err(LocationFault::Url(String::new()));
         }
-        if !text.contains("://") {
-            return std::path::absolute(text).map(Self::Folder).map_err(|_| wrong());
-        }
-        let url = Url::parse(text).map_err(|_| wrong())?;
-        let abfss = url.scheme().starts_with("abfs");
-        if url.password().is_some() || (!url.username().is_empty() && !abfss) {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Self::folder(text);
+        };
+        // The container of abfss://container@account stands where a user would.
+        let names = usize::from(scheme.starts_with("abfs"));
+        if rest.matches('@').count() > names {
             return Err(LocationFault::Credentials);
         }
+        let Ok(url) = Url::parse(text) else {
+            return Err(LocationFault::Url(shown(scheme, None)));
+        };
+        if url.password().is_some() {
+            return Err(LocationFault::Credentials);
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(LocationFault::Query);
+        }
+        let wrong = || LocationFault::Url(shown(scheme, url.host_str()));
         match ObjectStoreScheme::parse(&url).map_err(|_| wrong())?.0 {
             ObjectStoreScheme::Local => url.to_file_path().map(Self::Folder).map_err(|()| wrong()),
             ObjectStoreScheme::AmazonS3 | ObjectStoreScheme::GoogleCloudStorage | ObjectStoreScheme::MicrosoftAzure => {
@@ -65,6 +81,30 @@ impl Location {
             _ => Err(wrong()),
         }
     }
+
+    fn folder(text: &str) -> std::result::Result<Self, LocationFault> {
+        // `s3:/lake` is a slip, and would become a folder of that name.
+        if let Some((first, _)) = text.split_once(':')
+            && first.starts_with(|c: char| c.is_ascii_alphabetic())
+            && first.chars().all(|c| c.is_ascii_alphanumeric() || "+.-".contains(c))
+        {
+            return Err(LocationFault::HalfScheme(first.to_owned()));
+        }
+        let wrong = |_| LocationFault::Url(text.to_owned());
+        let mut folder = PathBuf::new();
+        for part in std::path::absolute(text).map_err(wrong)?.components() {
+            match part {
+                Component::ParentDir => drop(folder.pop()),
+                part => folder.push(part),
+            }
+        }
+        Ok(Self::Folder(folder))
+    }
+}
+
+/// What an error may show of a url.
+fn shown(scheme: &str, host: Option<&str>) -> String {
+    format!("{scheme}://{}", host.unwrap_or("…"))
 }
 
 /// An object store with the prefix under which tables lie.
@@ -115,8 +155,9 @@ impl Storage {
     }
 
     fn remote(url: &Url, options: &BTreeMap<String, Secret>) -> std::result::Result<Self, LocationFault> {
-        let wrong = || LocationFault::Url(url.to_string());
-        let (scheme, prefix) = ObjectStoreScheme::parse(url).map_err(|_| wrong())?;
+        let wrong = |_| LocationFault::Url(shown(url.scheme(), url.host_str()));
+        let (scheme, prefix) = ObjectStoreScheme::parse(url).map_err(wrong)?;
+        let refused = |error: object_store::Error| LocationFault::Setup(without_values(error.to_string(), options));
         let pairs = options
             .iter()
             .map(|(name, value)| (name.to_ascii_lowercase(), value.expose()));
@@ -137,7 +178,7 @@ impl Storage {
                     let key: AmazonS3ConfigKey = name.parse().map_err(|_| unknown(&name))?;
                     builder = builder.with_config(key, value);
                 }
-                Arc::new(builder.build().map_err(LocationFault::Setup)?)
+                Arc::new(builder.build().map_err(refused)?)
             }
             ObjectStoreScheme::GoogleCloudStorage => {
                 let mut builder = GoogleCloudStorageBuilder::from_env()
@@ -147,7 +188,7 @@ impl Storage {
                     let key: GoogleConfigKey = name.parse().map_err(|_| unknown(&name))?;
                     builder = builder.with_config(key, value);
                 }
-                Arc::new(builder.build().map_err(LocationFault::Setup)?)
+                Arc::new(builder.build().map_err(refused)?)
             }
             _ => {
                 if plain && !allowed && std::env::var_os("AZURE_ALLOW_HTTP").is_none() {
@@ -160,7 +201,7 @@ impl Storage {
                     let key: AzureConfigKey = name.parse().map_err(|_| unknown(&name))?;
                     builder = builder.with_config(key, value);
                 }
-                Arc::new(builder.build().map_err(LocationFault::Setup)?)
+                Arc::new(builder.build().map_err(refused)?)
             }
         };
         let whole = url.as_str();
@@ -190,6 +231,12 @@ impl Storage {
     pub(crate) fn location(&self, path: &Path) -> String {
         format!("{}{path}", self.base)
     }
+}
+
+/// `text` without what the options say: a key that cannot be parsed is quoted by its parser.
+fn without_values(text: String, options: &BTreeMap<String, Secret>) -> String {
+    let values = options.values().map(Secret::expose).filter(|value| !value.is_empty());
+    values.fold(text, |text, value| text.replace(value, "***"))
 }
 
 /// Retries of a single request inside the store's client. Kept short: the commit protocol and
@@ -247,6 +294,19 @@ mod tests {
                 "aws_allow_http",
             ),
             ("s3://me:hunter2@lake", &[][..], "must not hold a user"),
+            ("s3://key:hun/ter2@lake", &[][..], "must not hold a user"),
+            ("s3://key:80/hunter2@lake", &[][..], "must not hold a user"),
+            ("abfss://me:hunter2@lake/x", &[][..], "must not hold a user"),
+            ("https://host/lake?sig=hunter2", &[][..], "must have no `?`"),
+            ("s3://lake/shop?sig=hunter2", &[][..], "must have no `?`"),
+            ("s3://lake:hunter2", &[][..], "`s3://…` is not a url"),
+            ("redis://x/hunter2", &[][..], "`redis://x` is not a url"),
+            ("s3:/lake/hunter2", &[][..], "`s3:` begins neither"),
+            (
+                "gs://lake",
+                &[("google_service_account_key", "\"hunter2\"")][..],
+                "cannot be set up",
+            ),
             (
                 "/srv/lake",
                 &[("aws_region", "hunter2")][..],

@@ -76,9 +76,15 @@ pub enum InvalidUrl {
     /// No role.
     #[error("it names no user: expected `postgres://user@host/database`")]
     NoUser,
+    /// An `@` or a second `/` after the host: part of a password, most likely.
+    #[error("its user, password or database holds a bare `@`, `/` or `?`; write them as `%40`, `%2F` and `%3F`")]
+    Unencoded,
     /// A parameter that this program does not know.
     #[error("its parameter `{0}` is not known")]
     UnknownParameter(String),
+    /// A parameter whose name may be part of a password with a `?` in it.
+    #[error("one of its parameters is not known; write a `?` in user, password and database as `%3F`")]
+    NoParameter,
     /// A value that the parameter cannot take.
     #[error("its parameter `{0}` cannot have that value; expected {1}")]
     InvalidParameter(&'static str, &'static str),
@@ -101,6 +107,11 @@ impl ConnectOptions {
         let rest = after_scheme.ok_or(InvalidUrl::Scheme)?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+        // A password with a bare `/`, `?` or `@` ends up in these, and must not be shown as a
+        // host, a database or a parameter.
+        if database.contains(['@', '/']) || query.contains('@') {
+            return Err(InvalidUrl::Unencoded);
+        }
         let (userinfo, mut hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
         let (user, password) = match userinfo.split_once(':') {
             Some((user, password)) => (user, Some(password)),
@@ -134,7 +145,8 @@ impl ConnectOptions {
                 "password" => password = Some(value),
                 "dbname" => database = value,
                 "application_name" => {}
-                other => return Err(InvalidUrl::UnknownParameter(other.to_owned())),
+                other if is_parameter(other) => return Err(InvalidUrl::UnknownParameter(other.to_owned())),
+                _ => return Err(InvalidUrl::NoParameter),
             }
         }
         if user.is_empty() {
@@ -179,6 +191,11 @@ impl ConnectOptions {
         let hosts: Vec<String> = self.hosts.iter().map(Host::to_string).collect();
         format!("{}/{}", hosts.join(","), self.database)
     }
+}
+
+/// Whether libpq could have a parameter of this name.
+fn is_parameter(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 fn parse_tls_mode(value: &str) -> Result<TlsMode, InvalidUrl> {
@@ -282,5 +299,15 @@ mod tests {
             error("postgres://a@b/db?sslmode=x"),
             InvalidUrl::InvalidParameter("sslmode", _)
         ));
+        for url in [
+            "postgres://a:hun?ter2@db/x",
+            "postgres://a:hun?ter=2@db/x",
+            "postgres://a:hun/ter2@db/x",
+            "postgres://a:h@hun/ter2@db/x",
+            "postgres://a@db/x/hunter2",
+        ] {
+            assert_eq!(error(url), InvalidUrl::Unencoded, "{url}");
+        }
+        assert_eq!(error("postgres://a@b/x?hun-ter2"), InvalidUrl::NoParameter);
     }
 }
