@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
-use millstream_core::{Result, Sink, Source};
+use millstream_core::{Result, Sink, Source, TableId};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
+
+#[cfg(not(all(any(feature = "postgres", feature = "kafka"), feature = "parquet")))]
+compile_error!("a daemon needs a source and a sink: build with the feature `parquet`, and `postgres` or `kafka`");
 
 /// The configuration of a source: `{postgres: {…}}`.
 #[derive(Debug, Clone, Deserialize)]
@@ -52,6 +55,41 @@ impl SourceConfig {
     }
 }
 
+impl SourceConfig {
+    /// The tables that the source `name` will have, known without I/O.
+    pub fn tables(&self, name: &str) -> Vec<TableId> {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => {
+                let tables = config.tables.iter().map(|table| {
+                    let (schema, table) = table.split_once('.').unwrap_or(("public", table));
+                    TableId::new(name, Some(schema), table)
+                });
+                tables.collect()
+            }
+            #[cfg(feature = "kafka")]
+            Self::Kafka(config) => config
+                .topics
+                .iter()
+                .map(|topic| TableId::new(name, None, topic))
+                .collect(),
+        }
+    }
+
+    /// What of its system the source `name` has to itself, in words; `None` if nothing.
+    pub fn claim(&self, pipeline: &str, name: &str) -> Option<String> {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => {
+                let source = millstream_postgres::PostgresSource::new(pipeline, name, config.clone()).ok()?;
+                Some(format!("the slot `{}` on {}", source.slot(), source.server()))
+            }
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_) => None,
+        }
+    }
+}
+
 /// The configuration of a sink: what stands under `parquet:` and the like.
 #[derive(Debug, Clone)]
 pub enum SinkConfig {
@@ -84,6 +122,15 @@ impl SinkConfig {
         match self {
             #[cfg(feature = "parquet")]
             Self::Parquet(_) => "parquet",
+        }
+    }
+
+    /// Where the sink's tables lie, the same text for the same place; not for showing. `None` if
+    /// the settings cannot be used.
+    pub fn location(&self) -> Option<String> {
+        match self {
+            #[cfg(feature = "parquet")]
+            Self::Parquet(config) => config.location(),
         }
     }
 

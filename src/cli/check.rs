@@ -1,13 +1,15 @@
 //! `millstream check`.
 
+use std::cmp::Reverse;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use futures::future::join_all;
 use millstream_core::{Finding, Severity, Sink, Source, TableSchema};
 use serde::Serialize;
 
-use super::{CheckArgs, Format};
-use crate::config::{Diagnostic, LoadedPipeline, Project};
+use super::{CheckArgs, Format, outline};
+use crate::config::{Diagnostic, LoadedPipeline, Place, Project};
 use crate::engine::plan;
 
 /// What was found out about one pipeline that has no fault.
@@ -28,15 +30,13 @@ struct TableReport {
 }
 
 pub fn main(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let (reports, mut diagnostics) = match Project::load(&args.project) {
-        Err(faults) => (Vec::new(), faults),
-        Ok(_) if args.offline => (Vec::new(), Vec::new()),
-        Ok(project) => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(check_project(&project))
-        }
-    };
-    diagnostics.sort_by(|a, b| (&a.place, b.finding.severity).cmp(&(&b.place, a.finding.severity)));
+    let (project, mut diagnostics) = Project::read(&args.project);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let (reports, found) = runtime.block_on(check_project(&project, args.offline));
+    diagnostics.extend(found);
+    diagnostics.sort_by(|a, b| order(a).cmp(&order(b)));
+    // What the files alone show is found again when the tables are planned.
+    diagnostics.dedup();
     match args.format {
         Format::Json => {
             let document = serde_json::json!({ "pipelines": reports, "findings": diagnostics });
@@ -48,78 +48,76 @@ pub fn main(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn check_project(project: &Project) -> (Vec<Report>, Vec<Diagnostic>) {
-    let mut reports = Vec::new();
-    let mut diagnostics = Vec::new();
-    for pipeline in project.pipelines.values() {
-        let (report, found) = check_pipeline(pipeline).await;
-        reports.extend(report);
-        diagnostics.extend(found);
-    }
-    (reports, diagnostics)
+/// By place, the gravest first.
+fn order(diagnostic: &Diagnostic) -> (&Place, Reverse<Severity>, &str) {
+    let finding = &diagnostic.finding;
+    (&diagnostic.place, Reverse(finding.severity), &finding.message)
 }
 
-async fn check_pipeline(pipeline: &LoadedPipeline) -> (Option<Report>, Vec<Diagnostic>) {
+/// Looks at the pipelines side by side, so that servers that do not answer cost their time once.
+async fn check_project(project: &Project, offline: bool) -> (Vec<Report>, Vec<Diagnostic>) {
+    let pipelines = project.pipelines.values();
+    let checked = join_all(pipelines.map(|pipeline| check_pipeline(pipeline, offline))).await;
+    let (reports, diagnostics): (Vec<_>, Vec<_>) = checked.into_iter().unzip();
+    (
+        reports.into_iter().flatten().collect(),
+        diagnostics.into_iter().flatten().collect(),
+    )
+}
+
+async fn check_pipeline(pipeline: &LoadedPipeline, offline: bool) -> (Option<Report>, Vec<Diagnostic>) {
+    if offline {
+        return (None, outline::faults(pipeline, &[]).await);
+    }
     let mut found = Vec::new();
-    let spec = match pipeline.build() {
-        Ok(spec) => spec,
-        Err(error) => {
-            found.push(Diagnostic::new(
-                crate::config::Place::file(&pipeline.file),
-                Finding::from(&error),
-            ));
-            return (None, found);
-        }
-    };
     let mut schemas = Vec::new();
     let mut unread = false;
-    for mut source in spec.sources {
-        let place = pipeline.source_place(source.name());
+    for (name, source) in pipeline.build_sources() {
+        // A source that cannot be built was reported when the project was read.
+        let Ok(mut source) = source else {
+            unread = true;
+            continue;
+        };
+        let place = pipeline.source_place(name);
         let (tables, findings) = inspect_source(&mut *source).await;
         unread |= tables.is_empty();
-        found.extend(
-            findings
-                .into_iter()
-                .map(|finding| Diagnostic::new(place.clone(), finding)),
-        );
+        let findings = findings.into_iter();
+        found.extend(findings.map(|finding| Diagnostic::new(place.clone(), finding)));
         schemas.extend(tables);
     }
-    for sink in &spec.sinks {
-        let place = pipeline.sink_place(&sink.name);
-        let findings = inspect_sink(&*sink.sink).await;
-        found.extend(
-            findings
-                .into_iter()
-                .map(|finding| Diagnostic::new(place.clone(), finding)),
-        );
+    let mut sinks = Vec::new();
+    for (name, sink) in pipeline.build_sinks() {
+        let Ok(sink) = sink else { continue };
+        let place = pipeline.sink_place(name);
+        let findings = inspect_sink(&*sink.sink).await.into_iter();
+        found.extend(findings.map(|finding| Diagnostic::new(place.clone(), finding)));
+        sinks.push(sink);
     }
-    if found.iter().any(Diagnostic::is_error) && unread {
-        // Without a source's columns, every name from it would be reported as unknown.
+    let whole = pipeline.complete && sinks.len() == pipeline.config.sinks.len();
+    if unread || !whole {
+        found.extend(outline::faults(pipeline, &schemas).await);
         return (None, found);
     }
-    match plan::plan(&spec.models, &spec.sinks, &schemas).await {
+    match plan::plan(&pipeline.models, &sinks, &schemas).await {
         Err(faults) => {
-            let faults = faults
-                .iter()
-                .map(|fault| (pipeline.place(&fault.subject), Finding::from(&fault.error)));
-            found.extend(faults.map(|(place, finding)| Diagnostic::new(place, finding)));
+            found.extend(faults.iter().map(|fault| pipeline.diagnostic(fault)));
+            // A fault of a model's SQL keeps its checks from being planned; some of theirs show anyway.
+            found.extend(outline::faults(pipeline, &schemas).await);
             (None, found)
         }
         Ok(planned) => {
             let tables = planned.iter().map(|table| TableReport {
                 table: table.name.clone(),
                 from: table.inputs.iter().map(ToString::to_string).collect(),
-                sink: spec.sinks[table.sink].name.clone(),
-                delivery: spec.sinks[table.sink].sink.delivery(),
+                sink: sinks[table.sink].name.clone(),
+                delivery: sinks[table.sink].sink.delivery(),
                 key: table.stage.schema.key.clone(),
             });
-            (
-                Some(Report {
-                    pipeline: spec.name.clone(),
-                    tables: tables.collect(),
-                }),
-                found,
-            )
+            let report = Report {
+                pipeline: pipeline.config.pipeline.value.clone(),
+                tables: tables.collect(),
+            };
+            (Some(report), found)
         }
     }
 }

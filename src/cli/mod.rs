@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod outline;
 mod run;
 mod status;
 

@@ -62,8 +62,11 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// A fault at `place`.
-    pub fn new(place: Place, finding: Finding) -> Self {
+    /// A fault at `place`. One that has no remedy of its own names its page.
+    pub fn new(place: Place, mut finding: Finding) -> Self {
+        if let (Some(code), None, None) = (finding.code, &finding.hint, &finding.sql) {
+            finding.hint = Some(format!("docs/errors/{code}.md says what to do"));
+        }
         Self { place, finding }
     }
 

@@ -45,7 +45,7 @@ pub struct ModelConfig {
     pub key: Vec<String>,
     /// Checks on the model's rows.
     #[serde(default)]
-    pub checks: Vec<CheckSpec>,
+    pub checks: Vec<Spanned<CheckSpec>>,
 }
 
 /// A sink, as written: one connector's key, beside what every sink has.
@@ -59,14 +59,22 @@ pub struct SinkEntry {
     pub commit: CommitConfig,
 }
 
+impl SinkEntry {
+    /// The names under `tables`.
+    pub fn table_names(&self) -> Option<Vec<String>> {
+        let names = self.tables.as_ref()?.iter().map(|name| name.value.clone());
+        Some(names.collect())
+    }
+}
+
 /// When an epoch is committed, as written.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CommitConfig {
-    every: Option<Period>,
-    rows: Option<u64>,
-    bytes: Option<Size>,
-    idle_every: Option<Period>,
+    every: Option<AboveZero<Period>>,
+    rows: Option<AboveZero<u64>>,
+    bytes: Option<AboveZero<Size>>,
+    idle_every: Option<AboveZero<Period>>,
 }
 
 impl CommitConfig {
@@ -74,11 +82,46 @@ impl CommitConfig {
     pub fn policy(&self) -> CommitPolicy {
         let default = CommitPolicy::default();
         CommitPolicy {
-            every: self.every.map_or(default.every, |period| period.0),
-            rows: self.rows.unwrap_or(default.rows),
-            bytes: self.bytes.map_or(default.bytes, |size| size.0),
-            idle_every: self.idle_every.map_or(default.idle_every, |period| period.0),
+            every: self.every.map_or(default.every, |period| period.0.0),
+            rows: self.rows.map_or(default.rows, |rows| rows.0),
+            bytes: self.bytes.map_or(default.bytes, |size| size.0.0),
+            idle_every: self.idle_every.map_or(default.idle_every, |period| period.0.0),
         }
+    }
+}
+
+/// A bound that is met at once when it is zero: such an epoch would be cut before it holds a row.
+#[derive(Debug, Clone, Copy)]
+struct AboveZero<T>(T);
+
+impl<'de, T: Deserialize<'de> + Into<Amount> + Copy> Deserialize<'de> for AboveZero<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = T::deserialize(deserializer)?;
+        if matches!(value.into(), Amount(0)) {
+            return Err(D::Error::custom("must be above zero"));
+        }
+        Ok(Self(value))
+    }
+}
+
+/// Rows, bytes or nanoseconds.
+struct Amount(u128);
+
+impl From<u64> for Amount {
+    fn from(rows: u64) -> Self {
+        Self(rows.into())
+    }
+}
+
+impl From<Size> for Amount {
+    fn from(Size(bytes): Size) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl From<Period> for Amount {
+    fn from(Period(period): Period) -> Self {
+        Self(period.as_nanos())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a pipeline is, and how its target tables come from its sources.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use millstream_core::{Error, ErrorKind, Result, Sink, Source, TableId, TableSchema};
@@ -64,6 +64,13 @@ pub struct PlannedTable {
 pub enum Subject {
     /// A model, by name.
     Model(String),
+    /// A check of a model.
+    Check {
+        /// The model's name.
+        model: String,
+        /// Index of the check.
+        check: usize,
+    },
     /// An entry of a sink's `tables`, or the sink itself where the tables are implied.
     SinkTable {
         /// Index of the sink.
@@ -82,6 +89,75 @@ pub struct PlanFault {
     pub error: Error,
 }
 
+/// A target table, as a sink's `tables` names it.
+pub struct Target {
+    /// Index of its sink.
+    pub sink: usize,
+    /// The table's name in the target.
+    pub name: String,
+    /// What is published in it.
+    pub from: Published,
+    subject: Subject,
+}
+
+/// What a target table publishes.
+pub enum Published {
+    /// A model's rows, by the model's name.
+    Model(String),
+    /// A source table's rows.
+    Table(Arc<TableSchema>),
+}
+
+/// The target tables of every sink. Looks at the names of the source tables alone, not at their
+/// columns.
+pub fn targets(
+    models: &BTreeMap<String, ModelDefinition>,
+    sinks: &[(&str, Option<&[String]>)],
+    schemas: &[Arc<TableSchema>],
+) -> (Vec<Target>, Vec<PlanFault>) {
+    let mut faults = Vec::new();
+    let mut targets: Vec<Target> = Vec::new();
+    for (sink, &(sink_name, tables)) in sinks.iter().enumerate() {
+        let implied: Vec<String> = match tables {
+            Some(_) => Vec::new(),
+            None if models.is_empty() => schemas.iter().map(|schema| schema.id.to_string()).collect(),
+            None => models.keys().cloned().collect(),
+        };
+        for (entry, name) in tables.unwrap_or(&implied).iter().enumerate() {
+            let subject = Subject::SinkTable {
+                sink,
+                entry: tables.is_some().then_some(entry),
+            };
+            let (name, from) = match (models.contains_key(name), find_table(name, schemas)) {
+                (true, _) => (name.clone(), Published::Model(name.clone())),
+                (false, Ok(schema)) => (target_name(schema, schemas), Published::Table(schema.clone())),
+                (false, Err(error)) => {
+                    faults.push(PlanFault { subject, error });
+                    continue;
+                }
+            };
+            if targets.iter().any(|other| other.sink == sink && other.name == name) {
+                let error = Error::new(
+                    ErrorKind::Config,
+                    format!("the table `{name}` is published twice in one sink"),
+                )
+                .code("EN0007")
+                .with("sink", sink_name)
+                .hint("a table has one writer: leave one entry out, or give the model another name");
+                faults.push(PlanFault { subject, error });
+                continue;
+            }
+            targets.push(Target {
+                sink,
+                name,
+                from,
+                subject,
+            });
+        }
+    }
+    (targets, faults)
+}
+
 /// Plans every table of every sink against the source tables as they are now. Reports all
 /// faults at once.
 pub async fn plan(
@@ -89,64 +165,57 @@ pub async fn plan(
     sinks: &[SinkSpec],
     schemas: &[Arc<TableSchema>],
 ) -> Result<Vec<PlannedTable>, Vec<PlanFault>> {
-    let mut faults = Vec::new();
+    let named: Vec<_> = sinks
+        .iter()
+        .map(|spec| (spec.name.as_str(), spec.tables.as_deref()))
+        .collect();
+    let (targets, mut faults) = targets(models, &named, schemas);
     let mut planned = Vec::new();
-    let mut broken_models = std::collections::BTreeSet::new();
-    for (sink, spec) in sinks.iter().enumerate() {
-        let implied: Vec<String>;
-        let (names, explicit) = match &spec.tables {
-            Some(names) => (names, true),
-            None if models.is_empty() => {
-                implied = schemas.iter().map(|schema| schema.id.to_string()).collect();
-                (&implied, false)
-            }
-            None => {
-                implied = models.keys().cloned().collect();
-                (&implied, false)
+    let mut seen = BTreeSet::new();
+    for target in targets {
+        let stage = match &target.from {
+            Published::Table(schema) => Stage::of_table(schema).map_err(|errors| at(&target.subject, errors)),
+            Published::Model(name) => {
+                let first = seen.insert(name.clone());
+                let planned = plan_model(&models[name], schemas).await;
+                // A model that goes to two sinks has each fault once.
+                planned.map_err(|faults| if first { faults } else { Vec::new() })
             }
         };
-        for (entry, name) in names.iter().enumerate() {
-            let subject = Subject::SinkTable {
-                sink,
-                entry: explicit.then_some(entry),
-            };
-            if let Some(definition) = models.get(name) {
-                match Stage::of_model(definition, schemas).await {
-                    Ok(stage) => planned.push(PlannedTable::new(sink, name, stage)),
-                    Err(errors) if broken_models.insert(name.clone()) => {
-                        let subject = || Subject::Model(name.clone());
-                        faults.extend(errors.into_iter().map(|error| PlanFault {
-                            subject: subject(),
-                            error,
-                        }));
-                    }
-                    Err(_) => {}
-                }
-                continue;
-            }
-            match find_table(name, schemas) {
-                Ok(schema) => match Stage::of_table(schema) {
-                    Ok(stage) => planned.push(PlannedTable::new(sink, &target_name(schema, schemas), stage)),
-                    Err(errors) => faults.extend(errors.into_iter().map(|error| PlanFault {
-                        subject: subject.clone(),
-                        error,
-                    })),
-                },
-                Err(error) => faults.push(PlanFault { subject, error }),
-            }
+        match stage {
+            Ok(stage) => planned.push(PlannedTable::new(target.sink, &target.name, stage)),
+            Err(found) => faults.extend(found),
         }
     }
-    for (name, definition) in models {
-        let used = planned.iter().any(|table| table.name == *name) || broken_models.contains(name);
-        if !used && let Err(errors) = Stage::of_model(definition, schemas).await {
-            let subject = || Subject::Model(name.clone());
-            faults.extend(errors.into_iter().map(|error| PlanFault {
-                subject: subject(),
-                error,
-            }));
-        }
+    for (_, unused) in models.iter().filter(|(name, _)| !seen.contains(*name)) {
+        faults.extend(plan_model(unused, schemas).await.err().into_iter().flatten());
     }
     if faults.is_empty() { Ok(planned) } else { Err(faults) }
+}
+
+async fn plan_model(definition: &ModelDefinition, schemas: &[Arc<TableSchema>]) -> Result<Stage, Vec<PlanFault>> {
+    let name = &definition.model.name;
+    Stage::of_model(definition, schemas).await.map_err(|errors| {
+        let faults = errors.into_iter().map(|(check, error)| {
+            let subject = match check {
+                Some(check) => Subject::Check {
+                    model: name.clone(),
+                    check,
+                },
+                None => Subject::Model(name.clone()),
+            };
+            PlanFault { subject, error }
+        });
+        faults.collect()
+    })
+}
+
+fn at(subject: &Subject, errors: Vec<Error>) -> Vec<PlanFault> {
+    let fault = |error| PlanFault {
+        subject: subject.clone(),
+        error,
+    };
+    errors.into_iter().map(fault).collect()
 }
 
 impl PlannedTable {
@@ -237,5 +306,67 @@ mod tests {
         assert_eq!(find_table("x", &schemas).unwrap_err().error_code(), Some("EN0003"));
         assert_eq!(target_name(&schemas[0], &schemas), "shop_public_orders");
         assert_eq!(target_name(&schemas[2], &schemas), "c");
+    }
+
+    fn model(name: &str, sql: &str) -> (String, ModelDefinition) {
+        let model = ModelSpec {
+            name: name.to_owned(),
+            sql: sql.to_owned(),
+            file: None,
+            key: vec!["id".to_owned()],
+        };
+        (
+            name.to_owned(),
+            ModelDefinition {
+                model,
+                checks: Vec::new(),
+            },
+        )
+    }
+
+    #[test]
+    fn a_table_is_published_once_in_a_sink() {
+        let schemas = [table("shop", Some("public"), "orders")];
+        let models = [model("orders", "SELECT id FROM shop.orders")].into_iter().collect();
+        let none = BTreeMap::new();
+        let codes = |models: &BTreeMap<_, _>, tables: &[&str]| {
+            let tables: Vec<String> = tables.iter().map(|name| (*name).to_owned()).collect();
+            let (targets, faults) = targets(models, &[("a", Some(&tables[..])), ("b", Some(&tables[..1]))], &schemas);
+            let codes: Vec<_> = faults.iter().map(|fault| fault.error.error_code().unwrap()).collect();
+            let places: Vec<_> = faults.iter().map(|fault| fault.subject.clone()).collect();
+            (targets.len(), codes, places)
+        };
+        let second = Subject::SinkTable {
+            sink: 0,
+            entry: Some(1),
+        };
+        let twice = (2, vec!["EN0007"], vec![second]);
+        assert_eq!(codes(&none, &["orders", "orders"]), twice);
+        assert_eq!(codes(&none, &["orders", "public.orders"]), twice);
+        assert_eq!(
+            codes(&models, &["orders", "public.orders"]),
+            twice,
+            "a model of the name"
+        );
+        assert_eq!(codes(&none, &["orders"]).0, 2, "two sinks may have it");
+    }
+
+    #[tokio::test]
+    async fn a_model_that_no_sink_publishes_is_planned_too() {
+        let schemas = [table("shop", Some("public"), "orders")];
+        let models = [model("orders", "SELECT nothing FROM shop.orders")]
+            .into_iter()
+            .collect();
+        let sinks = [SinkSpec {
+            name: "a".to_owned(),
+            sink: Arc::new(
+                millstream_parquet::ParquetSink::new(millstream_parquet::ParquetConfig::new("lake")).unwrap(),
+            ),
+            tables: Some(vec!["shop.public.orders".to_owned()]),
+            commit: CommitPolicy::default(),
+        }];
+        let faults = plan(&models, &sinks, &schemas).await.map(|_| ()).unwrap_err();
+        assert_eq!(faults.len(), 1);
+        assert_eq!(faults[0].subject, Subject::Model("orders".to_owned()));
     }
 }

@@ -42,15 +42,23 @@ impl Stage {
     }
 
     /// A stage that computes a model over those of `schemas` that it reads.
-    pub async fn of_model(definition: &ModelDefinition, schemas: &[Arc<TableSchema>]) -> Result<Self, Vec<Error>> {
+    ///
+    /// # Errors
+    /// Each with the index of the check that it is about; `None` for the SQL.
+    pub async fn of_model(
+        definition: &ModelDefinition,
+        schemas: &[Arc<TableSchema>],
+    ) -> Result<Self, Vec<(Option<usize>, Error)>> {
         let model = millstream_sql::plan(&definition.model, schemas)
             .await
-            .map_err(|error| vec![error])?;
+            .map_err(|error| vec![(None, error)])?;
         let schema = model.output().clone();
+        let checks = checks::plan_model(&definition.checks, &model);
+        let of_check = |(check, error)| (Some(check), error);
         Ok(Self {
             definition: Some(definition.clone()),
             inputs: inputs(schemas.iter().filter(|schema| model.inputs().contains(&schema.id))),
-            checks: checks::plan_model(&definition.checks, &model)?,
+            checks: checks.map_err(|faults| faults.into_iter().map(of_check).collect::<Vec<_>>())?,
             model: Some(model),
             schema,
         })

@@ -30,6 +30,12 @@ impl PostgresSource {
         })
     }
 
+    /// The hosts and ports of the server that the slot is on.
+    pub fn server(&self) -> String {
+        let hosts: Vec<String> = self.settings.connect.hosts.iter().map(ToString::to_string).collect();
+        hosts.join(",")
+    }
+
     /// The replication slot's name.
     pub fn slot(&self) -> &str {
         &self.settings.slot

@@ -76,15 +76,15 @@ pub fn plan_each(specs: &[CheckSpec], table: &TableSchema) -> Result<Checks, Vec
     })
 }
 
-/// As [`plan`], against what `model` puts out: rows in quarantine get the source's ordinals,
+/// As [`plan_each`], against what `model` puts out: rows in quarantine get the source's ordinals,
 /// which some models double.
 ///
 /// # Errors
 /// As [`plan`].
-pub fn plan_model(specs: &[CheckSpec], model: &Model) -> Result<Checks, Vec<Error>> {
+pub fn plan_model(specs: &[CheckSpec], model: &Model) -> Result<Checks, Vec<(usize, Error)>> {
     Ok(Checks {
         ordinals_per_change: model.ordinals_per_change(),
-        ..plan(specs, model.output())?
+        ..plan_each(specs, model.output())?
     })
 }
 
