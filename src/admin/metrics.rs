@@ -45,40 +45,118 @@ impl Exposition {
     }
 }
 
+/// What each metric counts, those of the connectors included.
 fn describe() {
-    describe_counter!(
-        "millstream_received_rows_total",
-        Unit::Count,
-        "Rows received from sources, rejected ones included"
-    );
-    describe_counter!(
-        "millstream_committed_rows_total",
-        Unit::Count,
-        "Rows published in target tables"
-    );
-    describe_counter!(
-        "millstream_quarantined_rows_total",
-        Unit::Count,
-        "Rows sent to quarantine"
-    );
-    describe_counter!(
-        "millstream_check_failures_total",
-        Unit::Count,
-        "Rows that failed a check, or failed epoch checks"
-    );
-    describe_counter!(
-        "millstream_pipeline_failures_total",
-        Unit::Count,
-        "Errors that ended a run of a pipeline, by kind"
-    );
-    describe_gauge!(
-        "millstream_commit_lag_seconds",
-        Unit::Seconds,
-        "Time between a source's commit and ours, last epoch"
-    );
-    describe_histogram!(
-        "millstream_commit_duration_seconds",
-        Unit::Seconds,
-        "Time that one epoch's commit took"
-    );
+    use Kind::{Counter, Gauge, Histogram};
+    use Unit::{Bytes, Count, Seconds};
+    for (kind, name, unit, help) in [
+        (
+            Counter,
+            "millstream_received_rows_total",
+            Count,
+            "Rows received from sources, rejected ones included",
+        ),
+        (
+            Counter,
+            "millstream_committed_rows_total",
+            Count,
+            "Rows published in target tables",
+        ),
+        (
+            Counter,
+            "millstream_quarantined_rows_total",
+            Count,
+            "Rows sent to quarantine",
+        ),
+        (
+            Counter,
+            "millstream_check_failures_total",
+            Count,
+            "Rows that failed a check",
+        ),
+        (
+            Counter,
+            "millstream_pipeline_failures_total",
+            Count,
+            "Errors that ended a run of a pipeline, by kind",
+        ),
+        (
+            Gauge,
+            "millstream_commit_lag_seconds",
+            Seconds,
+            "Time between a source's commit and ours, last epoch",
+        ),
+        (
+            Histogram,
+            "millstream_commit_duration_seconds",
+            Seconds,
+            "Time that one epoch's commit took",
+        ),
+        (
+            Counter,
+            "millstream_source_rows_total",
+            Count,
+            "Rows that a source decoded",
+        ),
+        (
+            Counter,
+            "millstream_source_rejected_rows_total",
+            Count,
+            "Rows that a source could not decode",
+        ),
+        (
+            Gauge,
+            "millstream_postgres_received_lsn",
+            Bytes,
+            "End of the server's log, as it last said",
+        ),
+        (
+            Gauge,
+            "millstream_postgres_confirmed_lsn",
+            Bytes,
+            "What the server was told is durable",
+        ),
+        (
+            Gauge,
+            "millstream_kafka_lag_messages",
+            Count,
+            "Messages of a partition that are not yet read",
+        ),
+        (
+            Counter,
+            "millstream_sink_rows_total",
+            Count,
+            "Rows that a sink published",
+        ),
+        (
+            Counter,
+            "millstream_sink_bytes_total",
+            Bytes,
+            "Bytes of the files that a sink published",
+        ),
+        (
+            Counter,
+            "millstream_sink_files_total",
+            Count,
+            "Files that a sink published",
+        ),
+        (
+            Histogram,
+            "millstream_sink_commit_duration_seconds",
+            Seconds,
+            "Time that one table's commit took",
+        ),
+    ] {
+        match kind {
+            Counter => describe_counter!(name, unit, help),
+            Gauge => describe_gauge!(name, unit, help),
+            Histogram => describe_histogram!(name, unit, help),
+        }
+    }
+}
+
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
 }

@@ -3,7 +3,7 @@
 //! | path                        | answer |
 //! |-----------------------------|--------|
 //! | `/health/live`              | 200 while the process serves |
-//! | `/health/ready`             | 200 when every pipeline runs, else 503 |
+//! | `/health/ready`             | 200 when every pipeline runs and none is being stopped, else 503 |
 //! | `/metrics`                  | Prometheus text format |
 //! | `/api/v1/pipelines`         | the status of every pipeline, as JSON |
 //! | `/api/v1/pipelines/{name}`  | one pipeline, or 404 |

@@ -1,13 +1,18 @@
 //! Keeps one pipeline running.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use millstream_core::{Directive, Error, ErrorKind};
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
+use super::panics;
+use super::patience::Patience;
 use crate::config::LoadedPipeline;
 use crate::engine::status::{LastError, State, StatusBoard};
 use crate::engine::{self, Outcome};
@@ -35,7 +40,8 @@ pub async fn keep_running(pipeline: Arc<LoadedPipeline>, board: StatusBoard, dra
         };
         metrics::counter!("millstream_pipeline_failures_total", "pipeline" => name.clone(), "kind" => error.kind().name())
             .increment(1);
-        let halts = error.kind().directive() == Directive::Halt;
+        // Nobody tries again what a drain could not commit.
+        let halts = error.kind().directive() == Directive::Halt || drain.is_cancelled();
         board.update(|status| {
             status.last_error = Some(LastError::from(&error));
             status.state = if halts { State::Halted } else { State::BackingOff };
@@ -57,7 +63,8 @@ pub async fn keep_running(pipeline: Arc<LoadedPipeline>, board: StatusBoard, dra
     }
 }
 
-/// One run, in a task of its own so that a panic stays inside it.
+/// One run, in a task of its own so that a panic stays inside it, and so that one that does not
+/// stop when it is told to can be given up. That is like a crash: nothing committed is lost.
 async fn run_once(
     pipeline: &Arc<LoadedPipeline>,
     board: &StatusBoard,
@@ -67,11 +74,30 @@ async fn run_once(
     let spec = pipeline.build()?;
     let promises: Vec<String> = spec.sinks.iter().map(|sink| sink.sink.delivery().to_string()).collect();
     board.update(|status| status.delivery = promises.join(", "));
-    let (board, drain, io) = (board.clone(), drain.clone(), io.clone());
-    let run = tokio::spawn(async move { engine::run(spec, board, drain, &io).await });
-    run.await.unwrap_or_else(|failure| {
-        Err(Error::new(ErrorKind::Internal, "the pipeline panicked")
-            .code("EN0001")
-            .caused_by(failure))
-    })
+    let starting = || board.read().state == State::Starting;
+    let mut task = JoinSet::new();
+    let (run_board, run_drain, io) = (board.clone(), drain.clone(), io.clone());
+    task.spawn(async move {
+        let run = AssertUnwindSafe(engine::run(spec, run_board, run_drain, &io));
+        run.catch_unwind().await.unwrap_or_else(|_| Err(panicked()))
+    });
+    tokio::select! {
+        ended = task.join_next() => ended.and_then(Result::ok).unwrap_or_else(|| Err(panicked())),
+        // Leaving drops the set, which aborts the task.
+        () = Patience::OF_THE_DAEMON.ends(drain, starting) => if starting() {
+            Ok(Outcome::Drained)
+        } else {
+            Err(Error::new(ErrorKind::Cancelled, "the pipeline did not stop in time and was given up")
+                .code("EN0006")
+                .hint("what it had not committed is read again at the next start; see why its commit took so long"))
+        },
+    }
+}
+
+fn panicked() -> Error {
+    let error = Error::new(ErrorKind::Internal, "the pipeline panicked").code("EN0001");
+    match panics::take_place() {
+        Some(place) => error.with("at", place),
+        None => error,
+    }
 }

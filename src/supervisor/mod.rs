@@ -2,12 +2,14 @@
 
 mod backoff;
 mod keeper;
+pub mod panics;
+mod patience;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::future::join_all;
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{LoadedPipeline, Project};
@@ -27,11 +29,14 @@ struct Shared {
     compute: Handle,
 }
 
+/// A pipeline that was started. It stays here until it has ended, so that it is seen to stop.
+#[derive(Clone)]
 struct Kept {
     fingerprint: String,
     board: StatusBoard,
     drain: CancellationToken,
-    task: JoinHandle<()>,
+    /// Fires when its task has ended, in whatever way.
+    ended: CancellationToken,
 }
 
 impl Supervisor {
@@ -47,59 +52,68 @@ impl Supervisor {
     }
 
     /// Makes the running pipelines those of `project`: starts new ones, drains those that are
-    /// gone, drains and starts anew those that changed, and leaves the rest alone.
+    /// gone, drains and starts anew those that changed or ended, and leaves the rest alone. No
+    /// pipeline waits for another; this returns when all are done.
+    ///
+    /// Cancel safe: a pipeline that drains goes on draining, and is not started anew.
     pub async fn apply(&self, project: &Project) {
-        let leaving: Vec<(String, Kept)> = {
-            let mut kept = self.lock();
-            let gone: Vec<String> = kept
-                .iter()
-                .filter(|(name, kept)| {
-                    project
-                        .pipelines
-                        .get(*name)
-                        .is_none_or(|wanted| wanted.fingerprint != kept.fingerprint)
-                        || kept.task.is_finished()
-                })
-                .map(|(name, _)| name.clone())
-                .collect();
-            gone.into_iter().filter_map(|name| kept.remove_entry(&name)).collect()
+        let present = self.lock().clone();
+        let fresh = project
+            .pipelines
+            .iter()
+            .filter(|(name, _)| !present.contains_key(*name));
+        for (name, pipeline) in fresh {
+            self.start(name, pipeline);
+        }
+        let changes = present.iter().filter_map(|(name, kept)| {
+            let wanted = project.pipelines.get(name);
+            let same = wanted.is_some_and(|wanted| wanted.fingerprint == kept.fingerprint);
+            (!same || kept.ended.is_cancelled()).then(|| self.replace(name, kept, wanted))
+        });
+        join_all(changes).await;
+    }
+
+    async fn replace(&self, name: &str, kept: &Kept, wanted: Option<&Arc<LoadedPipeline>>) {
+        kept.drain.cancel();
+        kept.ended.cancelled().await;
+        match wanted {
+            Some(pipeline) => self.start(name, pipeline),
+            None => drop(self.lock().remove(name)),
+        }
+    }
+
+    fn start(&self, name: &str, pipeline: &Arc<LoadedPipeline>) {
+        let kept = Kept {
+            fingerprint: pipeline.fingerprint.clone(),
+            board: StatusBoard::new(name),
+            drain: CancellationToken::new(),
+            ended: CancellationToken::new(),
         };
-        stop(leaving).await;
-        for (name, pipeline) in &project.pipelines {
-            if !self.lock().contains_key(name) {
-                self.start(name, pipeline.clone());
-            }
-        }
-    }
-
-    fn start(&self, name: &str, pipeline: Arc<LoadedPipeline>) {
-        let board = StatusBoard::new(name);
-        let drain = CancellationToken::new();
-        let fingerprint = pipeline.fingerprint.clone();
-        let keeper = keeper::keep_running(pipeline, board.clone(), drain.clone(), self.shared.io.clone());
-        let task = self.shared.compute.spawn(keeper);
-        self.lock().insert(
-            name.to_owned(),
-            Kept {
-                fingerprint,
-                board,
-                drain,
-                task,
-            },
+        let ended = kept.ended.clone().drop_guard();
+        let keeper = keeper::keep_running(
+            pipeline.clone(),
+            kept.board.clone(),
+            kept.drain.clone(),
+            self.shared.io.clone(),
         );
+        self.lock().insert(name.to_owned(), kept);
+        self.shared.compute.spawn(async move {
+            let _ended = ended;
+            keeper.await;
+        });
     }
 
-    /// Drains every pipeline and waits until all have committed.
-    pub async fn drain(&self) {
-        let all: Vec<_> = std::mem::take(&mut *self.lock()).into_iter().collect();
-        stop(all).await;
-    }
-
-    /// Waits until no pipeline runs any more: all came to an end or halted.
-    pub async fn ended(&self) {
-        while self.lock().values().any(|kept| !kept.task.is_finished()) {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    /// Drains every pipeline and waits until all have committed. Returns the names of those that
+    /// did not come to a good end: they had halted, or failed to commit what they held.
+    pub async fn drain(&self) -> Vec<String> {
+        let all: Vec<Kept> = self.lock().values().cloned().collect();
+        for kept in &all {
+            kept.drain.cancel();
         }
+        join_all(all.iter().map(|kept| kept.ended.cancelled())).await;
+        let statuses = self.status().into_iter();
+        let failed = statuses.filter(|status| !matches!(status.state, State::Stopped | State::Finished));
+        failed.map(|status| status.pipeline).collect()
     }
 
     /// The numbers of every pipeline, by name.
@@ -107,26 +121,14 @@ impl Supervisor {
         self.lock().values().map(|kept| kept.board.read()).collect()
     }
 
-    /// Whether every pipeline has started and none is failing.
+    /// Whether every pipeline has started, and none is failing or being stopped.
     pub fn ready(&self) -> bool {
-        self.lock()
-            .values()
-            .all(|kept| matches!(kept.board.read().state, State::Running | State::Finished))
+        self.lock().values().all(|kept| {
+            !kept.drain.is_cancelled() && matches!(kept.board.read().state, State::Running | State::Finished)
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Kept>> {
         self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Drains pipelines side by side.
-async fn stop(leaving: Vec<(String, Kept)>) {
-    for (_, kept) in &leaving {
-        kept.drain.cancel();
-    }
-    for (name, kept) in leaving {
-        if let Err(failure) = kept.task.await {
-            tracing::error!(pipeline = %name, error = %failure, "pipeline ended without an answer");
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! What a user reads who got something wrong, word for word.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use millstream_testkit::postgres::{ClusterOptions, PASSWORD, TestCluster};
 use rcgen::{CertificateParams, KeyPair};
 
 use crate::daemon::{Daemon, MILLSTREAM};
+use crate::lake::count_and_sum;
 use crate::project::ProjectFolder;
 
 const ORDERS: &str = r#"
@@ -62,7 +63,7 @@ fn check_folder(project: &ProjectFolder, url: &str) -> String {
 }
 
 /// Ports and times differ from run to run.
-fn settings() -> insta::Settings {
+pub fn settings() -> insta::Settings {
     let mut settings = insta::Settings::clone_current();
     settings.add_filter(r"(127\.0\.0\.1|localhost):\d+", "$1:PORT");
     settings.add_filter(r"verification time \d+", "verification time NOW");
@@ -166,19 +167,21 @@ fn an_expired_certificate_is_named() {
     settings().bind(|| insta::assert_snapshot!("expired_certificate", shown));
 }
 
-/// A file system of one MiB, which only the daemon sees: `unshare` gives it a mount of its own.
+/// A small file system, which only the daemon sees: `unshare` gives it a mount of its own.
 #[test]
 fn a_full_disk_is_reported_and_recovered_from() {
     let cluster = TestCluster::new().unwrap();
     cluster.psql(SCHEMA).unwrap();
     cluster
-        .psql("INSERT INTO orders SELECT g, random() * 1000000 FROM generate_series(1, 400000) g")
+        .psql("INSERT INTO orders SELECT g, 1 + random() * 1000000 FROM generate_series(1, 400000) g")
         .unwrap();
     let project = ProjectFolder::new(&[("orders.yaml", ORDERS), ("sql/orders_clean.sql", SQL)]);
     let lake = project.path().join("lake");
     std::fs::create_dir(&lake).unwrap();
     let env = [("SHOP_URL", cluster.url()), ("LAKE", project.lake())];
-    let mut daemon = Daemon::start_in_small_file_system(project.path(), &env, Path::new(&lake));
+    let Some(mut daemon) = Daemon::start_on_full_disk(project.path(), &env, &lake) else {
+        return;
+    };
     daemon.wait_until("the disk is full", Duration::from_secs(60), |status| {
         status[0].last_error.is_some() && status[0].state != State::Running
     });
@@ -194,6 +197,20 @@ fn a_full_disk_is_reported_and_recovered_from() {
     let mut settings = settings();
     settings.add_filter(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9]{20}[0-9a-z.-]*", "FILE");
     settings.bind(|| insta::assert_snapshot!("disk_full", shown));
+
+    // The daemon's view of its mounts, through which its file system can be reached.
+    let within = PathBuf::from(format!("/proc/{}/root{}", daemon.id(), lake.display()));
+    std::fs::remove_file(within.join("filler")).unwrap();
+    daemon.wait_until("all is committed", Duration::from_secs(240), |status| {
+        status[0]
+            .tables
+            .get("orders_clean")
+            .is_some_and(|table| table.rows == 400_000)
+    });
+    let query = "SELECT sum(id) FROM orders";
+    let sum: u128 = cluster.psql(query).unwrap().trim().parse().unwrap();
+    assert_eq!(count_and_sum(&within, "orders_clean", "id"), (400_000, sum));
+    daemon.drain();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use millstream::engine::status::{PipelineStatus, State};
-use millstream_testkit::ports;
+use millstream_testkit::{loudly, ports};
 
 /// The binary under test.
 pub const MILLSTREAM: &str = env!("CARGO_BIN_EXE_millstream");
@@ -24,14 +24,27 @@ impl Daemon {
         Self::start_as(Command::new(MILLSTREAM), project, env)
     }
 
-    /// As [`start`](Self::start), with a file system of one MiB mounted at `folder`. Root, or a
-    /// kernel that lets users have name spaces, is needed.
-    pub fn start_in_small_file_system(project: &Path, env: &[(&str, String)], folder: &Path) -> Self {
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--map-root-user", "sh", "-c"]);
-        command.arg("mount -t tmpfs -o size=1m tmpfs \"$0\" && exec \"$@\"");
+    /// As [`start`](Self::start), with a file system of 32 MiB mounted at `folder`, of which the
+    /// file `filler` leaves half a MiB. Root, or a kernel that lets users have name spaces, is
+    /// needed: `None`, and a loud word, without.
+    pub fn start_on_full_disk(project: &Path, env: &[(&str, String)], folder: &Path) -> Option<Self> {
+        let unshare = || {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "--map-root-user", "sh", "-c"]);
+            command
+        };
+        let mount = "mount -t tmpfs -o size=32m tmpfs \"$0\"";
+        let tried = unshare().arg(mount).arg(folder).status();
+        if !tried.is_ok_and(|status| status.success()) {
+            loudly("LEFT OUT, this user may not mount a file system: the test of a full disk (run it as root)");
+            return None;
+        }
+        let mut command = unshare();
+        command.arg(format!(
+            "{mount} && head -c 32000k /dev/zero > \"$0/filler\" && exec \"$@\""
+        ));
         command.arg(folder).arg(MILLSTREAM);
-        Self::start_as(command, project, env)
+        Some(Self::start_as(command, project, env))
     }
 
     /// Runs `command`, which is the binary with what goes before it.
@@ -51,6 +64,16 @@ impl Daemon {
             .spawn()
             .expect("the daemon starts");
         Self { child, admin, log }
+    }
+
+    /// The address of the admin interface.
+    pub fn admin(&self) -> &str {
+        &self.admin
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// The daemon's status; `None` while it does not answer.

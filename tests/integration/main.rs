@@ -1,5 +1,7 @@
 //! The integration tests: the engine on memory connectors, and the daemon on real servers.
 
+#![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
+
 mod bad_input;
 mod broker;
 mod caught_up;
@@ -7,6 +9,7 @@ mod daemon;
 mod demo;
 mod documents;
 mod engine;
+mod faults;
 mod kafka_to_parquet;
 mod lake;
 mod memory;
@@ -14,4 +17,6 @@ mod object_store;
 mod postgres_to_parquet;
 mod project;
 mod readers;
+mod reload;
 mod service;
+mod shutdown;
