@@ -3,7 +3,6 @@
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/target
 # Tests of two checkouts may share one executable: this says whose snapshots are meant.
 export INSTA_WORKSPACE_ROOT := $(CURDIR)
-TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/tools
 CARGO_FLAGS := --workspace --features failpoints
 
 .PHONY: help demo test bench lint
@@ -29,4 +28,4 @@ lint: ## formatting, clippy with warnings denied, the import rules, the dependen
 	cargo fmt --all --check
 	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
 	cargo run --quiet --package xtask -- tidy
-	$(TOOLS)/cargo-deny-*/bin/cargo-deny check bans licenses sources
+	"$$(scripts/fetch-cargo-deny.sh --path)" check bans licenses sources

@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
-# Builds cargo-deny into the cache folder, once; it takes some minutes.
+# Builds cargo-deny into the cache folder, once; it takes some minutes. With --path, prints where
+# it is and builds nothing.
 set -euo pipefail
 
 version=0.20.2
 tools=${XDG_CACHE_HOME:-$HOME/.cache}/millstream/tools/cargo-deny-$version
+if [ "${1:-}" = --path ]; then
+    echo "$tools/bin/cargo-deny"
+    exit 0
+fi
 if [ -x "$tools/bin/cargo-deny" ]; then
     echo "setup: cargo-deny $version is there"
     exit 0

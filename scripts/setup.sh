@@ -17,16 +17,35 @@ java_release() {
     { java -version 2>&1 || true; } | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1
 }
 
+# The server's binaries alone are wanted: a setting of postgresql-common keeps the package from
+# starting a cluster of its own. It is put back as it was when this script ends.
+no_cluster_of_the_package() {
+    local setting=/etc/postgresql-common/createcluster.conf
+    kept=$(mktemp)
+    [ ! -e "$setting" ] || cp "$setting" "$kept"
+    had_setting=$([ -e "$setting" ] && echo yes || echo no)
+    trap 'put_setting_back' EXIT
+    echo "setup ($mode): while PostgreSQL is installed, $setting says create_main_cluster = false"
+    as_root mkdir -p "$(dirname "$setting")"
+    { grep -v '^ *create_main_cluster' "$kept" || true; echo 'create_main_cluster = false'; } |
+        as_root tee "$setting" >/dev/null
+}
+
+put_setting_back() {
+    local setting=/etc/postgresql-common/createcluster.conf
+    if [ "$had_setting" = yes ]; then
+        as_root tee "$setting" <"$kept" >/dev/null
+    else
+        as_root rm -f "$setting"
+    fi
+    rm -f "$kept"
+}
+
 missing=()
 for package in "${packages[@]}"; do
     dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
 done
 if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null; then
-    # The server's binaries alone are wanted: keep the package from starting a cluster of its own.
-    if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
-        as_root mkdir -p /etc/postgresql-common
-        echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
-    fi
     missing+=(postgresql)
 fi
 if [ "$mode" = test ]; then
@@ -47,7 +66,9 @@ if [ "${#missing[@]}" -gt 0 ]; then
         missing[index]=default-jre-headless
         apt-cache show openjdk-17-jre-headless >/dev/null 2>&1 && missing[index]=openjdk-17-jre-headless
     done
-    DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq "${missing[@]}"
+    case " ${missing[*]} " in *" postgresql "*) no_cluster_of_the_package ;; esac
+    # sudo drops variables, so that this one is set behind it.
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}"
 else
     echo "setup ($mode): all packages are there"
 fi

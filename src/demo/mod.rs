@@ -91,6 +91,7 @@ fn cancelled_by_signals() -> anyhow::Result<CancellationToken> {
     let token = CancellationToken::new();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let cancelled = token.clone();
+    #[expect(clippy::disallowed_methods, reason = "waits for signals until the process ends")]
     tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}

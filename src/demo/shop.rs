@@ -270,6 +270,7 @@ async fn connect(url: &str) -> Result<Client> {
         .await
         .context("cannot connect to the demo's PostgreSQL")?;
     // It ends with the client, or with the server, which the next statement then reports.
+    #[expect(clippy::disallowed_methods, reason = "ends with the client")]
     tokio::spawn(connection);
     Ok(client)
 }

@@ -117,6 +117,7 @@ impl Workload {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the clicks of a live shop happen now")]
     async fn step(&mut self, shop: &mut Shop) -> Result<()> {
         self.tick += 1;
         shop.trade(self.tick).await?;

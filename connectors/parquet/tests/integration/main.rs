@@ -2,6 +2,7 @@
 
 mod conformance;
 #[cfg(feature = "failpoints")]
+#[expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 mod crashes;
 mod faulty_store;
 mod fencing;

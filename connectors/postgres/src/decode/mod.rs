@@ -30,6 +30,7 @@ pub(crate) mod tuple;
 mod value_error;
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 mod server_tests;
 
 pub(crate) use catalog_type::{Catalog, CatalogType, TypeKind};

@@ -1,5 +1,7 @@
 //! The source against real PostgreSQL servers, each started for one test.
 
+#![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
+
 mod conformance;
 mod login;
 mod old_rows;
