@@ -18,6 +18,10 @@ use crate::offsets::Watermarks;
 /// How often librdkafka reports on its brokers and partitions.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 
+/// librdkafka's least and usual `fetch.max.bytes`.
+const LEAST_FETCH: u64 = 1_000_000;
+const MOST_FETCH: u64 = 50 << 20;
+
 /// A connected consumer. All requests block: call them from a thread of their own.
 pub struct Client {
     /// The consumer; partitions are assigned by hand.
@@ -58,6 +62,8 @@ pub struct PartitionReport {
     pub end: i64,
     /// The offset that librdkafka will ask for next; negative if unknown.
     pub next: i64,
+    /// Whether it is being fetched, so that the report describes it as it is now.
+    pub active: bool,
 }
 
 impl Reports {
@@ -81,6 +87,18 @@ fn is_refusal(code: RDKafkaErrorCode) -> bool {
     )
 }
 
+/// Whether a handshake failed because the broker went away in the middle of it.
+///
+/// librdkafka reports a disconnection during SASL's handshake as a failed authentication, too;
+/// its reason is then librdkafka's own (`Local: Broker transport failure`) and not the broker's.
+fn is_broken_off(code: RDKafkaErrorCode, reason: &str, connected: bool) -> bool {
+    match code {
+        RDKafkaErrorCode::SSL => connected,
+        RDKafkaErrorCode::Authentication => reason.contains("Local: ") || reason.contains("hung up"),
+        _ => false,
+    }
+}
+
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
@@ -97,8 +115,8 @@ impl ClientContext for Reports {
         tracing::debug!(?code, reason, "kafka connection error");
         let mut state = self.state();
         state.last = Some(reason.to_owned());
-        let broken_off = code == Some(RDKafkaErrorCode::SSL) && state.connected;
-        if let Some(code) = code.filter(|code| is_refusal(*code) && !broken_off) {
+        let connected = state.connected;
+        if let Some(code) = code.filter(|code| is_refusal(*code) && !is_broken_off(*code, reason, connected)) {
             state.refusal.get_or_insert_with(|| (code, reason.to_owned()));
         }
     }
@@ -122,6 +140,7 @@ impl ClientContext for Reports {
                     partition: p.partition,
                     end: if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset },
                     next: p.next_offset,
+                    active: p.fetch_state == "active",
                 })
         });
         state.partitions = Some(partitions.collect());
@@ -156,11 +175,11 @@ impl Client {
         })
     }
 
-    /// The number of partitions of `topic`.
+    /// Whether each partition of `topic`, by its number, has a leader: one without cannot be read now.
     ///
     /// # Errors
     /// `Config` if it does not exist, `Denied`, `Unavailable`.
-    pub fn partitions_of(&self, topic: &str) -> Result<i32> {
+    pub fn partitions_of(&self, topic: &str) -> Result<Vec<bool>> {
         let metadata = self
             .consumer
             .fetch_metadata(Some(topic), self.timeout)
@@ -171,8 +190,11 @@ impl Client {
         };
         match found.error() {
             None if found.partitions().is_empty() => Err(no_topic(topic)),
-            None => i32::try_from(found.partitions().len())
-                .map_err(|_| Error::new(ErrorKind::Internal, "a topic has too many partitions").with("topic", topic)),
+            None => {
+                let mut leads: Vec<_> = found.partitions().iter().map(|p| (p.id(), p.leader() >= 0)).collect();
+                leads.sort_unstable();
+                Ok(leads.into_iter().map(|(_, leads)| leads).collect())
+            }
             Some(
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
                 | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
@@ -235,8 +257,10 @@ impl Client {
         if let Some(code) = error.rdkafka_error_code().filter(|code| is_refusal(*code)) {
             return self.refusal(code, &error.to_string());
         }
-        // The callbacks that tell why run only while the consumer is polled.
-        for _ in 0..5 {
+        // The callbacks that tell why run only while the consumer is polled. Where it reads
+        // already, a poll would take a message: the reading loop meets the refusal itself.
+        let reads = self.consumer.assignment().map_or(true, |assigned| assigned.count() > 0);
+        for _ in 0..if reads { 0 } else { 5 } {
             let _ = self.consumer.poll(Duration::from_millis(20));
         }
         self.refused()
@@ -267,7 +291,8 @@ pub fn no_topic(topic: &str) -> Error {
         .hint("create the topic, or mend its name in `topics`; without the right to describe it a topic looks missing")
 }
 
-fn denied_topic(topic: &str) -> Error {
+/// The error of a topic that the user may not read.
+pub fn denied_topic(topic: &str) -> Error {
     Error::new(ErrorKind::Denied, "the user may not read a topic")
         .code(codes::DENIED)
         .with("topic", topic)
@@ -291,6 +316,11 @@ fn refused_option(error: KafkaError) -> Error {
 fn native_config(config: &KafkaConfig, group: &str) -> Result<ClientConfig> {
     let mut native = ClientConfig::new();
     let kib = (config.buffer.0 / 1024).clamp(1024, 2_097_151);
+    // librdkafka counts the bytes of values alone. Each message takes some hundred bytes beside
+    // these, so that small ones have to be bounded by number.
+    let messages = kib.clamp(1_024, 100_000);
+    // What is under way from each broker comes on top of the buffer.
+    let fetch = (config.buffer.0 / 4).clamp(LEAST_FETCH, MOST_FETCH);
     native
         .set("bootstrap.servers", &*config.brokers)
         .set("client.id", "millstream")
@@ -304,9 +334,13 @@ fn native_config(config: &KafkaConfig, group: &str) -> Result<ClientConfig> {
         .set("check.crcs", "true")
         // Otherwise a delay before the next fetch once the buffer was full.
         .set("fetch.queue.backoff.ms", "50")
-        .set("queued.min.messages", "1000000")
+        .set("queued.min.messages", messages.to_string())
         .set("topic.metadata.refresh.interval.ms", "30000")
         .set("reconnect.backoff.max.ms", "2000");
+    // A larger `message.max.bytes` wants a larger fetch, which librdkafka then chooses by itself.
+    if !config.options.contains_key("message.max.bytes") {
+        native.set("fetch.max.bytes", fetch.to_string());
+    }
     for (name, value) in &config.options {
         native.set(name, value.0.expose());
     }
@@ -355,4 +389,53 @@ fn set_tls(native: &mut ClientConfig, tls: &Tls) -> Result<()> {
             .set("ssl.endpoint.identification.algorithm", "none");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal_after(code: RDKafkaErrorCode, reason: &str, connected: bool) -> bool {
+        let reports = Reports::default();
+        reports.state().connected = connected;
+        reports.error(KafkaError::Global(code), reason);
+        let refused = reports.state().refusal.is_some();
+        refused
+    }
+
+    #[test]
+    fn a_handshake_that_a_restarting_broker_breaks_off_is_no_refusal() {
+        let sasl = RDKafkaErrorCode::Authentication;
+        let cut = "sasl_plaintext://b:9092/1: SASL SCRAM-SHA-256 mechanism handshake failed: Local: Broker transport \
+                   failure: broker's supported mechanisms: ";
+        let answered = "SASL SCRAM-SHA-256 mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's \
+                        supported mechanisms: PLAIN";
+        for connected in [false, true] {
+            assert!(!refusal_after(sasl, cut, connected));
+            assert!(refusal_after(sasl, answered, connected));
+            assert!(refusal_after(
+                sasl,
+                "SASL authentication error: Authentication failed during authentication due to invalid credentials",
+                connected
+            ));
+        }
+        assert!(refusal_after(RDKafkaErrorCode::SSL, "SSL handshake failed", false));
+        assert!(!refusal_after(RDKafkaErrorCode::SSL, "SSL handshake failed", true));
+    }
+
+    #[test]
+    fn the_buffer_bounds_messages_and_fetches() {
+        let bounds = |yaml: &str| {
+            let config: KafkaConfig =
+                serde_saphyr::from_str(&format!("brokers: b\ntopics: [t]\ndecode: bytes\n{yaml}")).unwrap();
+            let native = native_config(&config, "g").unwrap();
+            let get = |name| native.get(name).map(str::to_owned);
+            (get("queued.min.messages"), get("fetch.max.bytes"))
+        };
+        let bound = |messages: &str, fetch: &str| (Some(messages.to_owned()), Some(fetch.to_owned()));
+        assert_eq!(bounds(""), bound("65536", "16777216"));
+        assert_eq!(bounds("buffer: 1MiB"), bound("1024", "1000000"));
+        assert_eq!(bounds("buffer: 1GiB"), bound("100000", "52428800"));
+        assert_eq!(bounds("options: {message.max.bytes: 80000000}").1, None);
+    }
 }

@@ -20,3 +20,5 @@ pub const UNREADABLE: &str = "KF0008";
 pub const CONFIG: &str = "KF0009";
 /// A topic that was being read is gone, or has lost partitions.
 pub const TOPIC_GONE: &str = "KF0010";
+/// The columns of a topic are inferred anew at each start.
+pub const INFERRED: &str = "KF0011";

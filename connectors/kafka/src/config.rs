@@ -87,7 +87,8 @@ pub enum Start {
     Earliest,
     /// With the first message that arrives after the source started. The place is committed at
     /// once, so that a restart loses nothing. New partitions of a topic that is being read
-    /// start at their beginning.
+    /// start at their beginning, and a table that is added to others which read the topic already
+    /// starts where these stand.
     Latest,
 }
 
@@ -97,7 +98,7 @@ pub enum Start {
 pub struct Batch {
     /// Messages. Default 8,192.
     pub rows: usize,
-    /// Bytes of keys and payloads. Default 8 MiB.
+    /// Bytes of keys, headers and payloads. Default 8 MiB, at most 1 GiB.
     pub bytes: Size,
     /// Time since the batch's first message. Default 100 ms.
     pub linger: Period,
@@ -363,6 +364,9 @@ const OWNED: &[(&str, &str)] = &[
     ("sasl.password", "use `security.sasl`"),
 ];
 
+/// Bytes of a batch at most.
+const MOST_BATCH: u64 = 1 << 30;
+
 impl KafkaConfig {
     /// Everything that can be seen to be wrong without connecting.
     pub(crate) fn validate(&self) -> Result<()> {
@@ -388,6 +392,26 @@ impl KafkaConfig {
         }
         if self.batch.rows == 0 || self.batch.bytes.0 == 0 {
             return Err(wrong("a batch must hold at least one row and one byte".into()));
+        }
+        if self.batch.bytes.0 > MOST_BATCH {
+            // Arrow counts the bytes of a column in 31 bits.
+            return Err(wrong("`batch.bytes` is more than 1 GiB".into()));
+        }
+        for (name, period) in [
+            ("discover_every", self.discover_every),
+            ("unavailable_after", self.unavailable_after),
+            ("timeout", self.timeout),
+        ] {
+            if period.0.is_zero() {
+                return Err(wrong(format!("`{name}` must be longer than nothing")));
+            }
+        }
+        let plain = self.security.sasl.as_ref().map(|sasl| sasl.mechanism) == Some(Mechanism::Plain);
+        if plain && self.security.tls.is_none() {
+            return Err(
+                wrong("the mechanism PLAIN would send the password in plain text".into())
+                    .hint("set `security.tls`, or use SCRAM-SHA-256 or SCRAM-SHA-512"),
+            );
         }
         for name in self.options.keys() {
             if let Some((_, why)) = OWNED.iter().find(|(owned, _)| owned == name) {
@@ -521,6 +545,16 @@ mod tests {
                 "column=b",
             ),
             ("brokers: a\ntopics: [t]\ndecode: bytes\nkey: [value]", "column=value"),
+            (
+                "brokers: a\ntopics: [t]\ndecode: bytes\nunavailable_after: 0s",
+                "`unavailable_after`",
+            ),
+            ("brokers: a\ntopics: [t]\ndecode: bytes\nbatch: {bytes: 2GiB}", "1 GiB"),
+            (
+                "brokers: a\ntopics: [t]\ndecode: bytes\n\
+                 security: {sasl: {mechanism: PLAIN, username: u, password: p}}",
+                "PLAIN",
+            ),
         ] {
             let error = parse(yaml).unwrap().validate().unwrap_err();
             assert!(error.summary().contains(said), "{}", error.summary());

@@ -12,6 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use rdkafka::types::RDKafkaRespErr;
 
 /// A running cluster with a producer; stopped when dropped.
 pub struct KafkaMock {
@@ -100,6 +101,13 @@ impl KafkaMock {
         self.producer
             .flush(FLUSH)
             .map_err(|error| failed("flush messages", &error))
+    }
+
+    /// Makes the brokers describe a topic by this error, until it is no error.
+    pub fn fail_topic(&self, topic: &str, error: RDKafkaRespErr) -> Result<()> {
+        self.cluster()
+            .topic_error(topic, error)
+            .map_err(|error| failed("fail a topic", &error))
     }
 
     /// Takes a broker away, numbered from 1.

@@ -8,7 +8,7 @@ use rdkafka::Message;
 use crate::client::PartitionReport;
 use crate::codes;
 use crate::layout::Layout;
-use crate::offsets::{self, Loss};
+use crate::offsets::{self, Loss, Lost, StartAt, Watermarks};
 use crate::topic_rows::{Place, TopicRows, micros};
 
 /// A partition and the rows that were read from it since the last boundary.
@@ -29,6 +29,8 @@ pub struct Partition {
     rows: TopicRows,
     /// The boundary that is still to be sent: all offsets below `next`.
     due: bool,
+    /// Whether that boundary is to be committed at once.
+    urgent: bool,
     /// The end of the log in the last report, if everything up to it was fetched.
     fetched_to: Option<i64>,
     /// Confirmed by a second report.
@@ -36,17 +38,20 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// A partition to be read from `next` on, of which the target holds `committed`.
-    pub fn new(id: PartitionId, layout: Layout, number: i32, committed: Option<i64>, next: i64) -> Self {
+    /// A partition to be read from `start` on. Where a target table holds nothing of it, the next
+    /// round tells where it stands, though no message came.
+    pub fn new(id: PartitionId, layout: Layout, number: i32, start: StartAt) -> Self {
+        let unknown = start.from.is_none();
         Self {
             number,
-            next,
+            next: start.next,
             id,
-            announced: committed.map_or(Position::Beginning, offsets::position),
+            announced: start.from.map_or(Position::Beginning, offsets::position),
             received: -1,
             committed_at: None,
             rows: TopicRows::new(layout),
-            due: false,
+            due: unknown,
+            urgent: unknown,
             fetched_to: None,
             passed_to: None,
         }
@@ -62,17 +67,13 @@ impl Partition {
         &self.rows.layout().schema.id
     }
 
-    /// Makes the next round tell where the partition stands, though no message came.
-    pub fn announce(&mut self) {
-        self.due = true;
-    }
-
-    /// Takes a message; `now` is in microseconds since the Unix epoch.
-    pub fn push(&mut self, message: &impl Message, now: i64) -> Result<()> {
+    /// Takes a message; `now` is in microseconds since the Unix epoch. Returns the bytes of its
+    /// key, headers and payload.
+    pub fn push(&mut self, message: &impl Message, now: i64) -> Result<u64> {
         let offset = message.offset();
         if offset <= self.received {
             tracing::debug!(partition = %self.id, offset, "kafka message came twice");
-            return Ok(());
+            return Ok(0);
         }
         if offset < self.next {
             return Err(Error::new(
@@ -83,7 +84,7 @@ impl Partition {
             .with("offset", offset)
             .with("asked_for", self.next));
         }
-        self.rows.push(
+        let bytes = self.rows.push(
             message,
             Place {
                 partition: &self.id,
@@ -95,13 +96,18 @@ impl Partition {
         (self.received, self.next) = (offset, offset + 1);
         (self.fetched_to, self.passed_to) = (None, None);
         self.due = true;
-        Ok(())
+        Ok(bytes)
     }
 
     /// Notes what librdkafka reports. Two reports with the same end, all of it fetched, mean
     /// that what lies between the last message and the end holds no message: transaction
     /// markers, rows of aborted transactions, or what compaction removed.
+    ///
+    /// Only a partition that is being fetched counts: the report of any other is old.
     pub fn note(&mut self, report: &PartitionReport) {
+        if !report.active {
+            return self.forget_reports();
+        }
         let ahead = (report.next > self.next && report.next >= report.end && report.end >= 0).then_some(report.next);
         self.passed_to = ahead.filter(|_| ahead == self.fetched_to);
         self.fetched_to = ahead;
@@ -147,10 +153,40 @@ impl Partition {
             position,
             table: Some(self.table().clone()),
             raises: Vec::new(),
-            committed_at: self.committed_at,
-            urgent: false,
+            // Once: a boundary after a gap tells of no change.
+            committed_at: self.committed_at.take(),
+            urgent: std::mem::take(&mut self.urgent),
         }));
         Ok(drained)
+    }
+}
+
+/// Lets the first announcement of each table raise the others. A commit holds whole boundaries, and
+/// a table that has read one partition of a topic is owed every other from its first message on:
+/// so the first commit must know them all.
+pub fn tie_announcements(events: &mut [SourceEvent]) {
+    let announced = |event: &SourceEvent| match event {
+        SourceEvent::Boundary(boundary) if boundary.urgent => boundary
+            .table
+            .clone()
+            .map(|table| (table, (boundary.partition.clone(), boundary.position.clone()))),
+        _ => None,
+    };
+    let mut of_table: HashMap<TableId, Vec<(PartitionId, Position)>> = HashMap::new();
+    for (table, place) in events.iter().filter_map(announced) {
+        of_table.entry(table).or_default().push(place);
+    }
+    for event in events {
+        let SourceEvent::Boundary(boundary) = event else {
+            continue;
+        };
+        let places = boundary.table.as_ref().filter(|_| boundary.urgent);
+        if let Some(places) = places.and_then(|table| of_table.remove(table)) {
+            boundary.raises = places
+                .into_iter()
+                .filter(|(partition, _)| *partition != boundary.partition)
+                .collect();
+        }
     }
 }
 
@@ -192,6 +228,13 @@ impl Partitions {
         self.all.get_mut(self.last)
     }
 
+    /// Whether a partition is being read.
+    pub fn contains(&self, topic: &str, number: i32) -> bool {
+        self.by_name
+            .get(topic)
+            .is_some_and(|numbers| numbers.contains_key(&number))
+    }
+
     /// How many partitions of `topic` are being read.
     pub fn count(&self, topic: &str) -> i32 {
         self.by_name.get(topic).map_or(0, |numbers| numbers.len() as i32)
@@ -208,8 +251,8 @@ impl Partitions {
     }
 }
 
-/// The error of a partition that lost what was to be read next, at `next`; `low` is the oldest offset left.
-pub fn position_lost(topic: &str, partition: i32, next: i64, marks: offsets::Watermarks, loss: Loss) -> Error {
+/// The error of a partition that lost what was to be read next.
+pub fn position_lost(topic: &str, partition: i32, Lost { next, loss }: Lost, marks: Watermarks) -> Error {
     let (message, count, hint) = match loss {
         Loss::Expired { count } => (
             "a topic no longer holds what follows the committed offset",

@@ -6,7 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use millstream_core::{Error, ErrorKind, PartitionId, Result, ResumePoints, SourceEvent};
+use millstream_core::config::Text;
+use millstream_core::{Checkpoint, Error, ErrorKind, PartitionId, Result, ResumePoints, SourceEvent};
 use rdkafka::Message;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
@@ -16,12 +17,12 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Client, no_topic};
+use crate::client::{Client, denied_topic};
 use crate::codes;
 use crate::config::KafkaConfig;
 use crate::layout::Layout;
-use crate::offsets::{self, Loss, StartAt, decide};
-use crate::partition::{Partition, Partitions, position_lost};
+use crate::offsets::{self, Held, Loss, Lost, decide};
+use crate::partition::{Partition, Partitions, position_lost, tie_announcements};
 
 /// The events of one round, in their order.
 pub type Round = Vec<SourceEvent>;
@@ -54,7 +55,8 @@ const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// How long after a pause reports are not trusted to describe what was fetched since.
 const DISTRUST: Duration = Duration::from_secs(10);
 /// A topic that looks missing is looked at this often before it counts as gone.
-const LOOKS: u32 = 3;
+const LOOKS: u32 = if cfg!(test) { 3 } else { 6 };
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 impl Reader {
     /// Reads until it is cancelled, or nobody takes its rounds.
@@ -92,49 +94,30 @@ impl Run {
         let mut assignment = TopicPartitionList::new();
         let (mut first_loss, mut losses) = (None, 0);
         for layout in self.reader.layouts.clone() {
-            let checkpoint = self.reader.resume.of(&layout.schema.id);
-            let count = self.client.partitions_of(&layout.topic)?;
-            let prefix = format!("{}/", layout.topic);
-            let read_before = |id: &PartitionId| {
-                let number = id
-                    .within_source()
-                    .strip_prefix(&prefix)
-                    .and_then(|number| number.parse::<i32>().ok());
-                number.filter(|_| id.source() == self.reader.source)
-            };
-            let before: Vec<i32> = checkpoint.iter().filter_map(|(id, _)| read_before(id)).collect();
-            if let Some(gone) = before.iter().find(|number| **number >= count) {
-                return Err(partitions_gone(&layout.topic, *gone, count));
-            }
-            for number in 0..count {
+            let read_before = held_partitions(&self.reader, &layout).max();
+            let leads = self.look_at(&layout.topic, read_before.map_or(0, |last| last + 1))?;
+            for (number, leads) in (0..).zip(leads) {
                 if self.reader.cancel.is_cancelled() {
                     return Ok(false);
                 }
-                let id = PartitionId::new(&self.reader.source, format_args!("{}/{number}", layout.topic));
-                let committed = offsets::offset(checkpoint.position(&id)).map_err(|error| {
-                    Error::new(ErrorKind::Corrupt, "a committed position is not an offset of a topic")
-                        .code(codes::NOT_AN_OFFSET)
-                        .with("partition", &id)
-                        .hint("the name of the source may have belonged to another kind of source before")
-                        .caused_by(error)
-                })?;
-                let marks = self.client.watermarks(&layout.topic, number)?;
-                let (next, announce) = match decide(committed, !before.is_empty(), self.reader.config.start, marks) {
-                    StartAt::Offset(next) => (next, false),
-                    StartAt::Announced(next) => (next, true),
-                    StartAt::Lost(loss) => {
-                        losses += 1;
-                        let next = committed.unwrap_or(-1) + 1;
-                        first_loss.get_or_insert_with(|| position_lost(&layout.topic, number, next, marks, loss));
-                        continue;
-                    }
-                };
-                assign(&mut assignment, &layout.topic, number, Offset::Offset(next))?;
-                let mut partition = Partition::new(id, layout.clone(), number, committed, next);
-                if announce {
-                    partition.announce();
+                let held = self.held(&layout, number)?;
+                // Its place is known, so that it can be picked up later.
+                if !leads && held.iter().any(|held| held.offset.is_some()) {
+                    tracing::warn!(
+                        topic = layout.topic,
+                        partition = number,
+                        "a kafka partition has no leader"
+                    );
+                    continue;
                 }
-                self.partitions.add(partition);
+                match self.locate(&layout, number, &held) {
+                    Ok(partition) => self.add(&mut assignment, partition)?,
+                    Err(error) if error.kind() == ErrorKind::PositionLost => {
+                        losses += 1;
+                        first_loss.get_or_insert(error);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         if let Some(error) = first_loss {
@@ -149,6 +132,41 @@ impl Run {
             .assign(&assignment)
             .map_err(|error| request_failed("assign partitions", &error))?;
         self.flush().map(|open| open && !self.reader.cancel.is_cancelled())
+    }
+
+    /// What each target table of a topic holds of a partition.
+    fn held(&self, layout: &Layout, number: i32) -> Result<Vec<Held>> {
+        let Reader { source, resume, .. } = &self.reader;
+        let id = partition_id(source, layout, number);
+        let of_table = |checkpoint: &Checkpoint| {
+            let offset = offsets::offset(checkpoint.position(&id)).map_err(|error| {
+                Error::new(ErrorKind::Corrupt, "a committed position is not an offset of a topic")
+                    .code(codes::NOT_AN_OFFSET)
+                    .with("partition", &id)
+                    .hint("the name of the source may have belonged to another kind of source before")
+                    .caused_by(error)
+            })?;
+            let topic = checkpoint.iter().any(|(id, _)| number_of(id, source, layout).is_some());
+            Ok(Held { offset, topic })
+        };
+        resume.holdings(&layout.schema.id).map(of_table).collect()
+    }
+
+    /// Decides where a partition is read from.
+    fn locate(&self, layout: &Layout, number: i32, held: &[Held]) -> Result<Partition> {
+        let marks = self.client.watermarks(&layout.topic, number)?;
+        let start = decide(held, self.reader.config.start, marks)
+            .map_err(|lost| position_lost(&layout.topic, number, lost, marks))?;
+        let id = partition_id(&self.reader.source, layout, number);
+        Ok(Partition::new(id, layout.clone(), number, start))
+    }
+
+    fn add(&mut self, assignment: &mut TopicPartitionList, partition: Partition) -> Result<()> {
+        assignment
+            .add_partition_offset(partition.topic(), partition.number, Offset::Offset(partition.next))
+            .map_err(|error| request_failed("assign partitions", &error))?;
+        self.partitions.add(partition);
+        Ok(())
     }
 
     fn read(&mut self) -> Result<()> {
@@ -182,10 +200,9 @@ impl Run {
         loop {
             match self.client.consumer.poll(wait) {
                 Some(Ok(message)) => {
-                    self.bytes += (message.payload_len() + message.key_len()) as u64;
                     self.rows += 1;
                     match self.partitions.get_mut(message.topic(), message.partition()) {
-                        Some(partition) => partition.push(&message, now)?,
+                        Some(partition) => self.bytes += partition.push(&message, now)?,
                         None => {
                             return Err(Error::new(
                                 ErrorKind::Internal,
@@ -240,6 +257,7 @@ impl Run {
                 }
             }
         }
+        tie_announcements(&mut events);
         (self.rows, self.bytes, self.since) = (0, 0, None);
         if events.is_empty() {
             Ok(true)
@@ -285,6 +303,8 @@ impl Run {
     }
 
     fn pause(&self) -> Result<TopicPartitionList> {
+        #[cfg(test)]
+        PAUSES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let mut assignment = TopicPartitionList::new();
         for partition in self.partitions.iter() {
             assignment.add_partition(partition.topic(), partition.number);
@@ -306,7 +326,7 @@ impl Run {
                     let now = chrono::Utc::now().timestamp_micros();
                     self.rows += 1;
                     if let Some(partition) = self.partitions.get_mut(message.topic(), message.partition()) {
-                        partition.push(&message, now)?;
+                        self.bytes += partition.push(&message, now)?;
                     }
                 }
                 Err(error) => self.judge(&error)?,
@@ -347,6 +367,8 @@ impl Run {
         }
         match error.rdkafka_error_code() {
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation) => Err(self.find_loss()?),
+            // Reported for a partition, so that it is on no connection's record.
+            Some(Code::TopicAuthorizationFailed) => Err(denied_read(&self.reader.config.topics)),
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
                 self.check_topics = true;
                 Ok(())
@@ -376,36 +398,35 @@ impl Run {
     fn find_loss(&self) -> Result<Error> {
         for partition in self.partitions.iter() {
             let marks = self.client.watermarks(partition.topic(), partition.number)?;
-            let loss = match partition.next {
-                next if next < marks.low => Loss::Expired {
-                    count: marks.low - next,
-                },
-                next if next > marks.high => Loss::Beyond {
-                    count: next - marks.high,
-                },
-                _ => continue,
-            };
-            return Ok(position_lost(
-                partition.topic(),
-                partition.number,
-                partition.next,
-                marks,
-                loss,
-            ));
+            let next = partition.next;
+            if let Some(loss) = Loss::of(next, marks) {
+                return Ok(position_lost(
+                    partition.topic(),
+                    partition.number,
+                    Lost { next, loss },
+                    marks,
+                ));
+            }
         }
+        // The log ends before the next offset, or its leaders' history does not lead there, and has
+        // grown since: to go on from the same offset would pass over what was written anew.
         Ok(Error::new(
-            ErrorKind::Unavailable,
-            "a broker reports an offset out of range that is within it now",
+            ErrorKind::PositionLost,
+            "a broker refused an offset that its log has by now",
         )
-        .code(codes::UNREACHABLE)
-        .hint("a partition's leader is changing; the pipeline restarts from its committed positions"))
+        .code(codes::POSITION_LOST)
+        .hint(
+            "the log was truncated or the topic created anew, and has grown since: find out which; if neither \
+                     is so, restart the pipeline, which goes on from the committed positions",
+        ))
     }
 
-    /// Picks up partitions that were added, and notices those that are gone.
+    /// Picks up partitions that were added or have a leader again, and notices those that are gone.
     fn discover(&mut self) -> Result<()> {
         for layout in self.reader.layouts.clone() {
-            let count = match self.count_of(&layout.topic) {
-                Ok(count) => count,
+            let known = self.partitions.count(&layout.topic);
+            let leads = match self.look_at(&layout.topic, known) {
+                Ok(leads) => leads,
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
                     tracing::warn!(
                         topic = layout.topic,
@@ -414,49 +435,91 @@ impl Run {
                     );
                     continue;
                 }
+                Err(error) if error.error_code() == Some(codes::NO_TOPIC) => {
+                    return Err(topic_gone(&layout.topic).caused_by(error));
+                }
                 Err(error) => return Err(error),
             };
-            let known = self.partitions.count(&layout.topic);
-            if count < known {
-                return Err(partitions_gone(&layout.topic, known - 1, count));
-            }
-            if count == known {
-                continue;
-            }
             let mut added = TopicPartitionList::new();
-            for number in known..count {
-                let low = self.client.watermarks(&layout.topic, number)?.low;
-                assign(&mut added, &layout.topic, number, Offset::Offset(low))?;
-                let id = PartitionId::new(&self.reader.source, format_args!("{}/{number}", layout.topic));
-                self.partitions
-                    .add(Partition::new(id, layout.clone(), number, None, low));
+            for (number, leads) in (0..).zip(leads) {
+                if !leads || self.partitions.contains(&layout.topic, number) {
+                    continue;
+                }
+                let mut held = self.held(&layout, number)?;
+                if known > 0 && held.iter().all(|held| held.offset.is_none()) {
+                    // It was added while the others were read, which `resume` may not tell yet.
+                    held.iter_mut().for_each(|held| held.topic = true);
+                }
+                match self.locate(&layout, number, &held) {
+                    Ok(partition) => self.add(&mut added, partition)?,
+                    Err(error) if error.kind() == ErrorKind::Unavailable => {
+                        tracing::warn!(
+                            topic = layout.topic,
+                            partition = number,
+                            error = error.summary(),
+                            "cannot read a new partition yet"
+                        );
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
-            self.client
-                .consumer
-                .incremental_assign(&added)
-                .map_err(|error| request_failed("assign new partitions", &error))?;
-            tracing::info!(topic = layout.topic, from = known, to = count, "new kafka partitions");
+            if added.count() > 0 {
+                self.client
+                    .consumer
+                    .incremental_assign(&added)
+                    .map_err(|error| request_failed("assign new partitions", &error))?;
+                tracing::info!(topic = layout.topic, partitions = added.count(), "new kafka partitions");
+            }
         }
         Ok(())
     }
 
-    /// The number of partitions of a topic that is being read. A topic may look missing for a
-    /// moment while its metadata spreads over the brokers.
-    fn count_of(&self, topic: &str) -> Result<i32> {
+    /// Whether each partition of a topic has a leader. A topic or its last partitions may look
+    /// missing for a moment, while metadata spreads over the brokers: fewer than `known`
+    /// partitions are looked at again.
+    fn look_at(&self, topic: &str, known: i32) -> Result<Vec<bool>> {
         let mut looks = 1;
         loop {
-            match self.client.partitions_of(topic) {
-                Err(error) if error.error_code() == Some(codes::NO_TOPIC) => {
-                    if looks == LOOKS || self.reader.cancel.is_cancelled() {
-                        return Err(topic_gone(topic).caused_by(no_topic(topic)));
-                    }
-                    looks += 1;
-                    std::thread::sleep(Duration::from_millis(500));
-                }
-                other => return other,
+            let looked = self.client.partitions_of(topic);
+            let passing = match &looked {
+                Ok(leads) => (leads.len() as i32) < known,
+                Err(error) => error.error_code() == Some(codes::NO_TOPIC),
+            };
+            if passing && looks < LOOKS && !self.reader.cancel.is_cancelled() {
+                looks += 1;
+                std::thread::sleep(BETWEEN_LOOKS);
+                continue;
             }
+            return match looked {
+                Ok(leads) if passing => Err(partitions_gone(topic, known - 1, leads.len())),
+                other => other,
+            };
         }
     }
+}
+
+fn partition_id(source: &str, layout: &Layout, number: i32) -> PartitionId {
+    PartitionId::new(source, format_args!("{}/{number}", layout.topic))
+}
+
+/// The number of a partition of the topic of `layout`; `None` for any other.
+fn number_of(id: &PartitionId, source: &str, layout: &Layout) -> Option<i32> {
+    let within = id.within_source().strip_prefix(&layout.topic)?;
+    let number = within.strip_prefix('/')?.parse().ok()?;
+    (id.source() == source).then_some(number)
+}
+
+/// The partitions of a topic of which a target table holds a position.
+fn held_partitions<'a>(reader: &'a Reader, layout: &'a Layout) -> impl Iterator<Item = i32> + 'a {
+    let held = reader.resume.holdings(&layout.schema.id);
+    held.flat_map(Checkpoint::iter)
+        .filter_map(|(id, _)| number_of(id, &reader.source, layout))
+}
+
+fn denied_read(topics: &[Text]) -> Error {
+    let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+    denied_topic(&topics.join(", "))
 }
 
 fn topic_gone(topic: &str) -> Error {
@@ -466,7 +529,7 @@ fn topic_gone(topic: &str) -> Error {
         .hint("if it was deleted on purpose, take it out of `topics`")
 }
 
-fn partitions_gone(topic: &str, last: i32, count: i32) -> Error {
+fn partitions_gone(topic: &str, last: i32, count: usize) -> Error {
     Error::new(ErrorKind::PositionLost, "a topic has fewer partitions than were read")
         .code(codes::TOPIC_GONE)
         .with("topic", topic)
@@ -475,13 +538,17 @@ fn partitions_gone(topic: &str, last: i32, count: i32) -> Error {
         .hint("the topic was deleted and created anew; to read it as it is now, drop the table's state in the target")
 }
 
-fn assign(list: &mut TopicPartitionList, topic: &str, partition: i32, offset: Offset) -> Result<()> {
-    list.add_partition_offset(topic, partition, offset)
-        .map_err(|error| request_failed("assign partitions", &error))
-}
-
 fn request_failed(what: &str, error: &KafkaError) -> Error {
     Error::new(ErrorKind::Internal, format!("librdkafka cannot {what}")).with("error", error)
+}
+
+#[cfg(test)]
+static PAUSES: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+/// How often a reader of this process has paused.
+#[cfg(test)]
+pub fn pauses() -> usize {
+    PAUSES.load(std::sync::atomic::Ordering::Relaxed)
 }
 
 #[cfg(test)]

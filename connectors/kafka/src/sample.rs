@@ -7,12 +7,16 @@ use rdkafka::Message;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::codes;
 use crate::config::{KafkaConfig, is_taken};
 use crate::decode::column_type::ColumnType;
 use crate::decode::infer::infer;
+
+/// A sample takes at most so many times as long as one request may.
+const TIMEOUTS: u32 = 6;
 
 /// A sample holds at most this many bytes of payload.
 const MOST_BYTES: usize = 16 << 20;
@@ -22,15 +26,17 @@ const MOST_BYTES: usize = 16 << 20;
 ///
 /// # Errors
 /// `Unavailable` if the sample cannot be read whole: half a sample would infer other columns.
+/// `Cancelled` if `abandoned` fires.
 pub fn infer_columns(
     config: &KafkaConfig,
     group: &str,
     topic: &str,
     sample: usize,
+    abandoned: &CancellationToken,
 ) -> Result<Vec<(String, ColumnType)>> {
     // A client for each topic: assigning another would race with messages still on their way.
     let client = Client::that_sees_ends(config, group)?;
-    let count = usize::try_from(client.partitions_of(topic)?).unwrap_or(1).max(1);
+    let count = client.partitions_of(topic)?.len().max(1);
     let mut shares: Vec<Share> = Vec::with_capacity(count);
     let mut assignment = TopicPartitionList::new();
     for partition in 0..count as i32 {
@@ -43,6 +49,7 @@ pub fn infer_columns(
         }
         shares.push(Share {
             payloads: Vec::new(),
+            messages: 0,
             bytes: 0,
             end: marks.high,
             open,
@@ -53,22 +60,41 @@ pub fn infer_columns(
         .assign(&assignment)
         .map_err(|error| cannot_sample(topic, &error))?;
     let (most_rows, most_bytes) = (sample.div_ceil(count), MOST_BYTES / count);
-    let mut progressed = Instant::now();
+    let started = Instant::now();
+    let mut progressed = started;
     while shares.iter().any(|share| share.open) {
+        let mut closed = None;
         match client.consumer.poll(Duration::from_millis(50)) {
             Some(Ok(message)) => {
                 progressed = Instant::now();
                 let share = &mut shares[message.partition() as usize];
+                let was_open = share.open;
                 share.take(message.offset(), message.payload(), most_rows, most_bytes);
+                closed = (was_open && !share.open).then(|| message.partition());
             }
-            Some(Err(KafkaError::PartitionEOF(partition))) => shares[partition as usize].open = false,
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                let share = &mut shares[partition as usize];
+                closed = std::mem::take(&mut share.open).then_some(partition);
+            }
             Some(Err(error)) => tracing::debug!(%error, topic, "kafka error while sampling"),
             None => {}
+        }
+        if let Some(partition) = closed {
+            // Its messages would be fetched to the end while the others are sampled.
+            let mut done = TopicPartitionList::new();
+            done.add_partition(topic, partition);
+            client
+                .consumer
+                .incremental_unassign(&done)
+                .map_err(|error| cannot_sample(topic, &error))?;
+        }
+        if abandoned.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "nobody waits for the sample any more"));
         }
         if let Some(error) = client.refused() {
             return Err(error);
         }
-        if progressed.elapsed() >= config.timeout.0 {
+        if progressed.elapsed() >= config.timeout.0 || started.elapsed() >= config.timeout.0 * TIMEOUTS {
             return Err(client.unreachable().with("topic", topic));
         }
     }
@@ -78,6 +104,8 @@ pub fn infer_columns(
 
 struct Share {
     payloads: Vec<Vec<u8>>,
+    /// Those without a payload included.
+    messages: usize,
     bytes: usize,
     /// The end of the partition when sampling began.
     end: i64,
@@ -90,11 +118,12 @@ impl Share {
             self.open = false;
             return;
         }
+        self.messages += 1;
         if let Some(payload) = payload {
             self.bytes += payload.len();
             self.payloads.push(payload.to_vec());
         }
-        self.open = self.payloads.len() < most_rows && self.bytes < most_bytes && offset + 1 < self.end;
+        self.open = self.messages < most_rows && self.bytes < most_bytes && offset + 1 < self.end;
     }
 }
 

@@ -1,14 +1,18 @@
 //! The source itself.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use millstream_core::{Error, ErrorKind, Finding, Result, Severity, Source, SourceContext, TableSchema};
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
-use crate::client::Client;
+use crate::client::{Client, denied_topic};
 use crate::codes;
 use crate::config::{Decode, Json, KafkaConfig};
 use crate::layout::Layout;
@@ -60,7 +64,10 @@ impl KafkaSource {
             return Ok(layouts.clone());
         }
         let (name, config, group) = (self.name.clone(), self.config.clone(), self.group());
-        let layouts = on_a_thread("kafka-sample", move || find_layouts(&name, &config, &group)).await??;
+        let layouts = on_a_thread("kafka-sample", move |abandoned| {
+            find_layouts(&name, &config, &group, abandoned)
+        })
+        .await??;
         self.layouts = Some(layouts.clone());
         Ok(layouts)
     }
@@ -74,11 +81,11 @@ impl Source for KafkaSource {
 
     async fn preflight(&mut self) -> Result<Vec<Finding>> {
         let (config, group) = (self.config.clone(), self.group());
-        let mut findings = on_a_thread("kafka-preflight", move || look(&config, &group)).await?;
+        let mut findings = on_a_thread("kafka-preflight", move |_| look(&config, &group)).await?;
         let infers = matches!(self.config.decode, Decode::Json(Json { columns: None, .. }));
         if infers && findings.is_empty() {
             match self.layouts().await {
-                Ok(layouts) => findings.extend(layouts.iter().filter_map(unsampled)),
+                Ok(layouts) => findings.extend(layouts.iter().filter_map(inferred)),
                 Err(error) => findings.push(Finding::from(&error)),
             }
         }
@@ -121,7 +128,7 @@ impl Source for KafkaSource {
             cancel: cancel.clone(),
             runtime: Handle::current(),
         };
-        let reading = on_a_thread("kafka-reader", move || reader.run(&group));
+        let reading = on_a_thread("kafka-reader", move |_| reader.run(&group));
         tokio::pin!(reading);
         let mut ended = None;
         loop {
@@ -162,27 +169,33 @@ impl Source for KafkaSource {
     }
 }
 
-/// Runs blocking work on a thread of its own: a pool's threads are not for work that lasts for weeks.
-async fn on_a_thread<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+/// Runs blocking work on a thread of its own: a pool's threads are not for work that lasts for
+/// weeks. The token fires when nobody waits for the outcome any more.
+async fn on_a_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce(&CancellationToken) -> T + Send + 'static,
+) -> Result<T> {
+    let abandoned = CancellationToken::new();
+    let _guard = abandoned.clone().drop_guard();
     let failed = |what: &'static str| Error::new(ErrorKind::Internal, what).with("thread", name);
     let (done, outcome) = oneshot::channel();
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
             // Nobody waits any more where the pipeline was stopped.
-            let _ = done.send(work());
+            let _ = done.send(work(&abandoned));
         })
         .map_err(|error| failed("cannot start a thread").caused_by(error))?;
     outcome.await.map_err(|_| failed("a thread panicked"))
 }
 
-fn find_layouts(source: &str, config: &KafkaConfig, group: &str) -> Result<Vec<Layout>> {
+fn find_layouts(source: &str, config: &KafkaConfig, group: &str, abandoned: &CancellationToken) -> Result<Vec<Layout>> {
     let columns_of = |topic: &str| match &config.decode {
         Decode::Bytes => Ok(Vec::new()),
         Decode::Json(Json {
             columns: Some(columns), ..
         }) => Ok(columns.clone()),
-        Decode::Json(Json { columns: None, sample }) => infer_columns(config, group, topic, *sample),
+        Decode::Json(Json { columns: None, sample }) => infer_columns(config, group, topic, *sample, abandoned),
     };
     let layout_of = |topic: &str| {
         let layout = Layout::new(source, topic, config, columns_of(topic)?);
@@ -212,7 +225,10 @@ fn look(config: &KafkaConfig, group: &str) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     for topic in &config.topics {
-        let looked = client.partitions_of(topic).and_then(|_| client.watermarks(topic, 0));
+        let looked = client
+            .partitions_of(topic)
+            .and_then(|_| client.watermarks(topic, 0))
+            .and_then(|marks| may_read(config, group, topic, marks.high));
         if let Err(error) = looked {
             let connection = matches!(error.error_code(), Some(codes::UNREACHABLE | codes::TLS));
             let subject = if connection {
@@ -233,15 +249,59 @@ fn look(config: &KafkaConfig, group: &str) -> Vec<Finding> {
     findings
 }
 
-fn unsampled(layout: &Layout) -> Option<Finding> {
-    let empty = layout.json.as_ref().is_some_and(Vec::is_empty);
-    empty.then(|| {
-        Finding::new(
-            Severity::Warning,
-            &layout.topic,
-            "there is no message to infer columns from",
+/// How long to wait for the answer to one fetch.
+const FETCH: Duration = Duration::from_secs(5);
+
+/// Fetches from the end of a topic, for which another right is needed than for describing it.
+fn may_read(config: &KafkaConfig, group: &str, topic: &str, end: i64) -> Result<()> {
+    // A client for each topic, because an error tells no topic.
+    let client = Client::that_sees_ends(config, group)?;
+    let mut assignment = TopicPartitionList::new();
+    assignment
+        .add_partition_offset(topic, 0, Offset::Offset(end))
+        .and_then(|()| client.consumer.assign(&assignment))
+        .map_err(|error| {
+            Error::new(ErrorKind::Internal, "librdkafka cannot assign a partition")
+                .with("topic", topic)
+                .with("error", error)
+        })?;
+    let deadline = Instant::now() + FETCH.min(config.timeout.0);
+    while Instant::now() < deadline {
+        match client.consumer.poll(Duration::from_millis(50)) {
+            Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+            Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                return Err(denied_topic(topic));
+            }
+            _ => {}
+        }
+        if let Some(error) = client.refused() {
+            return Err(error);
+        }
+    }
+    // No answer is none: the reader will wait longer.
+    Ok(())
+}
+
+/// What is to be said of a topic whose columns are inferred.
+fn inferred(layout: &Layout) -> Option<Finding> {
+    let columns = layout.json.as_ref()?;
+    let finding = |code, message| Finding::new(Severity::Warning, &layout.topic, message).code(code);
+    Some(if columns.is_empty() {
+        finding(codes::NO_SAMPLE, "there is no message to infer columns from")
+            .hint("every field will be in `_extra` until the next start; declare the columns to have them now")
+    } else {
+        let columns: Vec<_> = columns
+            .iter()
+            // JSON's quotes are YAML's.
+            .map(|(name, column)| format!("{}: {column}", serde_json::Value::from(name.as_str())))
+            .collect();
+        finding(
+            codes::INFERRED,
+            "columns are inferred from the oldest messages, anew at each start, and may differ then",
         )
-        .code(codes::NO_SAMPLE)
-        .hint("every field will be in `_extra` until the next start; declare the columns to have them now")
+        .hint(format!(
+            "declare them, in a source for this topic alone: decode: {{json: {{columns: {{{}}}}}}}",
+            columns.join(", ")
+        ))
     })
 }

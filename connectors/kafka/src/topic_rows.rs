@@ -19,17 +19,24 @@ use crate::layout::{Layout, header_fields};
 /// Collects the messages of a topic as rows, or as rejected rows.
 pub struct TopicRows {
     layout: Layout,
-    payload: Payload,
+    table: String,
     /// Whether the key is, or is part of, the message's own key.
     keyed_by_message_key: bool,
+    /// Made by the first message of a round, since builders take memory while they are empty
+    /// and a topic may have thousands of partitions.
+    rows: Option<Box<Rows>>,
+    rejected: Option<QuarantineBuilder>,
+}
+
+/// Rows under construction.
+struct Rows {
+    payload: Payload,
     key: BinaryBuilder,
     headers: ListBuilder<StructBuilder>,
     partition: Int32Builder,
     offset: Int64Builder,
     timestamp: TimestampMicrosecondBuilder,
     envelope: EnvelopeBuilder,
-    rejected: QuarantineBuilder,
-    table: String,
 }
 
 enum Payload {
@@ -51,14 +58,119 @@ pub struct Place<'a> {
 impl TopicRows {
     /// An empty collection for the table of `layout`.
     pub fn new(layout: Layout) -> Self {
-        let key = &layout.schema.key;
+        Self {
+            table: layout.schema.id.within_source(),
+            keyed_by_message_key: layout.schema.key.iter().any(|name| name == "_key"),
+            rows: None,
+            rejected: None,
+            layout,
+        }
+    }
+
+    /// The table.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Takes a message: as a row, or, where it cannot be decoded, as a rejected row. Returns the
+    /// bytes of its key, headers and payload.
+    ///
+    /// Where the table has a key, a message sets the row of its key, which may have been there
+    /// before or not (`u`), and one without a payload deletes it. Where it has none, each is a new
+    /// row, without values if there is no payload.
+    pub fn push(&mut self, message: &impl Message, place: Place<'_>) -> u64 {
+        let committed_at = micros(message);
+        let headers = read_headers(message);
+        let of_headers = headers.as_deref().unwrap_or_default().iter();
+        let of_headers: usize = of_headers
+            .map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len))
+            .sum();
+        let outcome = headers.and_then(|headers| self.try_push(message, &headers, place, committed_at));
+        if let Err(reject) = outcome {
+            let raw = Raw::Bytes(message.payload().or(message.key()).unwrap_or_default());
+            let row = RowPlace {
+                partition: place.partition,
+                position: place.position,
+                ordinal: 0,
+                committed_at,
+            };
+            self.rejected.get_or_insert_default().append(
+                &self.table,
+                "decode",
+                &reject.to_string(),
+                raw,
+                row,
+                place.now,
+            );
+        }
+        let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+        (length(message.payload()) + length(message.key()) + of_headers) as u64
+    }
+
+    fn try_push(
+        &mut self,
+        message: &impl Message,
+        headers: &[HeaderPair<'_>],
+        place: Place<'_>,
+        committed_at: Option<i64>,
+    ) -> std::result::Result<(), Reject> {
+        let schema = &self.layout.schema;
+        if self.keyed_by_message_key && message.key().is_none() {
+            return Err(Reject::NoKey("_key".to_owned()));
+        }
+        let rows = self.rows.get_or_insert_with(|| Box::new(Rows::new(&self.layout)));
+        let payload = message.payload();
+        match (payload, &mut rows.payload) {
+            (Some(payload), Payload::Json(decoder)) => decoder.append(payload)?,
+            (None, Payload::Json(decoder)) if decoder.has_key() => {
+                let key = message.key().ok_or_else(|| Reject::NoKey(schema.key.join(", ")))?;
+                decoder
+                    .append_key(key)
+                    .map_err(|reject| Reject::MessageKey(Box::new(reject)))?;
+            }
+            (None, Payload::Json(decoder)) => decoder.append_nulls(),
+            (payload, Payload::Bytes(values)) => values.append_option(payload),
+        }
+        let op = match (schema.key.is_empty(), payload) {
+            (true, _) => Op::Create,
+            (false, Some(_)) => Op::Update,
+            (false, None) => Op::Delete,
+        };
+        rows.key.append_option(message.key());
+        rows.append_headers(headers);
+        rows.partition.append_value(message.partition());
+        rows.offset.append_value(message.offset());
+        rows.timestamp.append_option(committed_at);
+        rows.envelope
+            .append(op, place.partition, place.position, 0, committed_at);
+        Ok(())
+    }
+
+    /// The rows and the rejected rows that were taken since the last call.
+    pub fn finish(&mut self) -> Result<(Option<ChangeBatch>, Option<ChangeBatch>)> {
+        let rejected = self.rejected.take().map(|mut rejected| rejected.finish()).transpose()?;
+        // Every message that made the builders may have been rejected.
+        let Some(rows) = self.rows.take().filter(|rows| !rows.envelope.is_empty()) else {
+            return Ok((None, rejected));
+        };
+        let schema = self.layout.schema.clone();
+        let rows = RecordBatch::try_new(schema.batch_schema(), rows.finish()).map_err(|error| {
+            Error::new(ErrorKind::Internal, "cannot build a batch of messages")
+                .with("table", &schema.id)
+                .caused_by(error)
+        })?;
+        Ok((Some(ChangeBatch::try_new(schema, rows)?), rejected))
+    }
+}
+
+impl Rows {
+    fn new(layout: &Layout) -> Self {
         let payload = match &layout.json {
-            Some(columns) => Payload::Json(RowDecoder::new(columns, key)),
+            Some(columns) => Payload::Json(RowDecoder::new(columns, &layout.schema.key)),
             None => Payload::Bytes(BinaryBuilder::new()),
         };
         Self {
             payload,
-            keyed_by_message_key: key.iter().any(|name| name == "_key"),
             key: BinaryBuilder::new(),
             headers: ListBuilder::new(StructBuilder::new(
                 header_fields(),
@@ -71,82 +183,7 @@ impl TopicRows {
             offset: Int64Builder::new(),
             timestamp: TimestampMicrosecondBuilder::new().with_timezone("UTC"),
             envelope: EnvelopeBuilder::default(),
-            rejected: QuarantineBuilder::default(),
-            table: layout.schema.id.within_source(),
-            layout,
         }
-    }
-
-    /// The table.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    /// Takes a message: as a row, or, where it cannot be decoded, as a rejected row.
-    ///
-    /// A message without a payload is a delete where the table has a key, and a row without
-    /// values where it has none.
-    pub fn push(&mut self, message: &impl Message, place: Place<'_>) {
-        let committed_at = micros(message);
-        match self.try_push(message, place, committed_at) {
-            Ok(()) => {}
-            Err(reject) => {
-                let raw = Raw::Bytes(message.payload().or(message.key()).unwrap_or_default());
-                let row = RowPlace {
-                    partition: place.partition,
-                    position: place.position,
-                    ordinal: 0,
-                    committed_at,
-                };
-                self.rejected
-                    .append(&self.table, "decode", &reject.to_string(), raw, row, place.now);
-            }
-        }
-    }
-
-    fn try_push(
-        &mut self,
-        message: &impl Message,
-        place: Place<'_>,
-        committed_at: Option<i64>,
-    ) -> std::result::Result<(), Reject> {
-        if self.keyed_by_message_key && message.key().is_none() {
-            return Err(Reject::NoKey("_key".to_owned()));
-        }
-        let headers = read_headers(message)?;
-        let op = match (message.payload(), &mut self.payload) {
-            (Some(payload), Payload::Json(rows)) => rows.append(payload).map(|()| Op::Create)?,
-            (None, Payload::Json(rows)) if rows.has_key() => {
-                let key = message
-                    .key()
-                    .ok_or_else(|| Reject::NoKey(self.layout.schema.key.join(", ")))?;
-                rows.append_key(key).map(|()| Op::Delete)?
-            }
-            (None, Payload::Json(rows)) => {
-                rows.append_nulls();
-                if self.keyed_by_message_key {
-                    Op::Delete
-                } else {
-                    Op::Create
-                }
-            }
-            (payload, Payload::Bytes(values)) => {
-                values.append_option(payload);
-                if payload.is_none() && self.keyed_by_message_key {
-                    Op::Delete
-                } else {
-                    Op::Create
-                }
-            }
-        };
-        self.key.append_option(message.key());
-        self.append_headers(&headers);
-        self.partition.append_value(message.partition());
-        self.offset.append_value(message.offset());
-        self.timestamp.append_option(committed_at);
-        self.envelope
-            .append(op, place.partition, place.position, 0, committed_at);
-        Ok(())
     }
 
     fn append_headers(&mut self, headers: &[HeaderPair<'_>]) {
@@ -165,16 +202,7 @@ impl TopicRows {
         self.headers.append(!headers.is_empty());
     }
 
-    /// The rows and the rejected rows that were taken since the last call.
-    pub fn finish(&mut self) -> Result<(Option<ChangeBatch>, Option<ChangeBatch>)> {
-        let rejected = if self.rejected.is_empty() {
-            None
-        } else {
-            Some(self.rejected.finish()?)
-        };
-        if self.envelope.is_empty() {
-            return Ok((None, rejected));
-        }
+    fn finish(mut self) -> Vec<ArrayRef> {
         let mut columns: Vec<ArrayRef> = match &mut self.payload {
             Payload::Json(rows) => {
                 let (mut columns, extra) = rows.finish();
@@ -189,13 +217,7 @@ impl TopicRows {
         columns.push(Arc::new(self.offset.finish()));
         columns.push(Arc::new(self.timestamp.finish()));
         columns.extend(self.envelope.finish());
-        let schema = self.layout.schema.clone();
-        let rows = RecordBatch::try_new(schema.batch_schema(), columns).map_err(|error| {
-            Error::new(ErrorKind::Internal, "cannot build a batch of messages")
-                .with("table", &schema.id)
-                .caused_by(error)
-        })?;
-        Ok((Some(ChangeBatch::try_new(schema, rows)?), rejected))
+        columns
     }
 }
 
@@ -243,7 +265,7 @@ mod tests {
         key: Option<&str>,
         payload: Option<&str>,
         headers: Option<OwnedHeaders>,
-    ) {
+    ) -> u64 {
         let bytes = |text: Option<&str>| text.map(|t| t.as_bytes().to_vec());
         let message = OwnedMessage::new(
             bytes(payload),
@@ -262,7 +284,7 @@ mod tests {
                 position: &crate::offsets::position_text(offset),
                 now: 9,
             },
-        );
+        )
     }
 
     #[test]
@@ -331,5 +353,43 @@ mod tests {
         assert_eq!(ops("decode: bytes\nkey: [_key]", Some("x")), (Some("d".into()), false));
         assert_eq!(ops("decode: bytes", Some("x")), (Some("c".into()), false));
         assert_eq!(ops("decode: bytes\nkey: [_key]", None), (None, true));
+    }
+
+    #[test]
+    fn a_message_sets_the_row_of_its_key_where_there_is_one() {
+        let op = |config: &str| {
+            let mut topic = rows(config);
+            push(&mut topic, 1, Some("k"), Some(r#"{"id":1}"#), None);
+            topic.finish().unwrap().0.unwrap().ops().value(0).to_owned()
+        };
+        assert_eq!(op("decode: json"), "c");
+        assert_eq!(op("decode: json\nkey: [id]"), "u");
+        assert_eq!(op("decode: json\nkey: [_key]"), "u");
+        assert_eq!(op("decode: bytes\nkey: [_key]"), "u");
+    }
+
+    #[test]
+    fn a_rejected_key_is_said_to_be_one() {
+        let mut topic = rows("decode: json\nkey: [id]");
+        push(&mut topic, 1, Some("x"), None, None);
+        let (batch, rejected) = topic.finish().unwrap();
+        assert!(batch.is_none());
+        let rejected = rejected.unwrap();
+        let text = |name: &str| rejected.rows().column_by_name(name).unwrap().clone();
+        assert_eq!(
+            text("reason").as_string::<i32>().value(0),
+            "the message's key, which names the row to delete: column `id`: expected int64, found text that is not JSON"
+        );
+        assert_eq!(text("raw").as_binary::<i32>().value(0), b"x");
+    }
+
+    #[test]
+    fn headers_count_as_bytes_of_a_message() {
+        let mut topic = rows("decode: bytes");
+        let headers = OwnedHeaders::new().insert(Header {
+            key: "trace",
+            value: Some("abc"),
+        });
+        assert_eq!(push(&mut topic, 1, Some("k"), Some("vv"), Some(headers)), 1 + 2 + 5 + 3);
     }
 }

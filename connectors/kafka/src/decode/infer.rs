@@ -12,18 +12,26 @@ use super::column_type::ColumnType;
 struct Seen {
     bools: bool,
     integers: bool,
+    /// Integers that a `float64` cannot hold exactly.
+    large: bool,
     fractions: bool,
     strings: bool,
     /// Arrays, objects, and integers beyond an `i64`.
     others: bool,
 }
 
+/// At most so many columns are inferred, in case a field's name is data. The rest is in `_extra`.
+const MOST_COLUMNS: usize = 500;
+/// `float64` holds every integer up to here.
+const EXACT: i64 = 1 << 53;
+
 /// Infers columns from sampled messages, in the order in which fields were first seen.
 ///
 /// A field is `bool`, `int64`, `float64` or `utf8` where all its values are, and `json` (its
-/// text as it was sent) otherwise: for arrays, objects, mixed values, integers beyond an
-/// `i64`, and fields that were null throughout. Fields for which `skip` holds get no column.
-/// Messages that are not JSON objects are passed over; reading them will quarantine them.
+/// text as it was sent) otherwise: for arrays, objects, mixed values, and numbers that no one of
+/// these types holds exactly. A field that was null throughout gets no column, and neither does one
+/// for which `skip` holds. Messages that are not JSON objects are passed over; reading them
+/// will quarantine them.
 pub fn infer<'a>(
     messages: impl IntoIterator<Item = &'a [u8]>,
     skip: impl Fn(&str) -> bool,
@@ -35,13 +43,18 @@ pub fn infer<'a>(
             continue;
         };
         for (FieldName(name), value) in object.0 {
-            if skip(&name) {
+            if skip(&name) || value.get() == "null" {
                 continue;
             }
-            let at = *places.entry(name.into_owned()).or_insert_with_key(|name| {
-                fields.push((name.clone(), Seen::default()));
-                fields.len() - 1
-            });
+            let at = match places.get(name.as_ref()) {
+                Some(&at) => at,
+                None if fields.len() == MOST_COLUMNS => continue,
+                None => {
+                    fields.push((name.clone().into_owned(), Seen::default()));
+                    places.insert(name.into_owned(), fields.len() - 1);
+                    fields.len() - 1
+                }
+            };
             fields[at].1.note(value.get());
         }
     }
@@ -53,12 +66,14 @@ pub fn infer<'a>(
 
 impl Seen {
     fn note(&mut self, json: &str) {
-        match json.as_bytes().first() {
-            Some(b'n') => {}
-            Some(b't' | b'f') => self.bools = true,
-            Some(b'"') => self.strings = true,
-            Some(b'[' | b'{') => self.others = true,
-            _ if json.parse::<i64>().is_ok() => self.integers = true,
+        match (json.as_bytes().first(), json.parse::<i64>()) {
+            (Some(b't' | b'f'), _) => self.bools = true,
+            (Some(b'"'), _) => self.strings = true,
+            (Some(b'[' | b'{'), _) => self.others = true,
+            (_, Ok(integer)) => {
+                self.integers = true;
+                self.large |= !(-EXACT..=EXACT).contains(&integer);
+            }
             _ if json.contains(['.', 'e', 'E']) => self.fractions = true,
             _ => self.others = true,
         }
@@ -68,7 +83,7 @@ impl Seen {
         match (self.bools, self.integers, self.fractions, self.strings, self.others) {
             (true, false, false, false, false) => ColumnType::Bool,
             (false, true, false, false, false) => ColumnType::Int(64),
-            (false, _, true, false, false) => ColumnType::Float64,
+            (false, _, true, false, false) if !self.large => ColumnType::Float64,
             (false, false, false, true, false) => ColumnType::Utf8,
             _ => ColumnType::Json,
         }
@@ -109,7 +124,8 @@ mod tests {
         let messages: Vec<&[u8]> = vec![
             br#"{"id":1,"x":1,"name":"a","n":null,"__op":"c"}"#,
             br#"{"id":2,"x":1.5,"tags":[1],"b":true,"mixed":1}"#,
-            br#"{"id":3,"mixed":"1","big":99999999999999999999}"#,
+            br#"{"id":3,"mixed":"1","big":99999999999999999999,"wide":9007199254740993}"#,
+            br#"{"id":4,"wide":0.5}"#,
         ];
         let columns = infer(messages.iter().copied().chain([b"not json".as_slice()]), |name| {
             name.starts_with("__")
@@ -124,14 +140,23 @@ mod tests {
                 "id int64",
                 "x float64",
                 "name utf8",
-                "n json",
                 "tags json",
                 "b bool",
                 "mixed json",
-                "big json"
+                "big json",
+                "wide json"
             ]
         );
         let mut rows = crate::decode::row::RowDecoder::new(&columns, &[]);
         assert!(messages.iter().all(|message| rows.append(message).is_ok()));
+    }
+
+    #[test]
+    fn names_that_are_data_do_not_become_columns_without_end() {
+        let messages: Vec<String> = (0..2 * MOST_COLUMNS)
+            .map(|n| format!(r#"{{"user-{n}":{n}}}"#))
+            .collect();
+        let columns = infer(messages.iter().map(|message| message.as_bytes()), |_| false);
+        assert_eq!(columns.len(), MOST_COLUMNS);
     }
 }

@@ -50,6 +50,9 @@ pub enum Reject {
     /// A column of the key is missing or null.
     #[error("key column `{0}`: missing or null")]
     NoKey(String),
+    /// A message without a payload has a key that cannot be decoded.
+    #[error("the message's key, which names the row to delete: {0}")]
+    MessageKey(Box<Reject>),
     /// A header's name is not text.
     #[error("a header's name is not UTF-8")]
     HeaderName,

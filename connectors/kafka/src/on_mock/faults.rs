@@ -1,0 +1,107 @@
+//! What the source does while brokers, topics or its pipeline are not as they should be.
+
+use std::sync::Arc;
+
+use rdkafka::types::RDKafkaRespErr;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_that_is_blocked_for_long_gets_everything_once_and_in_order() {
+    let clicks = Clicks::new();
+    let config = "topics: [clicks]\ndecode: bytes\nbatch: {rows: 100}";
+    let pauses = crate::reader::pauses();
+    let mut run = Run::start(
+        source(&clicks.kafka.brokers(), config),
+        resume_from("clicks", &[]),
+        1024,
+        1,
+    );
+    // Until the reader's patience ends and it pauses its partitions; nobody takes events meanwhile.
+    let paused = async {
+        while crate::reader::pauses() == pauses {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, paused).await.expect("a blocked reader pauses");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let reading = run.read(MESSAGES).await;
+    run.stop().await;
+    assert_eq!(reading.rows, MESSAGES);
+    for (partition, positions) in reading.positions {
+        let offsets: Vec<i64> = positions.iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(offsets, (0..MESSAGES as i64 / 3).collect::<Vec<_>>(), "{partition}");
+    }
+}
+
+/// Looking for partitions while no broker answers must not eat what was fetched before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_survives_requests_that_fail() {
+    let clicks = Clicks::new();
+    let config = "topics: [clicks]\ndecode: bytes\nbatch: {rows: 500}\ntimeout: 1s\ndiscover_every: 100ms";
+    let mut run = Run::start(
+        source(&clicks.kafka.brokers(), config),
+        resume_from("clicks", &[]),
+        1024,
+        1,
+    );
+    let first = run.read(1).await;
+    // All of it has been fetched by now, or will be when the brokers are back.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for broker in [1, 2] {
+        clicks.kafka.stop_broker(broker).unwrap();
+    }
+    let mut reading = first;
+    let mut back = false;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(8);
+    while reading.rows < MESSAGES {
+        let event = tokio::select! {
+            event = run.events.recv() => event.expect("the source goes on"),
+            () = tokio::time::sleep_until(deadline), if !back => {
+                back = true;
+                for broker in [1, 2] {
+                    clicks.kafka.start_broker(broker).unwrap();
+                }
+                continue;
+            }
+            () = tokio::time::sleep(PATIENCE) => panic!("{} of {MESSAGES} rows came", reading.rows),
+        };
+        reading.take(event);
+    }
+    run.stop().await;
+    for (partition, positions) in reading.positions {
+        let offsets: Vec<i64> = positions.iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(offsets, (0..MESSAGES as i64 / 3).collect::<Vec<_>>(), "{partition}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_looks_missing_for_a_moment_is_read() {
+    let clicks = Arc::new(Clicks::new());
+    let unknown = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+    clicks.kafka.fail_topic("clicks", unknown).unwrap();
+    let config = "topics: [clicks]\ndecode: bytes";
+    let mut run = Run::start(
+        source(&clicks.kafka.brokers(), config),
+        resume_from("clicks", &[]),
+        1 << 20,
+        16,
+    );
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let known = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+    clicks.kafka.fail_topic("clicks", known).unwrap();
+    assert_eq!(run.read(MESSAGES).await.rows, MESSAGES);
+    run.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sample_that_nobody_waits_for_ends() {
+    let clicks = Clicks::new();
+    let yaml = format!("brokers: '{}'\ntopics: [clicks]\ndecode: json", clicks.kafka.brokers());
+    let config: KafkaConfig = serde_saphyr::from_str(&yaml).unwrap();
+    let abandoned = CancellationToken::new();
+    abandoned.cancel();
+    let sampled =
+        tokio::task::spawn_blocking(move || crate::sample::infer_columns(&config, "g", "clicks", 1_000, &abandoned));
+    assert_eq!(sampled.await.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+}
