@@ -16,6 +16,9 @@ pub enum Broker {
     Mock(KafkaMock),
 }
 
+/// With this variable the tests run on the mock broker, as they do where Kafka is not there.
+pub const MOCK: &str = "MILLSTREAM_TEST_MOCK_KAFKA";
+
 /// One node serves all tests that run at the same time; the last one ends it.
 static SHARED: Mutex<Weak<Broker>> = Mutex::new(Weak::new());
 
@@ -26,14 +29,25 @@ impl Broker {
         if let Some(running) = shared.upgrade() {
             return running;
         }
-        let started = Arc::new(if TestKafka::is_available() {
-            Self::Real(TestKafka::start().expect("Kafka starts"))
-        } else {
-            loudly("Apache Kafka is NOT there: this runs on librdkafka's mock broker (see scripts/setup.sh test)");
-            Self::Mock(KafkaMock::start(1).expect("the mock cluster starts"))
-        });
+        let started = Arc::new(Self::start());
         *shared = Arc::downgrade(&started);
         started
+    }
+
+    /// A broker of one test alone, which may do with it what it likes.
+    pub fn own() -> Arc<Self> {
+        Arc::new(Self::start())
+    }
+
+    fn start() -> Self {
+        let wants_mock = std::env::var_os(MOCK).is_some();
+        if !wants_mock && TestKafka::is_available() {
+            return Self::Real(TestKafka::start().expect("Kafka starts"));
+        }
+        if !wants_mock {
+            loudly("Apache Kafka is NOT there: this runs on librdkafka's mock broker (see scripts/setup.sh test)");
+        }
+        Self::Mock(KafkaMock::start(1).expect("the mock cluster starts"))
     }
 
     /// Apache Kafka; `None`, and a loud word about `what` is left out, on the mock.

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use millstream_core::{PartitionId, Position};
+use millstream_testkit::kafka::{Outgoing, TestKafka, TestProducer};
 use millstream_testkit::postgres::TestCluster;
 
 use crate::daemon::Daemon;
@@ -98,4 +99,53 @@ fn a_transaction_of_two_million_rows_takes_no_more_memory() {
 #[ignore = "takes minutes; `make bench` runs it"]
 fn a_table_of_five_million_rows_takes_no_more_memory() {
     run("first copy", 5_000_000, 5_000_000);
+}
+
+/// Small messages, of which librdkafka's buffer would hold the more: it counts values alone.
+#[test]
+#[ignore = "takes minutes; `make bench` runs it"]
+fn a_backlog_of_a_million_small_messages_takes_no_more_memory() {
+    const MESSAGES: i64 = 1_000_000;
+    const KAFKA: &str = r#"
+pipeline: big
+sources:
+  events:
+    kafka:
+      brokers: "${KAFKA}"
+      topics: [small]
+      decode: {json: {columns: {id: int64}}}
+sinks:
+  lake:
+    parquet: {url: "${LAKE}"}
+    commit: {every: 1s}
+"#;
+    let node = TestKafka::start().unwrap();
+    node.create_topic("small", 4).unwrap();
+    let mut producer = TestProducer::new(&node.brokers()).unwrap();
+    for id in 1..=MESSAGES {
+        let message = Outgoing::to("small", (id % 4) as i32).payload(format!("{{\"id\":{id}}}"));
+        producer.send(message).unwrap();
+    }
+    producer.flush().unwrap();
+    let project = ProjectFolder::new(&[("big.yaml", KAFKA)]);
+    let started = Instant::now();
+    let mut daemon = Daemon::start(project.path(), &[("KAFKA", node.brokers()), ("LAKE", project.lake())]);
+    daemon.wait_until("the backlog is committed", PATIENCE, |status| {
+        status[0]
+            .tables
+            .get("small")
+            .is_some_and(|table| table.rows >= MESSAGES as u64)
+    });
+    let (peak, took) = (daemon.peak_memory(), started.elapsed());
+    daemon.drain();
+    let sums = lake::count_and_sum(&project.path().join("lake"), "small", "id");
+    let (rows, last) = (MESSAGES as u64, MESSAGES as u128);
+    assert_eq!(sums, (rows, last * (last + 1) / 2), "rows and the sum of their keys");
+    println!(
+        "small messages: {MESSAGES} rows, peak RSS {:.0} MiB (limit {}), {:.1} s",
+        peak as f64 / (1 << 20) as f64,
+        LIMIT >> 20,
+        took.as_secs_f64(),
+    );
+    assert!(peak < LIMIT, "the peak of {peak} bytes is above the limit of {LIMIT}");
 }

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tempfile::TempDir;
 
@@ -40,9 +41,19 @@ pub struct TestKafka {
     jars: PathBuf,
     port: u16,
     controller_port: u16,
+    secured: Option<SecuredListener>,
     admin: AdminClient<DefaultClientContext>,
     // Last, so that the server is gone before its files are.
     folder: TempDir,
+}
+
+/// A second listener, over TLS with SASL's PLAIN.
+struct SecuredListener {
+    port: u16,
+    /// A file with the node's private key and certificate.
+    identity: PathBuf,
+    user: String,
+    password: String,
 }
 
 impl TestKafka {
@@ -56,6 +67,25 @@ impl TestKafka {
     /// # Errors
     /// If the jars or Java are missing, or the node does not come up; with the end of its log.
     pub fn start() -> Result<Self> {
+        Self::start_with(None)
+    }
+
+    /// As [`start`](Self::start), with a second listener ([`secured_brokers`](Self::secured_brokers))
+    /// over TLS, by the private key and the certificate in `identity`, both PEM, for a user who
+    /// logs in by SASL's PLAIN.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn start_secured(identity: PathBuf, user: &str, password: &str) -> Result<Self> {
+        Self::start_with(Some(SecuredListener {
+            port: free_port(),
+            identity,
+            user: user.to_owned(),
+            password: password.to_owned(),
+        }))
+    }
+
+    fn start_with(secured: Option<SecuredListener>) -> Result<Self> {
         let jars = tools::kafka_jars().context("no Kafka jars; `scripts/setup.sh test` fetches them")?;
         let folder = tempfile::Builder::new().prefix("millstream-kafka-").tempdir()?;
         let (port, controller_port) = (free_port(), free_port());
@@ -72,6 +102,7 @@ impl TestKafka {
             jars,
             port,
             controller_port,
+            secured,
             admin,
             folder,
         };
@@ -84,6 +115,15 @@ impl TestKafka {
     /// The value for `brokers` of a configuration; it stays the same over restarts.
     pub fn brokers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The value for `brokers` of the listener over TLS.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn secured_brokers(&self) -> Result<String> {
+        let listener = self.secured.as_ref().context("a node without a secured listener")?;
+        Ok(format!("127.0.0.1:{}", listener.port))
     }
 
     /// Stops the node in an orderly way, or, if `crash`, by SIGKILL. Its log stays.
@@ -133,7 +173,16 @@ impl TestKafka {
     /// # Errors
     /// The broker's refusal, such as a topic that is there already.
     pub fn create_topic(&self, topic: &str, partitions: i32) -> Result<()> {
+        self.create_topic_with(topic, partitions, &[])
+    }
+
+    /// As [`create_topic`](Self::create_topic), with a configuration.
+    ///
+    /// # Errors
+    /// As `create_topic`.
+    pub fn create_topic_with(&self, topic: &str, partitions: i32, config: &[(&str, &str)]) -> Result<()> {
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let new = config.iter().fold(new, |new, (name, value)| new.set(name, value));
         let outcomes = block_on(self.admin.create_topics([&new], &options()))?;
         outcome(outcomes)?;
         self.wait_for_partitions(topic, usize::try_from(partitions)?)
@@ -165,11 +214,39 @@ impl TestKafka {
     pub fn delete_records(&self, topic: &str, partition: i32, offset: i64) -> Result<()> {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
-        let deleted = block_on(self.admin.delete_records(&list, &options()))?;
-        for element in deleted.elements() {
-            element.error()?;
+        let deadline = Instant::now() + REQUEST_LIMIT;
+        loop {
+            let deleted = block_on(self.admin.delete_records(&list, &options()))?;
+            let outcomes: Vec<_> = deleted.elements().iter().map(|element| element.error()).collect();
+            match outcomes.into_iter().find_map(Result::err) {
+                None => return Ok(()),
+                // What a node says that has just come up.
+                Some(error)
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::NotLeaderForPartition)
+                        && Instant::now() < deadline =>
+                {
+                    thread::sleep(Duration::from_millis(100));
+                }
+                Some(error) => return Err(error.into()),
+            }
         }
-        Ok(())
+    }
+
+    /// The offset after the last record of a partition, transaction markers included.
+    ///
+    /// # Errors
+    /// If the node does not answer.
+    pub fn end_of(&self, topic: &str, partition: i32) -> Result<i64> {
+        let (_, end) = self.admin.inner().fetch_watermarks(topic, partition, REQUEST_LIMIT)?;
+        Ok(end)
+    }
+
+    /// All messages of these partitions that a reader may see, up to where they end now.
+    ///
+    /// # Errors
+    /// If the node does not answer in a minute.
+    pub fn read_log(&self, topic: &str, partitions: &[i32]) -> Result<Vec<Delivered>> {
+        log::read(&self.brokers(), topic, &partitions.iter().copied().collect())
     }
 
     /// The node's log.
@@ -187,14 +264,32 @@ impl TestKafka {
             port, controller_port, ..
         } = self;
         let data = self.folder.path().join("data");
+        let open = format!("PLAINTEXT://127.0.0.1:{port}");
+        let (secured, security) = match &self.secured {
+            None => (String::new(), String::new()),
+            Some(listener) => (
+                format!(",SASL_SSL://127.0.0.1:{}", listener.port),
+                format!(
+                    "sasl.enabled.mechanisms=PLAIN\n\
+                     ssl.keystore.type=PEM\n\
+                     ssl.keystore.location={}\n\
+                     listener.name.sasl_ssl.plain.sasl.jaas.config=\
+                     org.apache.kafka.common.security.plain.PlainLoginModule required user_{}=\"{}\";\n",
+                    listener.identity.display(),
+                    listener.user,
+                    listener.password
+                ),
+            ),
+        };
         let properties = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\
              controller.quorum.voters=1@127.0.0.1:{controller_port}\n\
              controller.listener.names=CONTROLLER\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             listeners={open}{secured},CONTROLLER://127.0.0.1:{controller_port}\n\
+             advertised.listeners={open}{secured}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL\n\
+             {security}\
              log.dirs={}\n\
              auto.create.topics.enable=false\n\
              offsets.topic.replication.factor=1\n\
@@ -203,7 +298,8 @@ impl TestKafka {
              transaction.state.log.num.partitions=1\n\
              share.coordinator.state.topic.replication.factor=1\n\
              share.coordinator.state.topic.min.isr=1\n\
-             log.cleaner.enable=false\n\
+             log.cleaner.backoff.ms=200\n\
+             log.cleaner.dedupe.buffer.size=4194304\n\
              broker.session.timeout.ms=3000\n\
              broker.heartbeat.interval.ms=300\n\
              num.network.threads=2\n\

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -42,6 +42,8 @@ pub(super) fn read(brokers: &str, topic: &str, partitions: &BTreeSet<i32>) -> Re
             None => {}
             Some(Ok(message)) => log.push(delivered(&message)),
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
+            // A node that has just come up may not lead its partitions yet; the reader tries again.
+            Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::NotLeaderForPartition) => {}
             Some(Err(error)) => return Err(error).with_context(|| format!("cannot read {topic}")),
         }
     }

@@ -120,7 +120,44 @@ impl TestProducer {
     /// # Errors
     /// If librdkafka refuses its configuration.
     pub fn new(brokers: &str) -> Result<Self> {
-        let producer = ClientConfig::new()
+        Self::with(brokers, &mut ClientConfig::new())
+    }
+
+    /// A producer whose messages go in transactions, each begun by [`begin`](Self::begin).
+    ///
+    /// # Errors
+    /// If the brokers have no transactions.
+    pub fn transactional(brokers: &str, id: &str) -> Result<Self> {
+        let producer = Self::with(brokers, ClientConfig::new().set("transactional.id", id))?;
+        producer.producer.init_transactions(FLUSH)?;
+        Ok(producer)
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// If one is open.
+    pub fn begin(&self) -> Result<()> {
+        Ok(self.producer.begin_transaction()?)
+    }
+
+    /// Ends the transaction after everything that was sent is in the log: commits it, or else
+    /// aborts it.
+    ///
+    /// # Errors
+    /// If it cannot be ended, or a message was not delivered.
+    pub fn end(&mut self, commit: bool) -> Result<Vec<Delivered>> {
+        let sent = self.flush()?;
+        if commit {
+            self.producer.commit_transaction(FLUSH)?;
+        } else {
+            self.producer.abort_transaction(FLUSH)?;
+        }
+        Ok(sent)
+    }
+
+    fn with(brokers: &str, config: &mut ClientConfig) -> Result<Self> {
+        let producer = config
             .set("bootstrap.servers", brokers)
             .set("enable.idempotence", "true")
             .set("linger.ms", "2")
