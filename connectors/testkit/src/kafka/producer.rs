@@ -17,7 +17,7 @@ use super::log;
 const FLUSH: Duration = Duration::from_secs(90);
 
 /// A message to be sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Outgoing {
     /// The topic.
     pub topic: String,
@@ -128,7 +128,12 @@ impl TestProducer {
     /// # Errors
     /// If the brokers have no transactions.
     pub fn transactional(brokers: &str, id: &str) -> Result<Self> {
-        let producer = Self::with(brokers, ClientConfig::new().set("transactional.id", id))?;
+        let producer = Self::with(
+            brokers,
+            ClientConfig::new()
+                .set("transactional.id", id)
+                .set("transaction.timeout.ms", FLUSH.as_millis().to_string()),
+        )?;
         producer.producer.init_transactions(FLUSH)?;
         Ok(producer)
     }
@@ -228,37 +233,46 @@ impl TestProducer {
         Ok(delivered)
     }
 
-    /// Looks in the log for messages whose offset is not known: a broker that lost its answer in
-    /// a crash may say only that it has the message (`DUPLICATE_SEQUENCE_NUMBER`).
+    /// Looks in the log where the offset of a message is not known: a broker that lost its answer in
+    /// a crash may say only that it has the message (`DUPLICATE_SEQUENCE_NUMBER`). What was told
+    /// of the others in such a partition is not believed either.
     fn locate(&self, delivered: &mut [Delivered]) -> Result<()> {
         let mut unknown: BTreeMap<String, BTreeSet<i32>> = BTreeMap::new();
-        let mut known = BTreeSet::new();
-        for Delivered { message, offset } in &*delivered {
-            if *offset < 0 {
-                let partitions = unknown.entry(message.topic.clone()).or_default();
-                partitions.insert(message.partition);
-            } else {
-                known.insert((message.topic.clone(), message.partition, *offset));
-            }
+        for Delivered { message, .. } in delivered.iter().filter(|sent| sent.offset < 0) {
+            let partitions = unknown.entry(message.topic.clone()).or_default();
+            partitions.insert(message.partition);
         }
+        // A time that was not given is in the log alone.
+        let timeless = |message: &Outgoing| Outgoing {
+            timestamp: None,
+            ..message.clone()
+        };
         for (topic, partitions) in &unknown {
-            let mut log = log::read(&self.brokers, topic, partitions)?;
-            log.retain(|found| !known.contains(&(topic.clone(), found.message.partition, found.offset)));
-            for lost in delivered
-                .iter_mut()
-                .filter(|sent| sent.offset < 0 && sent.message.topic == *topic)
-            {
-                let place = log.iter().position(|found| {
-                    let timestamp = lost.message.timestamp.or(found.message.timestamp);
-                    found.message
-                        == Outgoing {
-                            timestamp,
-                            ..lost.message.clone()
-                        }
+            let mut places: BTreeMap<Outgoing, Vec<(Option<i64>, i64)>> = BTreeMap::new();
+            for found in log::read(&self.brokers, topic, partitions)? {
+                places
+                    .entry(timeless(&found.message))
+                    .or_default()
+                    .push((found.message.timestamp, found.offset));
+            }
+            let concerned =
+                |sent: &&mut Delivered| sent.message.topic == *topic && partitions.contains(&sent.message.partition);
+            for sent in delivered.iter_mut().filter(concerned) {
+                let timestamp = sent.message.timestamp;
+                let place = places.get_mut(&timeless(&sent.message)).and_then(|equal| {
+                    let fits = |(found, _): &(Option<i64>, i64)| timestamp.is_none() || *found == timestamp;
+                    let at = equal.iter().position(fits)?;
+                    Some(equal.remove(at).1)
                 });
-                lost.offset = log
-                    .remove(place.context("a message that the broker took is not in its log")?)
-                    .offset;
+                sent.offset = place.with_context(|| {
+                    let payload = sent.message.payload.as_deref().unwrap_or_default();
+                    format!(
+                        "a message that the broker took, at {}, is not in its log of {} messages: {}",
+                        sent.offset,
+                        places.len(),
+                        String::from_utf8_lossy(payload)
+                    )
+                })?;
             }
         }
         Ok(())
