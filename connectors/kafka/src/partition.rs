@@ -282,3 +282,70 @@ pub fn position_lost(topic: &str, partition: i32, Lost { next, loss }: Lost, mar
         .with(lost, count)
         .hint(hint)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::KafkaConfig;
+
+    fn partition() -> Partition {
+        let config: KafkaConfig = serde_saphyr::from_str("brokers: b\ntopics: [t]\ndecode: bytes").unwrap();
+        let layout = Layout::new("s", "t", &config, Vec::new());
+        let start = StartAt { next: 5, from: Some(4) };
+        Partition::new(PartitionId::new("s", "t/0"), layout, 0, start)
+    }
+
+    fn report(next: i64, end: i64, active: bool) -> PartitionReport {
+        PartitionReport {
+            topic: "t".into(),
+            partition: 0,
+            end,
+            next,
+            active,
+        }
+    }
+
+    /// Where the partition stands after these reports, with nothing to poll after each.
+    fn stands_after(reports: &[PartitionReport]) -> i64 {
+        let mut partition = partition();
+        for report in reports {
+            partition.note(report);
+            partition.pass_over_gap();
+        }
+        partition.next
+    }
+
+    #[test]
+    fn a_gap_is_passed_once_two_reports_of_a_partition_that_is_fetched_agree() {
+        let fetched = report(9, 9, true);
+        assert_eq!(stands_after(&[fetched.clone()]), 5);
+        assert_eq!(stands_after(&[fetched.clone(), fetched.clone()]), 9);
+        assert_eq!(
+            stands_after(&[fetched.clone(), report(9, 12, true), fetched.clone()]),
+            5
+        );
+        // Old, from before a pause or a change of leader.
+        let old = report(9, 9, false);
+        assert_eq!(stands_after(&[old.clone(), old.clone()]), 5);
+        assert_eq!(stands_after(&[fetched.clone(), old, fetched]), 5);
+    }
+
+    #[test]
+    fn a_boundary_after_a_gap_tells_of_no_change() {
+        let mut partition = partition();
+        partition.committed_at = Some(7);
+        let mut boundary_at = |next: i64| {
+            (partition.next, partition.due) = (next, true);
+            let mut events = Vec::new();
+            partition.drain(&mut events).unwrap();
+            match events.pop() {
+                Some(SourceEvent::Boundary(boundary)) => boundary,
+                other => panic!("{other:?}"),
+            }
+        };
+        let first = boundary_at(7);
+        assert_eq!((first.from, first.committed_at), (offsets::position(4), Some(7)));
+        let gap = boundary_at(9);
+        assert_eq!((gap.from, gap.committed_at), (offsets::position(6), None));
+    }
+}
