@@ -1,5 +1,9 @@
 //! Logs that hold more offsets than messages, and topics that go.
 
+use std::time::Instant;
+
+use millstream_testkit::kafka::TestKafka;
+
 use super::*;
 
 /// Waits until the table stands at the last offset of partition 0, whatever it holds.
@@ -10,6 +14,18 @@ fn wait_at_the_end(clicks: &Clicks, daemon: &mut Daemon, end: i64) {
         Position::at(text(end - 1)),
     );
     caught_up::at(daemon, &[goal]);
+}
+
+/// Waits for the log's last transaction marker, which is written after its transaction has ended.
+fn wait_for_end(kafka: &TestKafka, topic: &str, end: i64) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match kafka.end_of(topic, 0).unwrap() {
+            reached if reached == end => return,
+            reached => assert!(reached < end && Instant::now() < deadline, "{reached} of {end}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[test]
@@ -35,8 +51,8 @@ fn aborted_messages_never_appear_and_markers_are_passed() {
     transact(40..50, true, &mut committed);
     transact(50..60, false, &mut committed);
     // 60 messages and 4 markers, the last 11 of which nobody may see.
-    let end = kafka.end_of(clicks.topic, 0).unwrap();
-    assert_eq!(end, 64);
+    let end = 64;
+    wait_for_end(kafka, clicks.topic, end);
     let mut daemon = clicks.daemon();
     wait_at_the_end(&clicks, &mut daemon, end);
     daemon.kill();
@@ -44,8 +60,8 @@ fn aborted_messages_never_appear_and_markers_are_passed() {
     // From behind the last marker, and over one that comes while nothing else does.
     let mut daemon = clicks.daemon();
     transact(60..70, true, &mut committed);
-    let end = kafka.end_of(clicks.topic, 0).unwrap();
-    assert_eq!(end, 75);
+    let end = 75;
+    wait_for_end(kafka, clicks.topic, end);
     wait_at_the_end(&clicks, &mut daemon, end);
     daemon.drain();
     clicks.assert_equal(&committed);
@@ -80,7 +96,7 @@ fn what_compaction_removed_is_passed_over() {
         producer.flush().unwrap()
     };
     let mut sent = send(0, 100);
-    let deadline = std::time::Instant::now() + Duration::from_secs(90);
+    let deadline = Instant::now() + Duration::from_secs(90);
     let log = loop {
         // The log's last segment, which only a message can close, is never compacted.
         std::thread::sleep(Duration::from_millis(300));
@@ -90,7 +106,7 @@ fn what_compaction_removed_is_passed_over() {
         if log.len() < sent.len() / 2 {
             break log;
         }
-        assert!(std::time::Instant::now() < deadline, "nothing was compacted");
+        assert!(Instant::now() < deadline, "nothing was compacted");
     };
     let mut daemon = clicks.daemon();
     clicks.wait_caught_up(&mut daemon, &log);
