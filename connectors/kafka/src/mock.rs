@@ -12,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 /// A running cluster with a producer; stopped when dropped.
 pub struct KafkaMock {
@@ -101,6 +101,11 @@ impl KafkaMock {
         self.producer
             .flush(FLUSH)
             .map_err(|error| failed("flush messages", &error))
+    }
+
+    /// Makes the next requests of a kind fail with these errors, one each.
+    pub fn fail_requests(&self, kind: RDKafkaApiKey, errors: &[RDKafkaRespErr]) {
+        self.cluster().request_errors(kind, errors);
     }
 
     /// Makes the brokers describe a topic by this error, until it is no error.

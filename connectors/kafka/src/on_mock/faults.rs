@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
 
@@ -104,4 +104,30 @@ async fn a_sample_that_nobody_waits_for_ends() {
     let sampled =
         tokio::task::spawn_blocking(move || crate::sample::infer_columns(&config, "g", "clicks", 1_000, &abandoned));
     assert_eq!(sampled.await.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+/// The right to read is another than the right to describe, and only a fetch tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_right_to_read_is_found_before_and_while_it_reads() {
+    let clicks = Clicks::new();
+    let denied = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 4];
+    clicks.kafka.fail_requests(RDKafkaApiKey::Fetch, &denied);
+    let config = "topics: [clicks]\ndecode: bytes";
+    let mut checked = source(&clicks.kafka.brokers(), config);
+    let found = checked.preflight().await.unwrap();
+    let found: Vec<_> = found.iter().map(|f| (f.code, &*f.subject)).collect();
+    assert_eq!(found, [(Some(codes::DENIED), "clicks")]);
+
+    clicks.kafka.fail_requests(RDKafkaApiKey::Fetch, &denied);
+    let run = Run::start(
+        source(&clicks.kafka.brokers(), config),
+        resume_from("clicks", &[(0, -1), (1, -1), (2, -1)]),
+        1 << 20,
+        16,
+    );
+    let error = run.error().await;
+    assert_eq!(
+        (error.kind(), error.error_code()),
+        (ErrorKind::Denied, Some(codes::DENIED))
+    );
 }
