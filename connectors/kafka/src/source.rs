@@ -16,6 +16,7 @@ use crate::client::{Client, denied_topic};
 use crate::codes;
 use crate::config::{Decode, Json, KafkaConfig};
 use crate::layout::Layout;
+use crate::offsets::Watermarks;
 use crate::reader::{Reader, Round};
 use crate::sample::infer_columns;
 
@@ -228,7 +229,7 @@ fn look(config: &KafkaConfig, group: &str) -> Vec<Finding> {
         let looked = client
             .partitions_of(topic)
             .and_then(|_| client.watermarks(topic, 0))
-            .and_then(|marks| may_read(config, group, topic, marks.high));
+            .and_then(|marks| may_read(config, group, topic, marks));
         if let Err(error) = looked {
             let connection = matches!(error.error_code(), Some(codes::UNREACHABLE | codes::TLS));
             let subject = if connection {
@@ -252,13 +253,13 @@ fn look(config: &KafkaConfig, group: &str) -> Vec<Finding> {
 /// How long to wait for the answer to one fetch.
 const FETCH: Duration = Duration::from_secs(5);
 
-/// Fetches from the end of a topic, for which another right is needed than for describing it.
-fn may_read(config: &KafkaConfig, group: &str, topic: &str, end: i64) -> Result<()> {
+/// Fetches the last message of a topic, for which another right is needed than for describing it.
+fn may_read(config: &KafkaConfig, group: &str, topic: &str, marks: Watermarks) -> Result<()> {
     // A client for each topic, because an error tells no topic.
     let client = Client::that_sees_ends(config, group)?;
     let mut assignment = TopicPartitionList::new();
     assignment
-        .add_partition_offset(topic, 0, Offset::Offset(end))
+        .add_partition_offset(topic, 0, Offset::Offset((marks.high - 1).max(marks.low)))
         .and_then(|()| client.consumer.assign(&assignment))
         .map_err(|error| {
             Error::new(ErrorKind::Internal, "librdkafka cannot assign a partition")
