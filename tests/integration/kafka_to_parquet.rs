@@ -300,6 +300,29 @@ fn a_message_is_a_row_as_it_was_sent_or_in_quarantine_with_its_bytes() {
 }
 
 #[test]
+fn where_the_latest_message_stood_is_committed_though_none_comes() {
+    let clicks = Clicks::new("latest", 2);
+    let patient = PIPELINE
+        .replace("decode:", "start: latest\n      decode:")
+        .replace("idle_every: 300ms", "idle_every: 1h");
+    clicks.project.write("clicks.yaml", &patient);
+    clicks.send(&[0, 1], 0, 20);
+    let mut daemon = clicks.daemon();
+    let goal = |number| {
+        let stands = Position::at(text(9));
+        (clicks.topic.to_owned(), clicks.partition(number), stands)
+    };
+    caught_up::at(&mut daemon, &[goal(0), goal(1)]);
+    daemon.kill();
+    // What comes while nobody reads is read, and nothing before it.
+    let sent = clicks.send(&[0, 1], 20, 40);
+    let mut daemon = clicks.daemon();
+    clicks.wait_caught_up(&mut daemon, &sent);
+    daemon.drain();
+    clicks.assert_equal(&sent);
+}
+
+#[test]
 fn a_partition_that_is_added_is_read_from_its_first_message() {
     let clicks = Clicks::new("growing", 1);
     let Some(kafka) = clicks.broker.real("partitions added while the daemon runs") else {
