@@ -152,7 +152,7 @@ async fn checks_follow_a_model_that_was_planned_again() {
     let second = model(sql, &["id"], &narrow).await;
     let strict: Vec<CheckSpec> = serde_saphyr::from_str(yaml).unwrap();
     assert_eq!(
-        checks::plan_model(&strict, &second).unwrap_err()[0].error_code(),
+        checks::plan_model(&strict, &second).unwrap_err()[0].1.error_code(),
         Some("CK0009")
     );
     checks.follow(&second).unwrap();
