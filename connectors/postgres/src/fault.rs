@@ -14,6 +14,8 @@ fn judge_sqlstate(sqlstate: &str) -> (ErrorKind, &'static str) {
         "3D000" => (ErrorKind::Config, "PG0003"),
         "42501" => (ErrorKind::Denied, "PG0013"),
         "42P01" => (ErrorKind::Config, "PG0017"),
+        // No such byte sequence, or no such character in the other encoding.
+        "22021" | "22P05" => (ErrorKind::Unsupported, "PG0037"),
         // Too many slots or walsenders. The first is a setting, the second may pass.
         "53400" => (ErrorKind::Config, "PG0019"),
         "53300" => (ErrorKind::Unavailable, "PG0019"),
@@ -27,10 +29,14 @@ fn judge_sqlstate(sqlstate: &str) -> (ErrorKind, &'static str) {
             (ErrorKind::Unavailable, "PG0026")
         }
         code if code.starts_with("0A") => (ErrorKind::Unsupported, "PG0027"),
-        code if code.starts_with("42") => (ErrorKind::Config, "PG0027"),
+        // Wrong names and statements; values that a row filter cannot compute with.
+        code if code.starts_with("42") || code.starts_with("22") => (ErrorKind::Config, "PG0027"),
         _ => (ErrorKind::Unavailable, "PG0027"),
     }
 }
+
+/// What the server says of a role that may not replicate, up to version 15 and from 16 on.
+const NO_REPLICATION: [&str; 4] = ["walsender", "WAL sender", "replication role", "replication slots"];
 
 /// What the server says of a slot that it has taken the log from; its detail, which says so
 /// more clearly, is not kept.
@@ -78,11 +84,18 @@ fn judge(error: &WireError) -> (ErrorKind, &'static str, Option<String>) {
                     (ErrorKind::PositionLost, "PG0022")
                 }
                 "55000" => (ErrorKind::Config, "PG0027"),
+                "42501" if NO_REPLICATION.iter().any(|words| server.message.contains(words)) => {
+                    (ErrorKind::Denied, "PG0012")
+                }
+                "42501" if server.message.contains("row-level security") => (ErrorKind::Denied, "PG0036"),
                 code => judge_sqlstate(code),
             };
             let known = match code {
                 "PG0002" => hint("check user and password, and that pg_hba.conf admits this host, user and database"),
                 "PG0003" => hint("check the database's name at the end of the URL"),
+                "PG0012" => hint("ALTER ROLE … REPLICATION; `millstream check` prints the statement"),
+                "PG0036" => hint("ALTER ROLE … BYPASSRLS; `millstream check` prints the statement"),
+                "PG0037" => hint("mend the text in the database, or leave its column out with a column list"),
                 "PG0019" => hint("raise max_replication_slots and max_wal_senders, or drop slots that nobody reads"),
                 "PG0020" => hint("another reader holds the slot; stop it, or give this source a slot of its own"),
                 "PG0022" => hint("the server removed WAL that the slot still needed; drop the slot and copy anew"),
@@ -155,7 +168,30 @@ mod tests {
         assert_eq!(kind("08006"), ErrorKind::Unavailable);
         assert_eq!(kind("55006"), ErrorKind::Unavailable);
         assert_eq!(kind("53400"), ErrorKind::Config);
+        assert_eq!(kind("22021"), ErrorKind::Unsupported);
+        assert_eq!(kind("22012"), ErrorKind::Config);
         assert_eq!(kind("58P01"), ErrorKind::PositionLost);
+    }
+
+    #[test]
+    fn what_a_role_lacks_is_told_apart() {
+        let code = |message: &str| {
+            judge(&WireError::Server(ServerError {
+                code: "42501".into(),
+                message: message.into(),
+                hint: None,
+            }))
+            .1
+        };
+        assert_eq!(
+            code("must be superuser or replication role to start walsender"),
+            "PG0012"
+        );
+        assert_eq!(code("permission denied to start WAL sender"), "PG0012");
+        assert_eq!(code("permission denied to use replication slots"), "PG0012");
+        let hidden = "query would be affected by row-level security policy for table \"replication\"";
+        assert_eq!(code(hidden), "PG0036");
+        assert_eq!(code("permission denied for table replication"), "PG0013");
     }
 
     #[test]

@@ -17,8 +17,13 @@ use super::{ConnectOptions, WireError, auth};
 
 /// Room for one read. Large, since a system call costs more than the copy.
 const READ_BYTES: usize = 256 * 1024;
+/// A longer message than this is not left in the buffer's memory.
+const LONGEST_KEPT: usize = 1 << 20;
 /// A server that claims a longer message than this is not a PostgreSQL (its limit is 1 GiB).
 const LONGEST_MESSAGE: usize = (1 << 30) + 1024;
+
+/// How long a goodbye may take.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(1);
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +125,8 @@ impl Connection {
             ("statement_timeout", "0"),
             ("lock_timeout", "0"),
             ("idle_in_transaction_session_timeout", "0"),
+            // Better an error than a first copy without the rows that a policy hides.
+            ("row_security", "off"),
         ];
         if session == Session::Replication {
             parameters.push(("replication", "database"));
@@ -214,7 +221,7 @@ impl Connection {
             Ok(())
         });
         // The socket is closed either way.
-        let _ = timeout(Duration::from_secs(1), goodbye).await;
+        let _ = timeout(LONGEST_GOODBYE, goodbye).await;
     }
 
     pub(super) async fn send(&mut self, encode: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<(), WireError> {
@@ -248,6 +255,9 @@ impl Connection {
     }
 
     /// The next message that is not a notice, a notification or a change of a parameter.
+    ///
+    /// # Errors
+    /// `Server` for an error after which the server closes the connection.
     async fn message(&mut self) -> Result<(u8, Bytes), WireError> {
         loop {
             while let Some((tag, length)) = frame(&self.inbound)? {
@@ -255,6 +265,7 @@ impl Connection {
                 match tag {
                     b'N' | b'A' => {}
                     b'S' => self.parameter(&body),
+                    b'E' if ServerError::is_fatal(&body) => return Err(ServerError::parse(&body).into()),
                     _ => return Ok((tag, body)),
                 }
             }
@@ -309,7 +320,7 @@ impl CopyOut<'_> {
     /// Cancel safe.
     pub async fn next(&mut self) -> Result<Option<&[u8]>, WireError> {
         let connection = &mut *self.connection;
-        connection.inbound.advance(std::mem::take(&mut self.consumed));
+        consume(&mut connection.inbound, &mut self.consumed);
         loop {
             match frame(&connection.inbound)? {
                 None => {
@@ -347,7 +358,7 @@ impl ReplicationStream {
     /// `Server` if the server ended the stream with an error, `Closed` if without one.
     pub fn next_buffered(&mut self) -> Result<Option<&[u8]>, WireError> {
         let inbound = &mut self.connection.inbound;
-        inbound.advance(std::mem::take(&mut self.consumed));
+        consume(inbound, &mut self.consumed);
         loop {
             match frame(inbound)? {
                 None => return Ok(None),
@@ -368,8 +379,24 @@ impl ReplicationStream {
     ///
     /// Cancel safe.
     pub async fn fill(&mut self) -> Result<usize, WireError> {
-        self.connection.inbound.advance(std::mem::take(&mut self.consumed));
+        consume(&mut self.connection.inbound, &mut self.consumed);
         self.connection.fill().await
+    }
+
+    /// Says goodbye and closes the connection, so that the server frees the slot. The stream
+    /// gives nothing afterwards.
+    pub async fn close(&mut self) {
+        let goodbye = async {
+            self.connection
+                .send(|out| {
+                    frontend::terminate(out);
+                    Ok(())
+                })
+                .await?;
+            self.connection.stream.shutdown().await.map_err(WireError::from)
+        };
+        // The server finds out either way.
+        let _ = timeout(LONGEST_GOODBYE, goodbye).await;
     }
 
     /// Sends a CopyData message.
@@ -383,6 +410,17 @@ impl ReplicationStream {
                 Ok(())
             })
             .await
+    }
+}
+
+/// Removes the message at the start of `buffer` that was given out, if one was. The memory of a
+/// huge one is given back: the buffer would keep it as long as the connection lives.
+fn consume(buffer: &mut BytesMut, consumed: &mut usize) {
+    let length = std::mem::take(consumed);
+    if length > LONGEST_KEPT {
+        *buffer = BytesMut::from(&buffer[length..]);
+    } else {
+        buffer.advance(length);
     }
 }
 
@@ -443,6 +481,52 @@ mod tests {
         assert_eq!(frame(b"d\0\0\0\x06abE").unwrap(), Some((b'd', 7)));
         assert!(frame(b"d\0\0\0\x03").is_err());
         assert!(frame(b"d\xff\0\0\x03").is_err());
+    }
+
+    #[test]
+    fn the_memory_of_a_huge_message_is_given_back() {
+        let mut buffer = BytesMut::zeroed(3 * LONGEST_KEPT);
+        buffer.extend_from_slice(b"next");
+        let mut consumed = 3 * LONGEST_KEPT;
+        consume(&mut buffer, &mut consumed);
+        assert_eq!((&buffer[..], consumed), (&b"next"[..], 0));
+        buffer.reserve(READ_BYTES);
+        assert!(buffer.capacity() < LONGEST_KEPT, "{}", buffer.capacity());
+    }
+
+    /// A connection on which the server said `bytes` and hung up.
+    async fn after(bytes: &[u8]) -> Connection {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        theirs.write_all(bytes).await.unwrap();
+        theirs.shutdown().await.unwrap();
+        // Reads what we send, for as long as we do.
+        tokio::spawn(async move { tokio::io::copy(&mut theirs, &mut tokio::io::sink()).await });
+        Connection {
+            stream: Box::new(ours),
+            inbound: BytesMut::new(),
+            outbound: BytesMut::new(),
+            encrypted: false,
+            end_point: None,
+            channel_bound: false,
+            backend_pid: 0,
+            server_version: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_servers_last_words_are_not_lost() {
+        let fatal = |before: &[u8]| [before, b"E\0\0\0\x1aSFATAL\0VFATAL\0C57P01\0\0"].concat();
+        let code = |error: WireError| error.sqlstate().map(str::to_owned).unwrap();
+        let mut connection = after(&fatal(b"")).await;
+        assert_eq!(code(connection.query("SELECT 1").await.unwrap_err()), "57P01");
+        let mut connection = after(&fatal(b"")).await;
+        assert_eq!(code(connection.copy_out("COPY").await.err().unwrap()), "57P01");
+        let mut connection = after(&fatal(b"H\0\0\0\x07\0\0\0d\0\0\0\x05x")).await;
+        let mut copy = connection.copy_out("COPY").await.unwrap();
+        assert_eq!(copy.next().await.unwrap(), Some(&b"x"[..]));
+        assert_eq!(code(copy.next().await.unwrap_err()), "57P01");
+        let connection = after(&fatal(b"")).await;
+        assert_eq!(code(connection.replicate("START").await.err().unwrap()), "57P01");
     }
 
     #[test]

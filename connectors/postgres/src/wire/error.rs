@@ -73,6 +73,12 @@ pub struct ServerError {
 }
 
 impl ServerError {
+    /// Whether the server closes the connection after this ErrorResponse.
+    pub(super) fn is_fatal(body: &[u8]) -> bool {
+        let mut fields = body.split(|byte| *byte == 0);
+        fields.any(|field| matches!(field, b"VFATAL" | b"VPANIC"))
+    }
+
     pub(super) fn parse(body: &[u8]) -> Self {
         let mut error = Self::default();
         for field in body.split(|byte| *byte == 0) {
@@ -86,6 +92,10 @@ impl ServerError {
                 b'H' => error.hint = Some(value()),
                 _ => {}
             }
+        }
+        // Those of data exceptions quote the value.
+        if error.code.starts_with("22") && error.code != "22023" {
+            "a value cannot be processed; the server's log says which".clone_into(&mut error.message);
         }
         error
     }
@@ -109,5 +119,7 @@ mod tests {
         assert_eq!(error.to_string(), "wrong password (SQLSTATE 28P01)");
         assert_eq!(error.hint.as_deref(), Some("try again"));
         assert!(!format!("{error:?}").contains("(7)"));
+        let error = ServerError::parse(b"SERROR\0C22021\0Minvalid byte sequence for encoding \"UTF8\": 0xe4\0\0");
+        assert!(!error.to_string().contains("e4"), "{error}");
     }
 }

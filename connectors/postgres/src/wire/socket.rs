@@ -1,9 +1,11 @@
 //! Sockets: TCP or Unix, plain or TLS.
 
 use std::io;
+use std::time::Duration;
 
 use postgres_protocol::message::frontend;
 use rustls_pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, UnixStream};
 use tokio_rustls::{TlsConnector, rustls};
@@ -64,14 +66,29 @@ async fn connect_tcp(name: &str, port: u16) -> io::Result<tokio::net::TcpStream>
         } else {
             TcpSocket::new_v6()?
         };
-        socket.set_keepalive(true)?;
         socket.set_nodelay(true)?;
+        watch_peer(SockRef::from(&socket))?;
         match socket.connect(address).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+/// After this long without a word, the kernel asks the peer whether it is there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// The kernel breaks a connection whose peer acknowledges nothing for so long.
+const PEER_LIMIT: Duration = Duration::from_secs(90);
+
+/// Has the kernel notice a peer that is gone without a word, as after a failure of its host:
+/// its own default takes two hours, and a first copy or a query waits for nothing else.
+fn watch_peer(socket: SockRef<'_>) -> io::Result<()> {
+    let interval = KEEPALIVE / 3;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(interval))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(PEER_LIMIT))?;
+    Ok(())
 }
 
 /// Asks for TLS (PostgreSQL manual, 55.2.11).
@@ -117,5 +134,23 @@ fn handshake_error(error: io::Error) -> WireError {
     match error.downcast::<rustls::Error>() {
         Ok(tls) => WireError::Tls(tls),
         Err(other) => WireError::Io(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_is_gone_is_noticed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = connect_tcp("127.0.0.1", listener.local_addr().unwrap().port())
+            .await
+            .unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(PEER_LIMIT));
     }
 }
