@@ -1,5 +1,6 @@
 //! What the server's catalog says about tables, types and slots.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use millstream_core::TableId;
@@ -25,8 +26,17 @@ pub(crate) struct CatalogTable {
     pub(crate) published: bool,
     /// The publication's row filter, an SQL expression (PostgreSQL 15 and later).
     pub(crate) row_filter: Option<String>,
+    /// Whether row-level security hides rows of it from our role.
+    pub(crate) row_security: bool,
     /// What is published of it, in the order of the table.
     pub(crate) columns: Vec<CatalogColumn>,
+}
+
+impl CatalogTable {
+    /// The OIDs of its columns' types.
+    pub(crate) fn types(&self) -> impl Iterator<Item = u32> + Send {
+        self.columns.iter().map(|column| column.type_oid)
+    }
 }
 
 /// A published column.
@@ -39,6 +49,7 @@ pub(crate) struct CatalogColumn {
     pub(crate) type_name: String,
     pub(crate) not_null: bool,
     /// Part of the replica identity's index, or of the primary key where there is no such index.
+    /// A deferrable primary key is none: inside a transaction its values need not be unique.
     pub(crate) key: bool,
 }
 
@@ -69,6 +80,9 @@ impl ReplicaIdentity {
 
 /// Row filters and column lists came with this version.
 const FILTERED_PUBLICATIONS: u32 = 150_000;
+/// Generated columns are sent from this version on, where the publication says so. Before it
+/// they are not, although `pg_publication_tables` lists them where there is no column list.
+const GENERATED_COLUMNS: u32 = 180_000;
 
 /// Reads those of `wanted` that exist, in the order of `wanted`.
 pub(crate) async fn read_tables(
@@ -76,9 +90,9 @@ pub(crate) async fn read_tables(
     publication: &str,
     wanted: &[TableId],
 ) -> Result<Vec<CatalogTable>, WireError> {
-    let filtered = sql.server_version() >= FILTERED_PUBLICATIONS;
+    let version = sql.server_version();
     let mut tables = Vec::with_capacity(wanted.len());
-    for row in sql.query(&tables_query(publication, wanted, filtered)).await? {
+    for row in sql.query(&tables_query(publication, wanted, version)).await? {
         let index: usize = row.parse(0)?;
         let id = wanted
             .get(index)
@@ -92,13 +106,14 @@ pub(crate) async fn read_tables(
             schema_usable: row.is_true(5),
             published: row.is_true(6),
             row_filter: row.get(7).map(str::to_owned),
+            row_security: row.is_true(8),
             columns: Vec::new(),
         });
     }
     if tables.is_empty() {
         return Ok(tables);
     }
-    for row in sql.query(&columns_query(publication, &tables, filtered)).await? {
+    for row in sql.query(&columns_query(publication, &tables, version)).await? {
         let oid: u32 = row.parse(0)?;
         if let Some(table) = tables.iter_mut().find(|table| table.oid == oid) {
             table.columns.push(CatalogColumn {
@@ -114,7 +129,7 @@ pub(crate) async fn read_tables(
     Ok(tables)
 }
 
-fn tables_query(publication: &str, wanted: &[TableId], filtered: bool) -> String {
+fn tables_query(publication: &str, wanted: &[TableId], version: u32) -> String {
     let mut names = String::new();
     for (index, table) in wanted.iter().enumerate() {
         let separator = if index == 0 { "" } else { "," };
@@ -122,11 +137,15 @@ fn tables_query(publication: &str, wanted: &[TableId], filtered: bool) -> String
         // Writing to a String cannot fail.
         let _ = write!(names, "{separator}({index},{schema},{})", escape_literal(&table.name));
     }
-    let filter = if filtered { "p.rowfilter" } else { "NULL" };
+    let filter = if version >= FILTERED_PUBLICATIONS {
+        "p.rowfilter"
+    } else {
+        "NULL"
+    };
     format!(
         "SELECT w.i, c.oid, c.relkind, c.relreplident, \
          pg_catalog.has_table_privilege(c.oid, 'SELECT'), pg_catalog.has_schema_privilege(n.oid, 'USAGE'), \
-         p.tablename IS NOT NULL, {filter} \
+         p.tablename IS NOT NULL, {filter}, pg_catalog.row_security_active(c.oid) \
          FROM (VALUES {names}) AS w(i, schema, name) \
          JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema \
          JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name \
@@ -137,24 +156,27 @@ fn tables_query(publication: &str, wanted: &[TableId], filtered: bool) -> String
     )
 }
 
-fn columns_query(publication: &str, tables: &[CatalogTable], filtered: bool) -> String {
+fn columns_query(publication: &str, tables: &[CatalogTable], version: u32) -> String {
     let oids: Vec<String> = tables.iter().map(|table| table.oid.to_string()).collect();
-    // A publication's own list knows which generated columns it sends (from PostgreSQL 18 on).
-    let published = if filtered {
-        "CASE WHEN p.attnames IS NULL THEN a.attgenerated = '' ELSE a.attname = ANY (p.attnames) END"
-    } else {
-        "a.attgenerated = ''"
+    let published = match version {
+        ..FILTERED_PUBLICATIONS => "a.attgenerated = ''",
+        FILTERED_PUBLICATIONS..GENERATED_COLUMNS => {
+            "a.attgenerated = '' AND (p.attnames IS NULL OR a.attname = ANY (p.attnames))"
+        }
+        GENERATED_COLUMNS.. => {
+            "CASE WHEN p.attnames IS NULL THEN a.attgenerated = '' ELSE a.attname = ANY (p.attnames) END"
+        }
     };
     format!(
         "SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod), \
-         a.attnotnull, COALESCE(a.attnum = ANY (i.indkey), false) \
+         a.attnotnull, COALESCE(a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]), false) \
          FROM pg_catalog.pg_attribute a \
          JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          LEFT JOIN pg_catalog.pg_publication_tables p \
          ON p.schemaname = n.nspname AND p.tablename = c.relname AND p.pubname = {} \
          LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid \
-         AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary END \
+         AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary AND i.indimmediate END \
          WHERE a.attrelid IN ({}) AND a.attnum > 0 AND NOT a.attisdropped AND {published} \
          ORDER BY a.attrelid, a.attnum",
         escape_literal(publication),
@@ -162,10 +184,24 @@ fn columns_query(publication: &str, tables: &[CatalogTable], filtered: bool) -> 
     )
 }
 
-/// Reads all types that are not PostgreSQL's own.
-pub(crate) async fn read_types(sql: &mut Connection) -> Result<Catalog, WireError> {
+/// Reads those of `types` that are not PostgreSQL's own, and what they are made of.
+pub(crate) async fn read_types(
+    sql: &mut Connection,
+    types: impl Iterator<Item = u32> + Send,
+) -> Result<Catalog, WireError> {
+    let oids: BTreeSet<u32> = types.collect();
+    let oids: Vec<String> = oids.iter().map(u32::to_string).collect();
+    let query = format!(
+        "WITH RECURSIVE needed(oid) AS (\
+         SELECT pg_catalog.unnest('{{{}}}'::oid[]) \
+         UNION SELECT part.oid FROM needed \
+         JOIN pg_catalog.pg_type t ON t.oid = needed.oid \
+         CROSS JOIN LATERAL (VALUES (t.typbasetype), (t.typelem)) AS part(oid)) \
+         SELECT known.* FROM ({CATALOG_QUERY}) AS known JOIN needed ON needed.oid = known.oid",
+        oids.join(",")
+    );
     let mut catalog = Catalog::new();
-    for row in sql.query(CATALOG_QUERY).await? {
+    for row in sql.query(&query).await? {
         let oid: u32 = row.parse(0)?;
         let base: u32 = row.parse(3)?;
         let base = if base == 0 { None } else { Some((base, row.parse(4)?)) };
@@ -193,6 +229,29 @@ pub(crate) async fn format_types(sql: &mut Connection, types: &[(u32, i32)]) -> 
     let rows = sql.query(&format!("SELECT {}", calls.join(","))).await?;
     let name = |index| rows.first().and_then(|row| row.get(index)).unwrap_or("???").to_owned();
     Ok((0..types.len()).map(name).collect())
+}
+
+/// The files that hold the rows of `tables` and of their partitions, each with its table's OID.
+/// They are other ones after the table was rewritten, emptied or replaced.
+pub(crate) async fn read_files(sql: &mut Connection, tables: &[CatalogTable]) -> Result<Vec<(u32, u32)>, WireError> {
+    let oids: Vec<String> = tables.iter().map(|table| table.oid.to_string()).collect();
+    let query = format!(
+        "WITH whole AS (SELECT pg_catalog.unnest('{{{}}}'::oid[]) AS oid) \
+         SELECT oid, relfilenode FROM pg_catalog.pg_class WHERE oid IN (SELECT oid FROM whole \
+         UNION SELECT part.relid FROM whole CROSS JOIN LATERAL pg_catalog.pg_partition_tree(whole.oid::regclass) part) \
+         ORDER BY oid",
+        oids.join(",")
+    );
+    let rows = sql.query(&query).await?;
+    rows.iter().map(|row| Ok((row.parse(0)?, row.parse(1)?))).collect()
+}
+
+/// The end of the log on the server's disk; `None` on a standby, whose log grows from elsewhere.
+pub(crate) async fn read_log_end(sql: &mut Connection) -> Result<Option<Lsn>, WireError> {
+    let query = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL \
+                 ELSE pg_catalog.pg_current_wal_flush_lsn() END";
+    let rows = sql.query(query).await?;
+    Ok(rows.first().and_then(|row| row.get(0)?.parse().ok()))
 }
 
 /// A replication slot.

@@ -14,6 +14,9 @@
 //! record would not do, since the next one may begin right there. Rows of a first copy carry
 //! one less than the snapshot's consistent point, the last position that the snapshot includes.
 //!
+//! `<source>/relation/<schema>.<table>` is the OID of the relation that a table was copied from,
+//! a token, so that another table under its name is noticed. It never moves.
+//!
 //! What is told to the server as durable is one past such a position, and never more; the slot
 //! of a target that holds position `p` is therefore confirmed at `p + 1` at most, and a start
 //! that finds it further ahead refuses to run.

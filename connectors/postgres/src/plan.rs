@@ -2,7 +2,7 @@
 
 use millstream_core::{Error, ErrorKind, PartitionId, Position, Result, ResumePoints, TableId};
 
-use crate::catalog::Slot;
+use crate::catalog::{CatalogTable, Slot};
 use crate::decode::Lsn;
 
 /// The partition of the write-ahead log.
@@ -13,6 +13,34 @@ pub(crate) fn wal_partition(source: &str) -> PartitionId {
 /// The partition of a table's first copy.
 pub(crate) fn copy_partition(table: &TableId) -> PartitionId {
     PartitionId::new(&table.source, format_args!("copy/{}", table.within_source()))
+}
+
+/// Where the target remembers which relation a table was copied from: its OID, a token. A
+/// table that was dropped and made again under its name is another relation, of which the
+/// target holds nothing.
+pub(crate) fn relation_partition(table: &TableId) -> PartitionId {
+    PartitionId::new(&table.source, format_args!("relation/{}", table.within_source()))
+}
+
+/// The position in the [`relation_partition`] of a table that was copied from the relation `oid`.
+pub(crate) fn relation_position(oid: u32) -> Position {
+    // OIDs have no order: two of them are the same or cannot be compared.
+    Position::Token {
+        number: 1,
+        token: oid.to_string().into(),
+    }
+}
+
+/// What the server says about itself and the slot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Server<'a> {
+    /// The database that we read.
+    pub(crate) database: &'a str,
+    /// The slot's name, and the slot if it exists.
+    pub(crate) slot_name: &'a str,
+    pub(crate) slot: Option<&'a Slot>,
+    /// Where its log ends, unless that is not known.
+    pub(crate) log_end: Option<Lsn>,
 }
 
 /// What to do before the stream, and where the stream begins.
@@ -49,12 +77,14 @@ impl Plan {
 ///
 /// The slot was confirmed at most one past a commit LSN that the target holds, so that being
 /// ahead is exact: one byte more is a gap. A slot that the server has taken the log from, or
-/// that is another's, is refused in any case.
+/// that is another's, is refused in any case; so is a server whose log ends before what is held.
 ///
 /// # Errors
-/// `PositionLost` as above; `Config` for another's slot; `Corrupt` for a table that was copied and holds no WAL position.
-pub(crate) fn plan(slot: &str, found: Option<&Slot>, tables: &[TableId], resume: &ResumePoints) -> Result<Plan> {
-    if let Some(found) = found {
+/// `PositionLost` as above; `Config` for another's slot; `Corrupt` for a table that was copied
+/// and holds no WAL position; `SchemaChange` for one that was copied from another relation.
+pub(crate) fn plan(server: &Server<'_>, tables: &[CatalogTable], resume: &ResumePoints) -> Result<Plan> {
+    let slot = server.slot_name;
+    if let Some(found) = server.slot {
         if found.wal_status.as_deref() == Some("lost") {
             return Err(Error::new(
                 ErrorKind::PositionLost,
@@ -70,13 +100,23 @@ pub(crate) fn plan(slot: &str, found: Option<&Slot>, tables: &[TableId], resume:
                 .with("slot", slot)
                 .hint("drop it if nobody needs it, or give this source another with `slot:`"));
         }
+        if let Some(other) = found.database.as_deref().filter(|other| *other != server.database) {
+            return Err(
+                Error::new(ErrorKind::Config, "the slot exists, but in another database")
+                    .code("PG0021")
+                    .with("slot", slot)
+                    .with("database", other)
+                    .hint("drop it there if nobody needs it, or give this source another with `slot:`"),
+            );
+        }
     }
     let mut plan = Plan {
-        create_slot: found.is_none(),
+        create_slot: server.slot.is_none(),
         copy: Vec::new(),
         held: None,
     };
-    for table in tables {
+    let mut furthest = Lsn(0);
+    for CatalogTable { id: table, oid, .. } in tables {
         let copied = *resume.of(table).position(&copy_partition(table)) == Position::End;
         if !copied {
             plan.copy.push(table.clone());
@@ -84,28 +124,56 @@ pub(crate) fn plan(slot: &str, found: Option<&Slot>, tables: &[TableId], resume:
         // A target table that has its copy goes on, while another one of the same table gets it.
         let held = resume.least_held(table, &wal_partition(&table.source));
         match held.and_then(lsn_of) {
-            Some(held) => plan.held = Some(plan.held.map_or(held, |least| least.min(held))),
+            Some(held) => {
+                plan.held = Some(plan.held.map_or(held, |least| least.min(held)));
+                furthest = furthest.max(held);
+            }
             None if copied => return Err(copied_to_nowhere(table)),
             None => {}
         }
+        let (partition, present) = (relation_partition(table), relation_position(*oid));
+        let is_another = |from: &Position| *from != Position::Beginning && *from != present;
+        if resume.holdings(table).any(|held| is_another(held.position(&partition))) {
+            return Err(replaced(table));
+        }
+    }
+    if let Some(end) = server.log_end
+        && furthest >= end
+    {
+        return Err(Error::new(
+            ErrorKind::PositionLost,
+            "the server's log ends before what the target holds",
+        )
+        .code("PG0035")
+        .with("held", furthest)
+        .with("log end", end)
+        .hint(
+            "the target holds changes that this server never had: connect to the server that has them, or \
+                     drop this source's tables in the target and the slot, so that they are copied anew",
+        ));
     }
     let Some(held) = plan.held else { return Ok(plan) };
-    let lost =
-        |message: &str, code| {
-            Error::new(ErrorKind::PositionLost, message).code(code).with("slot", slot).with("held", held).hint(
-            "the changes in between are gone: drop this source's tables in the target (and the slot, if it exists) \
-             so that they are copied anew",
-        )
-        };
-    match found {
-        None => Err(lost("the target holds positions but the slot is gone", "PG0024")),
-        Some(Slot {
-            confirmed: Some(confirmed),
-            ..
-        }) if confirmed.0 > held.0 + 1 => {
-            Err(lost("the slot is ahead of the target", "PG0025").with("confirmed", confirmed))
+    match server.slot {
+        None => Err(lost(
+            "the target holds positions but the slot is gone",
+            "PG0024",
+            slot,
+            held,
+        )),
+        Some(found) => refuse_ahead(slot, found, held).map(|()| plan),
+    }
+}
+
+/// Refuses a slot whose reader confirmed more than `held`.
+///
+/// # Errors
+/// `PositionLost`: the changes in between will not be sent again.
+pub(crate) fn refuse_ahead(name: &str, slot: &Slot, held: Lsn) -> Result<()> {
+    match slot.confirmed {
+        Some(confirmed) if confirmed.0 > held.0 + 1 => {
+            Err(lost("the slot is ahead of the target", "PG0025", name, held).with("confirmed", confirmed))
         }
-        Some(_) => Ok(plan),
+        _ => Ok(()),
     }
 }
 
@@ -117,6 +185,25 @@ fn copied_to_nowhere(table: &TableId) -> Error {
     .code("PG0024")
     .with("table", table)
     .hint("drop the table in the target, so that it is copied anew")
+}
+
+/// The error for a table that is another relation than the one that the target's rows came from.
+pub(crate) fn replaced(table: &TableId) -> Error {
+    Error::new(ErrorKind::SchemaChange, "the table was replaced by another of its name")
+        .code("PG0034")
+        .with("table", table)
+        .hint("drop the table in the target, so that it is copied anew")
+}
+
+fn lost(message: &str, code: &'static str, slot: &str, held: Lsn) -> Error {
+    Error::new(ErrorKind::PositionLost, message)
+        .code(code)
+        .with("slot", slot)
+        .with("held", held)
+        .hint(
+            "the changes in between are gone: drop this source's tables in the target (and the slot, if it exists) \
+             so that they are copied anew",
+        )
 }
 
 /// The LSN of a position in the WAL's partition.
@@ -131,41 +218,73 @@ pub(crate) fn position_of(lsn: Lsn) -> Position {
 
 #[cfg(test)]
 mod tests {
-    use millstream_core::Checkpoint;
-
     use super::*;
+    use crate::catalog::ReplicaIdentity;
 
-    fn table(name: &str) -> TableId {
-        TableId::new("shop", Some("public"), name)
+    fn table(name: &str) -> CatalogTable {
+        CatalogTable {
+            id: TableId::new("shop", Some("public"), name),
+            oid: 7,
+            kind: "r".to_owned(),
+            identity: ReplicaIdentity::Default,
+            readable: true,
+            schema_usable: true,
+            published: true,
+            row_filter: None,
+            row_security: false,
+            columns: Vec::new(),
+        }
     }
 
-    fn copied(table: &TableId, lsn: u64) -> (TableId, Checkpoint) {
-        let wal = (wal_partition("shop"), position_of(Lsn(lsn)));
-        (
-            table.clone(),
-            [(copy_partition(table), Position::End), wal].into_iter().collect(),
-        )
+    /// Resume points of tables that were copied and hold the log up to an LSN.
+    fn copied(tables: &[(&CatalogTable, u64)]) -> ResumePoints {
+        let held = tables.iter().map(|(table, lsn)| {
+            let positions = [
+                (copy_partition(&table.id), Position::End),
+                (wal_partition("shop"), position_of(Lsn(*lsn))),
+                (relation_partition(&table.id), relation_position(7)),
+            ];
+            (table.id.clone(), positions.into_iter().collect())
+        });
+        held.collect()
     }
 
     fn slot(confirmed: u64) -> Slot {
         Slot {
             plugin: Some("pgoutput".to_owned()),
-            database: None,
+            database: Some("shop".to_owned()),
             active_pid: None,
             wal_status: Some("reserved".to_owned()),
             confirmed: Some(Lsn(confirmed)),
         }
     }
 
+    fn plan(slot: Option<&Slot>, tables: &[CatalogTable], resume: &ResumePoints) -> Result<Plan> {
+        let server = Server {
+            database: "shop",
+            slot_name: "s",
+            slot,
+            log_end: Some(Lsn(90)),
+        };
+        super::plan(&server, tables, resume)
+    }
+
+    /// What `plan` refuses with.
+    fn refusal(slot: Option<&Slot>, tables: &[CatalogTable], resume: &ResumePoints) -> (ErrorKind, &'static str) {
+        let error = plan(slot, tables, resume).unwrap_err();
+        assert!(error.hint_text().is_some());
+        (error.kind(), error.error_code().unwrap())
+    }
+
     #[test]
     fn a_first_run_makes_the_slot_and_copies_all() {
         let tables = [table("a"), table("b")];
-        let plan = plan("s", None, &tables, &ResumePoints::default()).unwrap();
+        let plan = plan(None, &tables, &ResumePoints::default()).unwrap();
         assert_eq!(
             plan,
             Plan {
                 create_slot: true,
-                copy: tables.to_vec(),
+                copy: tables.map(|table| table.id).to_vec(),
                 held: None
             }
         );
@@ -175,13 +294,14 @@ mod tests {
     #[test]
     fn a_table_without_a_copy_gets_one_and_the_stream_begins_at_the_least() {
         let (a, b, c) = (table("a"), table("b"), table("c"));
-        let resume: ResumePoints = [copied(&a, 50), copied(&b, 40)].into_iter().collect();
-        let plan = plan("s", Some(&slot(41)), &[a, b, c.clone()], &resume).unwrap();
+        let resume = copied(&[(&a, 50), (&b, 40)]);
+        let copy = vec![c.id.clone()];
+        let plan = plan(Some(&slot(41)), &[a, b, c], &resume).unwrap();
         assert_eq!(
             plan,
             Plan {
                 create_slot: false,
-                copy: vec![c],
+                copy,
                 held: Some(Lsn(40))
             }
         );
@@ -190,65 +310,70 @@ mod tests {
 
     #[test]
     fn a_target_that_joins_later_leaves_no_gap_in_the_one_beside_it() {
-        let a = table("a");
-        let mut resume: ResumePoints = [copied(&a, 40)].into_iter().collect();
-        resume.add(a.clone(), Checkpoint::default());
-        let plan = plan("s", Some(&slot(41)), std::slice::from_ref(&a), &resume).unwrap();
-        assert_eq!(
-            (plan.copy.as_slice(), plan.held),
-            (std::slice::from_ref(&a), Some(Lsn(40)))
-        );
-        assert_eq!(plan.stream_after(Some(Lsn(70))), Some(Lsn(40)));
+        let tables = [table("a")];
+        let mut resume = copied(&[(&tables[0], 40)]);
+        resume.add(tables[0].id.clone(), millstream_core::Checkpoint::default());
+        let plan = plan(Some(&slot(41)), &tables, &resume).unwrap();
+        assert_eq!((plan.copy.len(), plan.stream_after(Some(Lsn(70)))), (1, Some(Lsn(40))));
     }
 
     #[test]
     fn a_gap_is_refused_to_the_byte() {
-        let a = table("a");
-        let resume: ResumePoints = [copied(&a, 40)].into_iter().collect();
-        assert!(plan("s", Some(&slot(41)), std::slice::from_ref(&a), &resume).is_ok());
-        let ahead = plan("s", Some(&slot(42)), std::slice::from_ref(&a), &resume).unwrap_err();
-        assert_eq!(
-            (ahead.kind(), ahead.error_code()),
-            (ErrorKind::PositionLost, Some("PG0025"))
-        );
-        let gone = plan("s", None, &[a], &resume).unwrap_err();
-        assert_eq!(
-            (gone.kind(), gone.error_code()),
-            (ErrorKind::PositionLost, Some("PG0024"))
-        );
+        let tables = [table("a")];
+        let resume = copied(&[(&tables[0], 40)]);
+        assert!(plan(Some(&slot(41)), &tables, &resume).is_ok());
+        let lost = |code| (ErrorKind::PositionLost, code);
+        assert_eq!(refusal(Some(&slot(42)), &tables, &resume), lost("PG0025"));
+        assert_eq!(refusal(None, &tables, &resume), lost("PG0024"));
+    }
+
+    #[test]
+    fn a_server_whose_log_ends_before_what_any_table_holds_is_refused() {
+        let tables = [table("a"), table("b")];
+        let resume = |furthest| copied(&[(&tables[0], 40), (&tables[1], furthest)]);
+        assert!(plan(Some(&slot(41)), &tables, &resume(89)).is_ok());
+        let refused = refusal(Some(&slot(41)), &tables, &resume(90));
+        assert_eq!(refused, (ErrorKind::PositionLost, "PG0035"));
+    }
+
+    #[test]
+    fn a_table_that_was_copied_from_another_relation_is_refused() {
+        let mut tables = [table("a")];
+        let resume = copied(&[(&tables[0], 40)]);
+        tables[0].oid = 8;
+        let mut beside_a_new_one = resume.clone();
+        beside_a_new_one.add(tables[0].id.clone(), millstream_core::Checkpoint::default());
+        for resume in [resume, beside_a_new_one] {
+            let refused = refusal(Some(&slot(41)), &tables, &resume);
+            assert_eq!(refused, (ErrorKind::SchemaChange, "PG0034"));
+        }
     }
 
     #[test]
     fn a_slot_that_lost_its_log_or_is_anothers_is_refused() {
+        let (tables, resume) = ([table("a")], ResumePoints::default());
         let lost = Slot {
             wal_status: Some("lost".to_owned()),
             ..slot(1)
         };
-        let resume = ResumePoints::default();
-        assert_eq!(
-            plan("s", Some(&lost), &[table("a")], &resume).unwrap_err().error_code(),
-            Some("PG0022")
-        );
+        assert_eq!(refusal(Some(&lost), &tables, &resume).1, "PG0022");
         let physical = Slot {
             plugin: None,
             ..slot(1)
         };
-        assert_eq!(
-            plan("s", Some(&physical), &[table("a")], &resume)
-                .unwrap_err()
-                .error_code(),
-            Some("PG0021")
-        );
+        assert_eq!(refusal(Some(&physical), &tables, &resume).1, "PG0021");
+        let elsewhere = Slot {
+            database: Some("other".to_owned()),
+            ..slot(1)
+        };
+        assert_eq!(refusal(Some(&elsewhere), &tables, &resume).1, "PG0021");
     }
 
     #[test]
     fn a_copy_without_a_place_in_the_log_is_corrupt() {
         let a = table("a");
-        let checkpoint = [(copy_partition(&a), Position::End)].into_iter().collect();
-        let resume: ResumePoints = [(a.clone(), checkpoint)].into_iter().collect();
-        assert_eq!(
-            plan("s", Some(&slot(1)), &[a], &resume).unwrap_err().kind(),
-            ErrorKind::Corrupt
-        );
+        let checkpoint = [(copy_partition(&a.id), Position::End)].into_iter().collect();
+        let resume = [(a.id.clone(), checkpoint)].into_iter().collect();
+        assert_eq!(refusal(Some(&slot(1)), &[a], &resume).0, ErrorKind::Corrupt);
     }
 }

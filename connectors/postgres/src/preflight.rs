@@ -62,6 +62,7 @@ async fn look(sql: &mut Connection, settings: &Settings) -> Result<Facts, WireEr
         used_senders: server.parse(5)?,
         role: server.get(6).unwrap_or_default().to_owned(),
         database: server.get(7).unwrap_or_default().to_owned(),
+        encoding: server.get(8).unwrap_or_default().to_owned(),
         publication,
         slot: catalog::read_slot(sql, &settings.slot).await?,
         tables: catalog::read_tables(sql, &settings.publication, &settings.tables).await?,
@@ -75,7 +76,7 @@ const SERVER_QUERY: &str = "SELECT current_setting('wal_level'), \
     AND pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER')), \
     current_setting('max_replication_slots'), (SELECT count(*) FROM pg_catalog.pg_replication_slots), \
     current_setting('max_wal_senders'), (SELECT count(*) FROM pg_catalog.pg_stat_replication), \
-    current_user, current_database()";
+    current_user, current_database(), current_setting('server_encoding')";
 
 struct Facts {
     wal_level: String,
@@ -86,6 +87,7 @@ struct Facts {
     used_senders: u32,
     role: String,
     database: String,
+    encoding: String,
     publication: Option<Publication>,
     slot: Option<Slot>,
     tables: Vec<CatalogTable>,
@@ -148,6 +150,14 @@ impl Facts {
                         self.max_slots + 4
                     ))
                     .hint("takes effect when the server is restarted; or drop a slot that nobody reads"),
+            );
+        }
+        if self.encoding == "SQL_ASCII" {
+            let message = "the database does not know the encoding of its texts (SQL_ASCII)";
+            findings.push(
+                Finding::new(Severity::Warning, place.clone(), message)
+                    .code("PG0037")
+                    .hint("a text that is not UTF-8 stops the pipeline when it is read"),
             );
         }
         let our_own = u32::from(self.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()));
@@ -258,6 +268,15 @@ impl Facts {
             let message = format!("role `{}` may not read it, which the first copy needs", self.role);
             findings.push(found(Severity::Error, "PG0013", message).sql(grant));
         }
+        if table.row_security {
+            let role = escape_identifier(&self.role);
+            let message = format!("row-level security hides rows of it from role `{}`", self.role);
+            findings.push(
+                found(Severity::Error, "PG0036", message)
+                    .sql(format!("ALTER ROLE {role} BYPASSRLS;"))
+                    .hint("the first copy needs all rows; the stream has them in any case"),
+            );
+        }
         for column in table
             .columns
             .iter()
@@ -282,7 +301,7 @@ impl Facts {
         if !identified && (publication.update || publication.delete) {
             let cause = match table.identity {
                 ReplicaIdentity::Nothing => "its replica identity is NOTHING",
-                _ => "it has no primary key and no other replica identity",
+                _ => "it has no replica identity: no primary key, or a deferrable one",
             };
             findings.push(
                 found(

@@ -7,7 +7,7 @@ use millstream_core::{Boundary, PartitionId, Result, SourceEvent};
 use tokio::time::Instant;
 
 use super::outbox::Outbox;
-use super::tables::{Tables, UnknownTypes};
+use super::tables::{Need, Tables};
 use crate::config::BatchLimits;
 use crate::decode::pgoutput::{self, Message, OldTuple};
 use crate::decode::{ChangeContext, Lsn, ProtocolError, TableDecoder};
@@ -77,12 +77,12 @@ impl Assembler {
         }
     }
 
-    /// Takes one pgoutput message. After `Some`, the types are to be looked up and the same
-    /// message given again.
+    /// Takes one pgoutput message. After `Some`, that need is to be met and the same message
+    /// given again.
     ///
     /// # Errors
     /// `Corrupt` for a message that breaks the protocol, `SchemaChange` for a table that was renamed.
-    pub(super) fn take(&mut self, data: &[u8]) -> Result<Option<UnknownTypes>> {
+    pub(super) fn take(&mut self, data: &[u8]) -> Result<Option<Need>> {
         if self.tables.ignores(data) {
             return Ok(None);
         }

@@ -3,6 +3,7 @@
 use futures::FutureExt;
 use millstream_core::{ByteBudget, EventReceiver, Position, TableId, event_channel};
 
+use super::super::tables::TableStart;
 use super::*;
 use crate::catalog::{CatalogColumn, ReplicaIdentity};
 use crate::decode::tuple::TupleValue::{self, Null, Text, Unchanged};
@@ -53,7 +54,12 @@ impl Rig {
         };
         types.learn(&shape.columns);
         let (sender, receiver) = event_channel(ByteBudget::new(1 << 30), 1024);
-        let tables = Tables::new(partition.clone(), vec![(shape, Lsn(HELD))], types, false);
+        let start = TableStart {
+            shape,
+            oid: OURS,
+            held: Lsn(HELD),
+        };
+        let tables = Tables::new(partition.clone(), vec![start], types, false);
         let assembler = Assembler::new(partition, limits, tables, Outbox::new(sender), Lsn(HELD));
         Self { assembler, receiver }
     }

@@ -4,6 +4,7 @@ mod assembler;
 mod copy;
 mod messages;
 mod outbox;
+mod replay;
 mod snapshot;
 mod stream;
 mod tables;
@@ -14,15 +15,16 @@ use millstream_core::{Error, ErrorKind, Result, SourceContext, TableId};
 use tokio::time::{Instant, sleep};
 
 use self::assembler::Assembler;
+use self::copy::copy_tables;
 use self::outbox::Outbox;
-use self::snapshot::Snapshot;
-use self::stream::{Gauges, Stream};
-use self::tables::Tables;
+use self::replay::Replay;
+use self::stream::{Gauges, Stream, status_every};
+use self::tables::{TableStart, Tables};
 use crate::catalog::{self, CatalogTable};
 use crate::config::Settings;
 use crate::decode::Lsn;
 use crate::fault;
-use crate::plan::{lsn_of, plan, wal_partition};
+use crate::plan::{Server, lsn_of, plan, refuse_ahead, wal_partition};
 use crate::shape::{Shape, TypeNames};
 use crate::wire::{Connection, ReplicationStream, Session, WireError};
 
@@ -44,67 +46,80 @@ pub(crate) async fn run(settings: &Settings, source: &str, context: SourceContex
 /// Everything before the first byte of the stream. Dropping it ends it: the server rolls back
 /// the snapshot's transaction and drops a temporary slot.
 async fn start<'a>(settings: &'a Settings, source: &str, context: SourceContext) -> Result<Stream<'a>> {
-    let failed = |message: &'static str| move |error| fault::explain(error, message, &settings.connect);
-    let mut sql = Connection::open(&settings.connect, Session::Sql)
-        .await
-        .map_err(failed("cannot connect"))?;
-    let catalog_failed = failed("cannot read the catalog");
+    let catalog_failed = |error| fault::explain(error, "cannot read the catalog", &settings.connect);
+    let mut sql = connect(settings).await?;
+    let tables = read_tables(settings, &mut sql, &settings.tables).await?;
     let slot = catalog::read_slot(&mut sql, &settings.slot)
         .await
         .map_err(catalog_failed)?;
-    let plan = plan(&settings.slot, slot.as_ref(), &settings.tables, &context.resume)?;
-    let mut copied = None;
-    if !plan.copy.is_empty() {
-        // Before a slot is made that would hold back WAL for nothing.
-        read_tables(settings, &mut sql, &settings.tables).await?;
-        let mut snapshot = Snapshot::take(settings, plan.create_slot).await?;
-        snapshot
-            .lock(&plan.copy)
-            .await
-            .map_err(failed("cannot lock the tables for their first copy"))?;
-        let tables = read_tables(settings, &mut sql, &plan.copy).await?;
-        let types = catalog::read_types(&mut sql).await.map_err(catalog_failed)?;
-        // Every transaction whose commit record begins before the snapshot's point is in it.
-        let held = Lsn(snapshot.point.0.saturating_sub(1));
-        for table in &tables {
-            copy::copy_table(settings, &mut snapshot, table, &types, held, &context.events).await?;
-        }
-        snapshot.close().await;
-        copied = Some(held);
-    }
+    let server = Server {
+        database: &settings.connect.database,
+        slot_name: &settings.slot,
+        slot: slot.as_ref(),
+        log_end: catalog::read_log_end(&mut sql).await.map_err(catalog_failed)?,
+    };
+    let plan = plan(&server, &tables, &context.resume)?;
+    // It would idle while the tables are copied, which not every server or network suffers.
+    sql.close().await;
+    let copied = if plan.copy.is_empty() {
+        None
+    } else {
+        Some(copy_tables(settings, &plan, &context.events).await?)
+    };
+
+    let mut sql = connect(settings).await?;
     let (shapes, types) = describe(settings, &mut sql).await?;
     let sender_timeout = wal_sender_timeout(&mut sql).await.map_err(catalog_failed)?;
-    sql.close().await;
-    let binary = shapes.iter().all(|shape| shape.binary_is_exact(&types.catalog));
-    let held = plan.stream_after(copied).unwrap_or_default();
+    let starts: Vec<TableStart> = tables
+        .iter()
+        .zip(shapes)
+        .map(|(table, shape)| {
+            let copied = copied.as_ref().filter(|_| plan.copy.contains(&table.id));
+            let held = context.resume.least_held(&table.id, &wal_partition(source));
+            let held = held
+                .and_then(lsn_of)
+                .into_iter()
+                .chain(copied.map(|copied| copied.held));
+            TableStart {
+                oid: copied
+                    .and_then(|copied| copied.oids.get(&table.id).copied())
+                    .unwrap_or(table.oid),
+                held: held.min().unwrap_or_default(),
+                shape,
+            }
+        })
+        .collect();
+    let binary = starts.iter().all(|start| start.shape.binary_is_exact(&types.catalog));
+    let held = plan.stream_after(copied.map(|copied| copied.held)).unwrap_or_default();
     let wire = replicate(settings, held, binary).await?;
+    // Now that the slot is ours nobody else can move it; the reader that we waited for may have.
+    let slot = catalog::read_slot(&mut sql, &settings.slot)
+        .await
+        .map_err(catalog_failed)?;
+    slot.map_or(Ok(()), |slot| refuse_ahead(&settings.slot, &slot, held))?;
+    sql.close().await;
     tracing::info!(slot = %settings.slot, after = %held, binary, "streaming");
     let partition = wal_partition(source);
-    // Of several target tables of one source table the one that holds least needs the rows.
-    let held_by = |table: &TableId| {
-        let copied = copied.filter(|_| plan.copy.contains(table));
-        let held = context.resume.least_held(table, &partition).and_then(lsn_of);
-        copied.into_iter().chain(held).min()
-    };
-    let shapes = shapes.into_iter().map(|shape| {
-        let held = held_by(&shape.id).unwrap_or_default();
-        (shape, held)
-    });
-    let tables = Tables::new(partition.clone(), shapes.collect(), types, binary);
+    let tables = Tables::new(partition.clone(), starts, types, binary);
     let outbox = Outbox::new(context.events);
     Ok(Stream {
-        options: &settings.connect,
+        settings,
         partition: partition.clone(),
         wire,
+        replay: Replay::default(),
         assembler: Assembler::new(partition, settings.batch, tables, outbox, held),
         durable: context.durable,
         cancel: context.cancel,
-        // While the engine takes nothing we read nothing, and would not see the server ask.
-        status_every: sender_timeout.map_or(settings.status_interval, |limit| {
-            settings.status_interval.min(limit / 3)
-        }),
+        status_every: status_every(settings.status_interval, sender_timeout),
         gauges: Gauges::of(source),
     })
+}
+
+/// A session for SQL.
+async fn connect(settings: &Settings) -> Result<Connection> {
+    Connection::open(&settings.connect, Session::Sql)
+        .await
+        .map_err(|error| fault::explain(error, "cannot connect", &settings.connect))
 }
 
 /// The tables as the catalog describes them; each must exist and be published.
@@ -138,7 +153,8 @@ pub(crate) async fn read_tables(
 /// All tables' present columns, and the types they have.
 pub(crate) async fn describe(settings: &Settings, sql: &mut Connection) -> Result<(Vec<Shape>, TypeNames)> {
     let tables = read_tables(settings, sql, &settings.tables).await?;
-    let catalog = catalog::read_types(sql)
+    let used = tables.iter().flat_map(CatalogTable::types);
+    let catalog = catalog::read_types(sql, used)
         .await
         .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
     let mut types = TypeNames {

@@ -5,7 +5,7 @@ use postgres_protocol::escape::escape_literal;
 
 use crate::catalog::{self, CatalogTable};
 use crate::config::Settings;
-use crate::decode::Lsn;
+use crate::decode::{Catalog, Lsn};
 use crate::fault;
 use crate::wire::{Connection, Session, WireError};
 
@@ -16,56 +16,49 @@ use crate::wire::{Connection, Session, WireError};
 /// out of the stream if its commit record begins before the consistent point
 /// (`SnapBuildXactNeedsSkip`), and positions are the beginnings of commit records; so a copy
 /// stands for everything up to and including `point - 1`.
+///
+/// The tables are locked against changes of their columns as long as it lives. That alone would
+/// not do: what rewrites a table between the snapshot and the lock, such as a changed type,
+/// leaves it empty for the snapshot (PostgreSQL manual, 13.6 "Caveats"), and tells the stream
+/// nothing. So the tables' files are compared with what they were before the snapshot. To lock
+/// before the snapshot instead could block for ever: the slot waits for all transactions that
+/// write, and one of those may wait for our lock.
 pub(super) struct Snapshot {
     pub(super) point: Lsn,
     pub(super) sql: Connection,
+    /// The tables, and the types they have.
+    pub(super) tables: Vec<CatalogTable>,
+    pub(super) types: Catalog,
 }
 
 impl Snapshot {
-    /// Makes the source's slot, or a temporary one beside it, and enters its snapshot.
-    pub(super) async fn take(settings: &Settings, make_slot: bool) -> Result<Self> {
-        Self::try_take(settings, make_slot)
-            .await
-            .map_err(|error| fault::explain(error, "cannot take a snapshot", &settings.connect))
-    }
-
-    async fn try_take(settings: &Settings, make_slot: bool) -> Result<Self, WireError> {
-        let mut exporter = Connection::open(&settings.connect, Session::Replication).await?;
-        let mut sql = Connection::open(&settings.connect, Session::Sql).await?;
-        let (slot, temporary) = if make_slot {
-            (settings.slot.clone(), "")
-        } else {
-            (temporary_slot(&settings.slot, exporter.backend_pid()), "TEMPORARY ")
-        };
-        // The form with parentheses came with PostgreSQL 15; this one is understood by all.
-        let create = format!("CREATE_REPLICATION_SLOT \"{slot}\" {temporary}LOGICAL pgoutput EXPORT_SNAPSHOT");
-        let rows = exporter.query(&create).await?;
-        let row = rows
-            .first()
-            .ok_or_else(|| WireError::Protocol("no answer to CREATE_REPLICATION_SLOT".to_owned()))?;
-        let point = row.parse(1)?;
-        let snapshot = row
-            .get(2)
-            .ok_or_else(|| WireError::Protocol("no snapshot was exported".to_owned()))?;
-        tracing::info!(%slot, temporary = !make_slot, consistent_point = %point, "replication slot created");
-        sql.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        sql.query(&format!(
-            "SET TRANSACTION SNAPSHOT {}",
-            escape_literal(snapshot).trim_start()
-        ))
-        .await?;
-        // Imported: it lives as long as our transaction now, and a temporary slot would hold back WAL.
-        exporter.close().await;
-        Ok(Self { point, sql })
-    }
-
-    /// Keeps the tables from changing their columns until the snapshot is closed.
-    pub(super) async fn lock(&mut self, tables: &[TableId]) -> Result<(), WireError> {
-        let names: Vec<String> = tables.iter().map(catalog::quoted).collect();
-        self.sql
-            .query(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", ")))
-            .await
-            .map(drop)
+    /// Enters a snapshot of `wanted`. It is that of the source's slot, which is made, or of a
+    /// temporary one beside it.
+    pub(super) async fn of(settings: &Settings, wanted: &[TableId], mut make_slot: bool) -> Result<Self> {
+        let failed = |error| fault::explain(error, "cannot take a snapshot", &settings.connect);
+        let (_, mut files) = look(settings, wanted).await?;
+        loop {
+            let (point, mut sql) = enter(settings, make_slot).await.map_err(failed)?;
+            let names: Vec<String> = wanted.iter().map(catalog::quoted).collect();
+            let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
+            sql.query(&lock).await.map_err(failed)?;
+            let (tables, files_now) = look(settings, wanted).await?;
+            if files == files_now {
+                let mut reader = super::connect(settings).await?;
+                let used = tables.iter().flat_map(CatalogTable::types);
+                let types = catalog::read_types(&mut reader, used).await.map_err(failed)?;
+                reader.close().await;
+                return Ok(Self {
+                    point,
+                    sql,
+                    tables,
+                    types,
+                });
+            }
+            tracing::info!("a table was rewritten while its snapshot was taken: taking another");
+            sql.close().await;
+            (files, make_slot) = (files_now, false);
+        }
     }
 
     /// Ends the transaction.
@@ -74,6 +67,49 @@ impl Snapshot {
         let _ = self.sql.query("COMMIT").await;
         self.sql.close().await;
     }
+}
+
+/// The tables as they are now, and the files that hold them.
+async fn look(settings: &Settings, wanted: &[TableId]) -> Result<(Vec<CatalogTable>, Vec<(u32, u32)>)> {
+    let mut sql = super::connect(settings).await?;
+    let tables = super::read_tables(settings, &mut sql, wanted).await?;
+    let files = catalog::read_files(&mut sql, &tables)
+        .await
+        .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
+    sql.close().await;
+    Ok((tables, files))
+}
+
+/// Makes a slot and opens a session in its snapshot. Returns the snapshot's place in the log too.
+async fn enter(settings: &Settings, make_slot: bool) -> Result<(Lsn, Connection), WireError> {
+    let mut exporter = Connection::open(&settings.connect, Session::Replication).await?;
+    let (slot, temporary) = if make_slot {
+        (settings.slot.clone(), "")
+    } else {
+        (temporary_slot(&settings.slot, exporter.backend_pid()), "TEMPORARY ")
+    };
+    // The form with parentheses came with PostgreSQL 15; this one is understood by all.
+    let create = format!("CREATE_REPLICATION_SLOT \"{slot}\" {temporary}LOGICAL pgoutput EXPORT_SNAPSHOT");
+    let rows = exporter.query(&create).await?;
+    let row = rows
+        .first()
+        .ok_or_else(|| WireError::Protocol("no answer to CREATE_REPLICATION_SLOT".to_owned()))?;
+    let point = row.parse(1)?;
+    let snapshot = row
+        .get(2)
+        .ok_or_else(|| WireError::Protocol("no snapshot was exported".to_owned()))?;
+    tracing::info!(%slot, temporary = !make_slot, consistent_point = %point, "replication slot created");
+    // Opened only now, since making a slot may take long.
+    let mut sql = Connection::open(&settings.connect, Session::Sql).await?;
+    sql.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    sql.query(&format!(
+        "SET TRANSACTION SNAPSHOT {}",
+        escape_literal(snapshot).trim_start()
+    ))
+    .await?;
+    // Imported: it lives as long as our transaction now, and a temporary slot would hold back WAL.
+    exporter.close().await;
+    Ok((point, sql))
 }
 
 /// A name that a crash leaves to nobody: the server drops the slot with the connection.
@@ -142,6 +178,7 @@ mod tests {
             schema_usable: true,
             published: true,
             row_filter: Some("(a > 1)".to_owned()),
+            row_security: false,
             columns: vec![column("a"), column("place")],
         };
         assert_eq!(

@@ -5,18 +5,20 @@ use std::time::Duration;
 
 use millstream_core::{Checkpoint, Error, ErrorKind, PartitionId, Result};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::assembler::Assembler;
 use super::messages::{Envelope, status_update};
-use super::tables::UnknownTypes;
+use super::replay::Replay;
+use super::tables::{Need, UnknownTypes};
 use crate::catalog;
 use crate::clock;
-use crate::decode::Lsn;
+use crate::config::Settings;
+use crate::decode::{Catalog, Lsn};
 use crate::fault;
 use crate::plan::lsn_of;
-use crate::wire::{ConnectOptions, Connection, ReplicationStream, Session, WireError};
+use crate::wire::{Connection, ReplicationStream, Session, WireError};
 
 /// A read that returned less than this was eager: the walsender sends a message per row, and
 /// waking for each makes the reader the bottleneck (ADR 2).
@@ -30,11 +32,24 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long the server may take to accept a status update. It reads them whenever it writes.
 const LONGEST_SEND: Duration = Duration::from_secs(30);
 
+/// How long the server may take to tell about types.
+const LONGEST_LOOKUP: Duration = Duration::from_secs(30);
+
+/// How often the server is told how far we are: as often as is wished, and as it needs. While
+/// the engine takes nothing we read nothing, and would not see the server ask; a silent server
+/// must be asked before it is given up.
+pub(super) fn status_every(wished: Duration, sender_timeout: Option<Duration>) -> Duration {
+    sender_timeout
+        .map_or(wished, |limit| wished.min(limit / 3))
+        .min(SILENCE)
+}
+
 /// A replication stream that runs.
 pub(super) struct Stream<'a> {
-    pub(super) options: &'a ConnectOptions,
+    pub(super) settings: &'a Settings,
     pub(super) partition: PartitionId,
     pub(super) wire: ReplicationStream,
+    pub(super) replay: Replay,
     pub(super) assembler: Assembler,
     pub(super) durable: watch::Receiver<Checkpoint>,
     pub(super) cancel: CancellationToken,
@@ -94,14 +109,14 @@ impl Stream<'_> {
                     let silence = last_heard.elapsed();
                     if silence > SILENCE * 2 {
                         let error = WireError::TimedOut("a sign of life of the server", silence);
-                        return Err(fault::explain(error, "the replication stream broke", self.options));
+                        return Err(fault::explain(error, "the replication stream broke", &self.settings.connect));
                     }
                     self.send_status(silence > SILENCE).await?;
                 }
                 sent = self.assembler.outbox.drive(), if !taking => sent?,
                 () = sleep_until(next_read), if taking && next_read > now => {}
                 filled = self.wire.fill(), if taking && next_read <= now => {
-                    let bytes = filled.map_err(|error| fault::explain(error, "the replication stream broke", self.options))?;
+                    let bytes = filled.map_err(|error| fault::explain(error, "the replication stream broke", &self.settings.connect))?;
                     last_heard = Instant::now();
                     next_read = if bytes < SMALL_READ { last_heard + PAUSE } else { last_heard };
                 }
@@ -116,22 +131,17 @@ impl Stream<'_> {
     /// Decodes what was read, until it is used up or something waits for the engine.
     async fn decode(&mut self) -> Result<()> {
         while self.assembler.outbox.is_empty() {
-            let broken = |error| fault::explain(error, "the replication stream ended", self.options);
+            let broken = |error| fault::explain(error, "the replication stream ended", &self.settings.connect);
             let Some(content) = self.wire.next_buffered().map_err(broken)? else {
                 break;
             };
             match Envelope::parse(content).map_err(broken)? {
                 Envelope::Data(data) => {
-                    let Some(unknown) = self.assembler.take(data)? else {
-                        continue;
-                    };
-                    let message = data.to_vec();
-                    learn_types(&unknown, self.options, &mut self.assembler).await?;
-                    if self.assembler.take(&message)?.is_some() {
-                        return Err(Error::new(
-                            ErrorKind::Internal,
-                            "types stay unknown after they were looked up",
-                        ));
+                    if self.replay.is_new(data)?
+                        && let Some(need) = self.assembler.take(data)?
+                    {
+                        let message = data.to_vec();
+                        self.meet(need, &message).await?;
                     }
                 }
                 Envelope::KeepAlive { wal_end, reply } => {
@@ -146,6 +156,57 @@ impl Stream<'_> {
         Ok(())
     }
 
+    /// Meets a need of the assembler, and gives it the message that had it.
+    async fn meet(&mut self, need: Need, message: &[u8]) -> Result<()> {
+        let Need::Types(unknown) = need else {
+            return self.restart_as_text().await;
+        };
+        self.learn_types(&unknown).await?;
+        match self.assembler.take(message)? {
+            None => Ok(()),
+            Some(Need::Text) => self.restart_as_text().await,
+            Some(Need::Types(_)) => Err(Error::new(
+                ErrorKind::Internal,
+                "types stay unknown after they were looked up",
+            )),
+        }
+    }
+
+    /// Looks up what the stream did not tell, and answers the server meanwhile.
+    async fn learn_types(&mut self, unknown: &UnknownTypes) -> Result<()> {
+        let mut lookup = Box::pin(timeout(LONGEST_LOOKUP, look_up(unknown, self.settings)));
+        let found = loop {
+            tokio::select! {
+                found = &mut lookup => break found,
+                () = sleep(self.status_every) => self.send_status(false).await?,
+            }
+        };
+        let (names, catalog) = found
+            .unwrap_or(Err(WireError::TimedOut("looking up types", LONGEST_LOOKUP)))
+            .map_err(|error| {
+                fault::explain(
+                    error,
+                    "cannot look up the types of a changed table",
+                    &self.settings.connect,
+                )
+            })?;
+        self.assembler.tables.learn(unknown, names, catalog);
+        Ok(())
+    }
+
+    /// Leaves the stream for one in text mode, which goes on at the same change: the mode
+    /// belongs to a whole stream, and the catalog that it was chosen from may be newer than
+    /// what is read, so that another start would choose no better.
+    async fn restart_as_text(&mut self) -> Result<()> {
+        let commit = self.replay.again();
+        tracing::info!(slot = %self.settings.slot, transaction = %commit, "restarting the stream in text mode");
+        self.wire.close().await;
+        let before = Lsn(commit.0.saturating_sub(1));
+        self.wire = super::replicate(self.settings, before, false).await?;
+        self.assembler.tables.read_text();
+        Ok(())
+    }
+
     /// Tells the server what is durable in the target: one past the last commit that it holds,
     /// which is exactly what a later start compares its position with.
     async fn send_status(&mut self, ask_for_reply: bool) -> Result<()> {
@@ -155,23 +216,29 @@ impl Stream<'_> {
         let message = status_update(confirmed, clock::unix_micros(), ask_for_reply);
         let sent = timeout(LONGEST_SEND, self.wire.send(&message)).await;
         sent.unwrap_or(Err(WireError::TimedOut("sending a status update", LONGEST_SEND)))
-            .map_err(|error| fault::explain(error, "the replication stream broke", self.options))
+            .map_err(|error| fault::explain(error, "the replication stream broke", &self.settings.connect))
     }
 }
 
-/// Asks the server what the stream did not tell: names and kinds of types that came with a
-/// new column.
-async fn learn_types(unknown: &UnknownTypes, options: &ConnectOptions, assembler: &mut Assembler) -> Result<()> {
-    let lookup = async {
-        let mut sql = Connection::open(options, Session::Sql).await?;
-        let names = catalog::format_types(&mut sql, &unknown.0).await?;
-        let catalog = catalog::read_types(&mut sql).await?;
-        sql.close().await;
-        Ok::<_, WireError>((names, catalog))
-    };
-    let (names, catalog) = lookup
-        .await
-        .map_err(|error| fault::explain(error, "cannot look up the types of a changed table", options))?;
-    assembler.tables.learn(unknown, names, catalog);
-    Ok(())
+/// The names and kinds of types.
+async fn look_up(unknown: &UnknownTypes, settings: &Settings) -> Result<(Vec<String>, Catalog), WireError> {
+    let mut sql = Connection::open(&settings.connect, Session::Sql).await?;
+    let names = catalog::format_types(&mut sql, &unknown.0).await?;
+    let catalog = catalog::read_types(&mut sql, unknown.0.iter().map(|(oid, _)| *oid)).await?;
+    sql.close().await;
+    Ok((names, catalog))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_hears_of_us_before_either_side_gives_up() {
+        let seconds = Duration::from_secs;
+        assert_eq!(status_every(seconds(10), Some(seconds(60))), seconds(10));
+        assert_eq!(status_every(seconds(10), Some(seconds(6))), seconds(2));
+        assert_eq!(status_every(seconds(600), None), SILENCE);
+        assert_eq!(status_every(seconds(600), Some(seconds(900))), SILENCE);
+    }
 }

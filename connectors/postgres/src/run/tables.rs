@@ -7,11 +7,30 @@ use millstream_core::{Error, ErrorKind, PartitionId, Result, SourceEvent};
 use super::outbox::Outbox;
 use crate::decode::pgoutput::Relation;
 use crate::decode::{Catalog, Lsn, ProtocolError, TableDecoder};
+use crate::plan;
 use crate::shape::{Shape, TypeNames};
 
-/// Types `(OID, typmod)` that the stream mentions and nobody asked the server about.
+/// What is needed before a message can be taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// The names and kinds of these types, which nobody asked the server about.
+    Types(UnknownTypes),
+    /// The stream in text mode: a column's binary form cannot be read, or its type is gone.
+    Text,
+}
+
+/// Types as `(OID, typmod)`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct UnknownTypes(pub(super) Vec<(u32, i32)>);
+
+/// A table to be streamed.
+pub(super) struct TableStart {
+    pub(super) shape: Shape,
+    /// The relation that the target's rows came from.
+    pub(super) oid: u32,
+    /// The last commit up to which all of the target holds it: rows up to it are skipped there.
+    pub(super) held: Lsn,
+}
 
 /// Our tables, found by the OIDs that the stream gives to relations.
 pub(super) struct Tables {
@@ -29,7 +48,7 @@ pub(super) struct Tables {
 /// A table and what is decoded of it.
 struct StreamedTable {
     shape: Shape,
-    /// What the target holds of it already: the rows of transactions up to this are skipped there.
+    oid: u32,
     held: Lsn,
     /// Made by the first Relation message.
     decoder: Option<TableDecoder>,
@@ -37,12 +56,13 @@ struct StreamedTable {
 }
 
 impl Tables {
-    /// `shapes` are the tables as the catalog describes them now, which may be later than what
-    /// the stream begins with, and what the target holds of each.
-    pub(super) fn new(partition: PartitionId, shapes: Vec<(Shape, Lsn)>, types: TypeNames, binary: bool) -> Self {
-        let tables = shapes.into_iter().map(|(shape, held)| StreamedTable {
+    /// `tables` are as the catalog describes them now, which may be later than what the stream
+    /// begins with.
+    pub(super) fn new(partition: PartitionId, tables: Vec<TableStart>, types: TypeNames, binary: bool) -> Self {
+        let tables = tables.into_iter().map(|TableStart { shape, oid, held }| StreamedTable {
             rows: rows_counter(&shape.id, "stream"),
             shape,
+            oid,
             held,
             decoder: None,
         });
@@ -89,20 +109,24 @@ impl Tables {
         Ok(Some((decoder, &table.rows)))
     }
 
-    /// Takes a Relation message of the transaction at `commit`: changed columns end the decoder's
-    /// batch and begin another's. After `Some`, the types are to be learned and the message given
-    /// again.
+    /// Takes a Relation message: changed columns end the decoder's batch and begin another's.
+    /// `commit` is where the transaction commits that it came in. After `Some`, that need is to
+    /// be met and the message given again.
+    ///
+    /// A relation that had a table's name before the commit that the target holds of the table
+    /// is of the past: its changes are none that the target lacks.
     pub(super) fn describe(
         &mut self,
         relation: &Relation<'_>,
         commit: Lsn,
         outbox: &mut Outbox,
-    ) -> Result<Option<UnknownTypes>> {
+    ) -> Result<Option<Need>> {
         let found = self.tables.iter().position(|table| {
             *table.shape.id.name == *relation.name && table.shape.id.namespace.as_deref() == Some(relation.namespace)
         });
         if let Some(Some(before)) = self.by_oid.get(&relation.oid)
             && found != Some(*before)
+            && commit > self.tables[*before].held
         {
             return Err(Error::new(ErrorKind::SchemaChange, "a table was renamed")
                 .code("PG0032")
@@ -110,14 +134,20 @@ impl Tables {
                 .with("now", format_args!("{}.{}", relation.namespace, relation.name))
                 .hint("name it back, or change the pipeline's `tables` to the new name, which copies it anew"));
         }
-        let Some(index) = found else {
+        let other = found.filter(|index| self.tables[*index].oid != relation.oid);
+        if let Some(table) = other.map(|index| &self.tables[index])
+            && commit > table.held
+        {
+            return Err(plan::replaced(&table.shape.id));
+        }
+        let Some(index) = found.filter(|_| other.is_none()) else {
             self.by_oid.insert(relation.oid, None);
             self.last = (0, None);
             return Ok(None);
         };
         let unknown = self.types.unknown(relation);
         if !unknown.is_empty() {
-            return Ok(Some(UnknownTypes(unknown)));
+            return Ok(Some(Need::Types(UnknownTypes(unknown))));
         }
         self.by_oid.insert(relation.oid, Some(index));
         self.last = (0, None);
@@ -139,12 +169,10 @@ impl Tables {
             return Ok(None);
         }
         if self.binary && !shape.binary_is_exact(&self.types.catalog) {
-            // The mode belongs to the whole stream and is chosen when it starts.
-            return Err(
-                Error::new(ErrorKind::Unavailable, "a new column needs the stream in text mode")
-                    .code("PG0031")
-                    .with("table", &shape.id),
-            );
+            // The mode belongs to the whole stream and is chosen when it starts, from a catalog
+            // that may be newer than what is read.
+            tracing::info!(table = %shape.id, "a column needs the stream in text mode");
+            return Ok(Some(Need::Text));
         }
         if let Some(mut before) = table.decoder.take() {
             tracing::info!(table = %shape.id, columns = shape.columns.len(), "the table's columns changed");
@@ -157,10 +185,15 @@ impl Tables {
     }
 
     /// Takes what the server said about [`UnknownTypes`]: their names, in the same order, and
-    /// all types that are not built in.
+    /// those of them that are not built in.
     pub(super) fn learn(&mut self, unknown: &UnknownTypes, names: Vec<String>, catalog: Catalog) {
         self.types.names.extend(unknown.0.iter().copied().zip(names));
-        self.types.catalog = catalog;
+        self.types.catalog.extend(catalog);
+    }
+
+    /// Takes the news that the stream sends text from now on.
+    pub(super) fn read_text(&mut self) {
+        self.binary = false;
     }
 
     /// Hands on all rows of all tables.
