@@ -5,45 +5,9 @@ use std::path::{Path, PathBuf};
 use millstream_core::Source;
 use millstream_postgres::wire::{ConnectOptions, Connection, Session, WireError};
 use millstream_testkit::postgres::{ClusterOptions, PASSWORD, TestCluster};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tempfile::TempDir;
 
-use crate::target::{config, source};
-
-/// A certificate authority and server certificates in a folder.
-struct Authority {
-    folder: TempDir,
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("ca.pem"), issuer.pem()).unwrap();
-        Self { folder, issuer }
-    }
-
-    fn root(&self) -> String {
-        self.folder.path().join("ca.pem").display().to_string()
-    }
-
-    fn sign(&self, name: &str, expired: bool) -> (PathBuf, PathBuf) {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        if expired {
-            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
-        }
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let path = |extension: &str| self.folder.path().join(format!("server.{extension}"));
-        std::fs::write(path("crt"), certificate.pem()).unwrap();
-        std::fs::write(path("key"), key.serialize_pem()).unwrap();
-        (path("crt"), path("key"))
-    }
-}
+use crate::authority::Authority;
+use crate::target::{Running, Target, config, source};
 
 fn with_tls((certificate, key): (PathBuf, PathBuf)) -> TestCluster {
     ClusterOptions::default().tls(certificate, key).launch().unwrap()
@@ -99,6 +63,34 @@ async fn tls_is_verified_as_asked_and_binds_the_login() {
     assert_eq!(finding(&cluster, other_root).await.0, "PG0005");
     let missing = url("verify-full&sslrootcert=/nowhere/ca.pem");
     assert_eq!(finding(&cluster, missing).await.0, "PG0008");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_and_stream_are_encrypted() {
+    let authority = Authority::new();
+    let cluster = with_tls(authority.sign("localhost", false));
+    cluster
+        .psql(
+            "CREATE TABLE orders (id int PRIMARY KEY); INSERT INTO orders VALUES (1); \
+             CREATE PUBLICATION p FOR ALL TABLES",
+        )
+        .unwrap();
+    // Nobody gets in without TLS.
+    let hba = "local all all trust\nhostssl all all all scram-sha-256\n";
+    std::fs::write(cluster.data_dir().join("pg_hba.conf"), hba).unwrap();
+    cluster.psql("SELECT pg_reload_conf()").unwrap();
+    let mut config = config(&cluster, &["orders"]);
+    let url = cluster.url().replace("127.0.0.1", "localhost");
+    config["url"] = format!("{url}?sslmode=verify-full&sslrootcert={}", authority.root()).into();
+    let mut run = Running::start(source(&config), Target::of(&["orders"]));
+    run.until_streaming(&cluster).await;
+    let ssl = cluster
+        .psql("SELECT ssl FROM pg_stat_replication JOIN pg_stat_ssl USING (pid)")
+        .unwrap();
+    assert_eq!(ssl, "t");
+    cluster.psql("INSERT INTO orders VALUES (2)").unwrap();
+    run.catch_up(&cluster).await;
+    assert_eq!(run.stop().await.folded("orders", "id").len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

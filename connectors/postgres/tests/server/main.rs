@@ -2,12 +2,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
+mod authority;
+mod changes;
 mod conformance;
 mod login;
 mod old_rows;
 mod preflight;
 mod replies;
 mod resume;
+mod snapshot;
 mod stream;
 mod target;
 mod throughput;

@@ -1,9 +1,12 @@
 //! Every problem is found at once, and its statement mends it.
 
-use millstream_core::{Finding, Severity, Source};
+use std::io::{Read, Write};
+
+use millstream_core::{ErrorKind, Finding, Severity, Source};
+use millstream_postgres::wire::{ConnectOptions, Connection, Session};
 use millstream_testkit::postgres::{Shutdown, TestCluster};
 
-use crate::target::{config, source};
+use crate::target::{Running, Target, config, eventually, source};
 
 async fn look(config: &serde_json::Value) -> Vec<Finding> {
     source(config).preflight().await.unwrap()
@@ -124,4 +127,111 @@ async fn a_slot_whose_log_was_removed_is_lost() {
         .failure()
         .await;
     assert_eq!(failure.error_code(), Some("PG0022"), "{}", failure.summary());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn senders_that_are_taken_are_found_before_and_at_the_start() {
+    let cluster = TestCluster::with_settings(&[("max_wal_senders", "1")]).unwrap();
+    cluster
+        .psql("CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE t")
+        .unwrap();
+    let config = config(&cluster, &["t"]);
+    let options = ConnectOptions::parse(&cluster.url()).unwrap();
+    let taken = Connection::open(&options, Session::Replication).await.unwrap();
+    let findings = look(&config).await;
+    assert_eq!(codes(&findings), ["PG0019"]);
+    assert!(
+        findings[0].sql.as_ref().unwrap().contains("max_wal_senders"),
+        "{findings:?}"
+    );
+    let failure = Running::start(source(&config), Target::of(&["t"])).failure().await;
+    assert_eq!(
+        (failure.kind(), failure.error_code()),
+        (ErrorKind::Unavailable, Some("PG0019")),
+        "{}",
+        failure.summary()
+    );
+    taken.close().await;
+    let senders = "SELECT count(*) FROM pg_stat_replication";
+    eventually("the sender is free", || cluster.psql(senders).unwrap() == "0").await;
+    assert_eq!(look(&config).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_the_slot_is_a_warning() {
+    let cluster = TestCluster::new().unwrap();
+    cluster
+        .psql("CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE t")
+        .unwrap();
+    let config = config(&cluster, &["t"]);
+    let mut run = Running::start(source(&config), Target::of(&["t"]));
+    run.until_streaming(&cluster).await;
+    let findings = look(&config).await;
+    assert_eq!(codes(&findings), ["PG0020"]);
+    assert_eq!(findings[0].severity, Severity::Warning);
+    cluster.psql(findings[0].sql.as_ref().unwrap()).unwrap();
+    run.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_replication_is_told_so_by_a_run_too() {
+    let cluster = TestCluster::new().unwrap();
+    cluster
+        .psql(
+            "CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE t; \
+             CREATE ROLE reader LOGIN PASSWORD 'r'; GRANT SELECT ON t TO reader",
+        )
+        .unwrap();
+    let mut config = config(&cluster, &["t"]);
+    config["url"] = cluster.url_as("reader", "r", "postgres").into();
+    assert_eq!(codes(&look(&config).await), ["PG0012"]);
+    let failure = Running::start(source(&config), Target::of(&["t"])).failure().await;
+    assert_eq!(failure.error_code(), Some("PG0012"), "{}", failure.summary());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_is_what_identifies_a_row() {
+    let cluster = TestCluster::new().unwrap();
+    cluster
+        .psql(
+            "CREATE TABLE late (id int PRIMARY KEY DEFERRABLE); \
+             CREATE TABLE covered (note text, id int, PRIMARY KEY (id) INCLUDE (note)); \
+             CREATE PUBLICATION p FOR ALL TABLES",
+        )
+        .unwrap();
+    // PostgreSQL would refuse an UPDATE on it.
+    let late = look(&config(&cluster, &["late"])).await;
+    assert_eq!(codes(&late), ["PG0018"]);
+    assert!(
+        cluster
+            .psql("INSERT INTO late VALUES (1); UPDATE late SET id = 2")
+            .is_err()
+    );
+    let covered = config(&cluster, &["covered"]);
+    assert_eq!(look(&covered).await, []);
+    assert_eq!(source(&covered).tables().await.unwrap()[0].key, ["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_too_old_is_refused() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // AuthenticationOk, ParameterStatus, ReadyForQuery.
+    let server = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut length = [0; 4];
+        socket.read_exact(&mut length).unwrap();
+        let mut rest = vec![0; u32::from_be_bytes(length) as usize - 4];
+        socket.read_exact(&mut rest).unwrap();
+        let greeting = b"R\0\0\0\x08\0\0\0\0S\0\0\0\x18server_version\x0013.9\0Z\0\0\0\x05I";
+        socket.write_all(greeting).unwrap();
+        // Until it hangs up.
+        let _ = socket.read_to_end(&mut Vec::new());
+    });
+    let url = format!("postgres://me@127.0.0.1:{port}/shop?sslmode=disable");
+    let config = serde_json::json!({"url": url, "publication": "p", "tables": ["t"]});
+    let findings = look(&config).await;
+    assert_eq!(codes(&findings), ["PG0010"]);
+    assert!(findings[0].message.contains("13.9"), "{findings:?}");
+    server.join().unwrap();
 }

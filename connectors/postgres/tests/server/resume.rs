@@ -170,7 +170,7 @@ async fn a_slot_in_use_is_reported_with_its_reader() {
     let cluster = cluster();
     let config = config(&cluster, &["orders"]);
     let mut first = Running::start(source(&config), Target::of(&["orders"]));
-    first.catch_up(&cluster).await;
+    first.until_streaming(&cluster).await;
     let second = Running::start(source(&config), first.target.clone());
     let failure = second.failure().await;
     assert_eq!(
@@ -179,4 +179,53 @@ async fn a_slot_in_use_is_reported_with_its_reader() {
     );
     assert!(failure.summary().contains("PID"), "{}", failure.summary());
     first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_never_had_what_the_target_holds_is_refused() {
+    let cluster = cluster();
+    let config = config(&cluster, &["orders"]);
+    let mut run = Running::start(source(&config), Target::of(&["orders"]));
+    run.catch_up(&cluster).await;
+    let mut target = run.stop().await;
+    target.boundaries.clear();
+    // As after a failover to a standby that had not received all: its log ends earlier.
+    let held = &mut target.tables.get_mut(&table("orders")).unwrap().checkpoint;
+    held.raise(&wal(), &Position::at(crate::target::position(1 << 40)));
+    let failure = Running::start(source(&config), target).failure().await;
+    assert_eq!(
+        (failure.kind(), failure.error_code()),
+        (ErrorKind::PositionLost, Some("PG0035")),
+        "{}",
+        failure.summary()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_its_last_reader_moved_while_we_waited_is_refused() {
+    let cluster = cluster();
+    let config = config(&cluster, &["orders"]);
+    let mut first = Running::start(source(&config), Target::of(&["orders"]));
+    first.until_streaming(&cluster).await;
+    let mut stale = first.target.clone();
+    stale.boundaries.clear();
+    let at_first = confirmed(&cluster);
+    let second = Running::start(source(&config), stale);
+    // It found the slot in order, and waits for its reader.
+    let log = cluster.log_path();
+    crate::target::eventually("the second waits", || {
+        std::fs::read_to_string(&log).unwrap().contains("is active for PID")
+    })
+    .await;
+    write(&cluster, 1000);
+    first.catch_up(&cluster).await;
+    crate::target::eventually("the slot moves", || confirmed(&cluster) > at_first + 1).await;
+    first.stop().await;
+    let failure = second.failure().await;
+    assert_eq!(
+        (failure.kind(), failure.error_code()),
+        (ErrorKind::PositionLost, Some("PG0025")),
+        "{}",
+        failure.summary()
+    );
 }

@@ -263,7 +263,7 @@ async fn a_renamed_table_stops_the_stream() {
     let cluster = TestCluster::new().unwrap();
     cluster.psql(ORDERS).unwrap();
     let mut run = Running::start(source(&config(&cluster, &["orders"])), Target::of(&["orders"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_streaming(&cluster).await;
     cluster
         .psql("INSERT INTO orders VALUES (1, 'a', 1); ALTER TABLE orders RENAME TO old; INSERT INTO old VALUES (2, 'b', 2)")
         .unwrap();
@@ -322,4 +322,31 @@ async fn an_idle_table_in_a_busy_log_moves_on_and_frees_it() {
     }
     assert!(confirmed() > reached, "the slot moved with the idle table");
     run.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn others_transactions_without_a_pause_do_not_hold_the_log() {
+    let cluster = Arc::new(TestCluster::new().unwrap());
+    cluster
+        .psql(
+            "CREATE TABLE quiet (id int PRIMARY KEY); CREATE TABLE busy (id int); CREATE PUBLICATION p FOR ALL TABLES; \
+             CREATE PROCEDURE work() LANGUAGE plpgsql AS $$ BEGIN \
+             WHILE NOT EXISTS (SELECT FROM quiet) LOOP INSERT INTO busy VALUES (1); COMMIT; END LOOP; END $$;",
+        )
+        .unwrap();
+    let mut run = Running::start(source(&config(&cluster, &["quiet"])), Target::of(&["quiet"]));
+    run.until_streaming(&cluster).await;
+    let reached = run.target.least().position(&wal()).clone();
+    let writer = std::thread::spawn({
+        let cluster = cluster.clone();
+        move || cluster.psql("CALL work()").unwrap()
+    });
+    run.until(|target| *target.least().position(&wal()) > reached).await;
+    let reached = run.target.least().position(&wal()).clone();
+    run.until(|target| *target.least().position(&wal()) > reached).await;
+    assert!(!writer.is_finished(), "the writer must not have paused");
+    cluster.psql("INSERT INTO quiet VALUES (1)").unwrap();
+    writer.join().unwrap();
+    run.catch_up(&cluster).await;
+    assert_eq!(run.stop().await.folded("quiet", "id").len(), 1);
 }

@@ -207,6 +207,13 @@ impl Running {
             .await;
     }
 
+    /// Takes events until the first copies are done and the stream has begun.
+    pub async fn until_streaming(&mut self, cluster: &TestCluster) {
+        self.until(|target| !target.boundaries.is_empty()).await;
+        // What is committed from now on is in no copy.
+        self.catch_up(cluster).await;
+    }
+
     /// Stops the source as a shutdown does.
     pub async fn stop(self) -> Target {
         let Self {
@@ -241,6 +248,18 @@ impl Running {
         };
         timeout(PATIENCE, drained).await.expect("it fails soon")
     }
+}
+
+/// Waits until `holds`.
+pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let waited = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, waited)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not in time"));
 }
 
 /// The start of a transaction of our own behind everything committed, as a position.
