@@ -494,14 +494,12 @@ mod tests {
         assert!(buffer.capacity() < LONGEST_KEPT, "{}", buffer.capacity());
     }
 
-    /// A connection on which the server said `bytes` and hung up.
-    async fn after(bytes: &[u8]) -> Connection {
+    /// A connection on which the server said `bytes` and hung up, and the server's end.
+    async fn after(bytes: &[u8]) -> (Connection, tokio::io::DuplexStream) {
         let (ours, mut theirs) = tokio::io::duplex(1024);
         theirs.write_all(bytes).await.unwrap();
         theirs.shutdown().await.unwrap();
-        // Reads what we send, for as long as we do.
-        tokio::spawn(async move { tokio::io::copy(&mut theirs, &mut tokio::io::sink()).await });
-        Connection {
+        let connection = Connection {
             stream: Box::new(ours),
             inbound: BytesMut::new(),
             outbound: BytesMut::new(),
@@ -510,22 +508,23 @@ mod tests {
             channel_bound: false,
             backend_pid: 0,
             server_version: 0,
-        }
+        };
+        (connection, theirs)
     }
 
     #[tokio::test]
     async fn the_servers_last_words_are_not_lost() {
         let fatal = |before: &[u8]| [before, b"E\0\0\0\x1aSFATAL\0VFATAL\0C57P01\0\0"].concat();
         let code = |error: WireError| error.sqlstate().map(str::to_owned).unwrap();
-        let mut connection = after(&fatal(b"")).await;
+        let (mut connection, _theirs) = after(&fatal(b"")).await;
         assert_eq!(code(connection.query("SELECT 1").await.unwrap_err()), "57P01");
-        let mut connection = after(&fatal(b"")).await;
+        let (mut connection, _theirs) = after(&fatal(b"")).await;
         assert_eq!(code(connection.copy_out("COPY").await.err().unwrap()), "57P01");
-        let mut connection = after(&fatal(b"H\0\0\0\x07\0\0\0d\0\0\0\x05x")).await;
+        let (mut connection, _theirs) = after(&fatal(b"H\0\0\0\x07\0\0\0d\0\0\0\x05x")).await;
         let mut copy = connection.copy_out("COPY").await.unwrap();
         assert_eq!(copy.next().await.unwrap(), Some(&b"x"[..]));
         assert_eq!(code(copy.next().await.unwrap_err()), "57P01");
-        let connection = after(&fatal(b"")).await;
+        let (connection, _theirs) = after(&fatal(b"")).await;
         assert_eq!(code(connection.replicate("START").await.err().unwrap()), "57P01");
     }
 
