@@ -31,8 +31,8 @@ pub(crate) struct CommitLog {
 pub(crate) enum PublishFault {
     /// Another writer's record has the version.
     Taken,
-    /// It failed, and `may_have_landed` tells whether the record could be there all the same.
-    Failed { error: Error, may_have_landed: bool },
+    /// It failed, as far as is known: the record may be there all the same.
+    Failed(Error),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -170,7 +170,9 @@ impl CommitLog {
                         Ok(Some(_)) => ReadOutcome::Theirs,
                         Ok(None) => ReadOutcome::Absent,
                         Err(error) => {
-                            last_error = Some(error);
+                            tracing::debug!(table = self.table, version = record.version, %error, "a commit cannot be read back");
+                            // The refusal says more than the read that followed it.
+                            last_error.get_or_insert(error);
                             ReadOutcome::Failed
                         }
                     };
@@ -179,21 +181,18 @@ impl CommitLog {
                 Next::Committed => return Ok(()),
                 Next::Fenced => return Err(PublishFault::Taken),
                 Next::GiveUp => {
-                    let may_have_landed = publication.may_have_landed();
                     let error = match last_error {
                         Some(error) => self.error("publish a commit", error),
                         None => fault::internal("a commit failed without an error", &self.table),
                     };
-                    return Err(PublishFault::Failed {
-                        error: error.with("version", record.version),
-                        may_have_landed,
-                    });
+                    return Err(PublishFault::Failed(error.with("version", record.version)));
                 }
             };
         }
     }
 
-    /// The commit id in the record at `path`; empty for an object that is no record of ours.
+    /// The commit id in the record at `path`. An object that cannot be parsed proves nothing: the
+    /// answer may have been cut short, or come from something between here and the store.
     async fn commit_id_at(&self, path: &Path) -> object_store::Result<Option<String>> {
         #[derive(Deserialize)]
         struct Id {
@@ -203,11 +202,13 @@ impl CommitLog {
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             found => found?.bytes().await?,
         };
-        Ok(Some(
-            serde_json::from_slice::<Id>(&json)
-                .map(|id| id.commit_id)
-                .unwrap_or_default(),
-        ))
+        match serde_json::from_slice::<Id>(&json) {
+            Ok(id) => Ok(Some(id.commit_id)),
+            Err(error) => Err(object_store::Error::Generic {
+                store: "commit log",
+                source: Box::new(error),
+            }),
+        }
     }
 }
 

@@ -89,7 +89,7 @@ impl ParquetSink {
             match log.publish(&record).await {
                 Ok(()) => return Ok((record, schema)),
                 Err(PublishFault::Taken) => {}
-                Err(PublishFault::Failed { error, .. }) => return Err(error),
+                Err(PublishFault::Failed(error)) => return Err(error),
             }
         }
         Err(

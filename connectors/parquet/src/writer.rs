@@ -239,17 +239,7 @@ impl TableWriter for ParquetWriter {
                 return Err(fenced(&self.table, record.version));
             }
             // The files stay: the commit may be there. The next open finds out, and sweeps if not.
-            Err(PublishFault::Failed {
-                error,
-                may_have_landed: true,
-            }) => return Err(error),
-            Err(PublishFault::Failed {
-                error,
-                may_have_landed: false,
-            }) => {
-                remove(&*self.store, &objects).await;
-                return Err(error);
-            }
+            Err(PublishFault::Failed(error)) => return Err(error),
         }
         failpoint::pass("parquet::after-commit")?;
         let receipt = CommitReceipt {

@@ -3,6 +3,10 @@
 //! A put whose answer was lost may have taken effect, or may yet do so. The record carries a
 //! random commit id, so reading the object back tells whose it is; as creates are conditional
 //! an object, once there, never changes hands.
+//!
+//! The client of an object store repeats a put by itself and reports the last answer alone, so
+//! that no answer but success proves anything: behind a refusal there may be an earlier try that
+//! took effect. Only another's record in our place proves that ours is not there.
 
 /// How the store answered a conditional create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +18,8 @@ pub enum PutOutcome {
     Exists,
     /// No answer, or one that leaves open whether the put took effect.
     Unknown,
-    /// The store refused the request before acting on it: no permission, no such bucket.
+    /// The store refused the last request before acting on it: no permission, no such bucket.
+    /// Trying again cannot help.
     Refused,
 }
 
@@ -44,7 +49,7 @@ pub enum Next {
     PutAgain,
     /// Wait, then read again.
     ReadAgain,
-    /// Report the last error. [`Publication::may_have_landed`] tells whether the commit might be there.
+    /// Report the last error. The commit may be there all the same, so its files must stay.
     GiveUp,
 }
 
@@ -52,7 +57,7 @@ pub enum Next {
 #[derive(Debug, Clone)]
 pub struct Publication {
     retries_left: u32,
-    may_have_landed: bool,
+    refused: bool,
 }
 
 impl Publication {
@@ -60,27 +65,19 @@ impl Publication {
     pub fn new(retries: u32) -> Self {
         Self {
             retries_left: retries,
-            may_have_landed: false,
+            refused: false,
         }
-    }
-
-    /// Whether some put could have taken effect, or could still, without us knowing. Until
-    /// that is settled, the files of the commit must not be removed.
-    pub fn may_have_landed(&self) -> bool {
-        self.may_have_landed
     }
 
     /// Judges the answer to a put.
     pub fn after_put(&mut self, outcome: PutOutcome) -> Next {
         match outcome {
             PutOutcome::Created => Next::Committed,
-            PutOutcome::Exists => Next::ReadBack,
-            PutOutcome::Unknown => {
-                self.may_have_landed = true;
+            PutOutcome::Exists | PutOutcome::Unknown => Next::ReadBack,
+            PutOutcome::Refused => {
+                self.refused = true;
                 Next::ReadBack
             }
-            PutOutcome::Refused if self.may_have_landed => Next::ReadBack,
-            PutOutcome::Refused => Next::GiveUp,
         }
     }
 
@@ -88,17 +85,10 @@ impl Publication {
     pub fn after_read(&mut self, outcome: ReadOutcome) -> Next {
         match outcome {
             ReadOutcome::Ours => Next::Committed,
-            ReadOutcome::Theirs => {
-                self.may_have_landed = false;
-                Next::Fenced
-            }
+            ReadOutcome::Theirs => Next::Fenced,
+            ReadOutcome::Absent | ReadOutcome::Failed if self.refused => Next::GiveUp,
             ReadOutcome::Absent => self.retry(Next::PutAgain),
-            ReadOutcome::Failed => {
-                // `Exists` followed by a failed read: the object may be ours after all, from a
-                // put that the client library repeated on its own.
-                self.may_have_landed = true;
-                self.retry(Next::ReadAgain)
-            }
+            ReadOutcome::Failed => self.retry(Next::ReadAgain),
         }
     }
 
@@ -129,6 +119,10 @@ mod tests {
         Delayed,
         Conflict,
         Refused,
+        /// The client's first try takes effect without an answer, and its second is refused.
+        LandedThenRefused,
+        /// The same, where the second try meets the object.
+        LandedThenExists,
     }
 
     fn fates() -> impl Strategy<Value = Vec<Fate>> {
@@ -139,6 +133,8 @@ mod tests {
             Just(Fate::Delayed),
             Just(Fate::Conflict),
             Just(Fate::Refused),
+            Just(Fate::LandedThenRefused),
+            Just(Fate::LandedThenExists),
         ];
         proptest::collection::vec(fate, 1..30)
     }
@@ -170,11 +166,13 @@ mod tests {
                             Fate::Delayed => { delayed = 1; PutOutcome::Unknown }
                             Fate::Conflict => PutOutcome::Exists,
                             Fate::Refused => PutOutcome::Refused,
+                            Fate::LandedThenRefused => { slot.get_or_insert("ours"); PutOutcome::Refused }
+                            Fate::LandedThenExists => { slot.get_or_insert("ours"); PutOutcome::Exists }
                         };
                         publication.after_put(outcome)
                     }
                     Next::ReadBack | Next::ReadAgain => publication.after_read(match (fate, slot) {
-                        (Fate::LostBefore | Fate::LostAfter | Fate::Refused, _) => ReadOutcome::Failed,
+                        (Fate::LostBefore | Fate::LostAfter | Fate::Refused | Fate::LandedThenRefused, _) => ReadOutcome::Failed,
                         (_, None) => ReadOutcome::Absent,
                         (_, Some("ours")) => ReadOutcome::Ours,
                         (_, Some(_)) => ReadOutcome::Theirs,
@@ -183,13 +181,9 @@ mod tests {
                         prop_assert!(request <= 3 * (retries as usize + 1) + 2);
                         match verdict {
                             Next::Committed => prop_assert_eq!(slot, Some("ours")),
-                            Next::Fenced => {
-                                prop_assert_eq!(slot, Some("theirs"));
-                                prop_assert!(!publication.may_have_landed());
-                            }
-                            _ => prop_assert!(
-                                publication.may_have_landed() || (slot != Some("ours") && landing == 0)
-                            ),
+                            // The one verdict after which files are removed.
+                            Next::Fenced => prop_assert_eq!(slot, Some("theirs")),
+                            _ => {}
                         }
                         return Ok(());
                     }
@@ -202,10 +196,16 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_put_is_final_only_while_nothing_is_unknown() {
-        assert_eq!(Publication::new(3).after_put(PutOutcome::Refused), Next::GiveUp);
-        let mut publication = Publication::new(3);
-        publication.after_put(PutOutcome::Unknown);
-        assert_eq!(publication.after_put(PutOutcome::Refused), Next::ReadBack);
+    fn a_refused_put_is_read_back_once_and_not_repeated() {
+        for (found, next) in [
+            (ReadOutcome::Ours, Next::Committed),
+            (ReadOutcome::Theirs, Next::Fenced),
+            (ReadOutcome::Absent, Next::GiveUp),
+            (ReadOutcome::Failed, Next::GiveUp),
+        ] {
+            let mut publication = Publication::new(3);
+            assert_eq!(publication.after_put(PutOutcome::Refused), Next::ReadBack);
+            assert_eq!(publication.after_read(found), next);
+        }
     }
 }

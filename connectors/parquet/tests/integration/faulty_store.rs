@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -9,8 +10,8 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use tokio::sync::oneshot;
 
@@ -25,6 +26,10 @@ pub enum Fate {
     LostAfter,
     /// It takes effect, the answer is lost, and the client's own retry meets the object.
     MetItself,
+    /// It takes effect without an answer, and the client's own retry is refused.
+    TakenThenDenied,
+    /// It takes effect, the answer is lost, and the next read of a record is cut short.
+    TornReadBack,
     /// The store reports a conflict with a creation that then fails: there is no object.
     Conflict,
     /// Another writer's record comes first.
@@ -38,6 +43,9 @@ pub enum Fate {
 pub struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
     fates: Mutex<VecDeque<Fate>>,
+    /// The next read of a commit record gets half of it.
+    tears: AtomicBool,
+    refuses_reads: AtomicBool,
     /// The next listing of data files waits for this.
     gate: Mutex<Option<oneshot::Receiver<()>>>,
     /// Takes `PutMode::Create` for an overwrite.
@@ -49,6 +57,8 @@ impl FaultyStore {
         Self {
             inner,
             fates: Mutex::default(),
+            tears: AtomicBool::default(),
+            refuses_reads: AtomicBool::default(),
             gate: Mutex::default(),
             forgets_conditions: false,
         }
@@ -62,6 +72,11 @@ impl FaultyStore {
     /// Whether the whole script was played.
     pub fn is_played(&self) -> bool {
         self.fates.lock().unwrap().is_empty()
+    }
+
+    /// Refuses all reads of commit records, or allows them again.
+    pub fn refuse_reads(&self, refuse: bool) {
+        self.refuses_reads.store(refuse, Ordering::Relaxed);
     }
 
     /// Makes the next listing of data files wait until the sender is used.
@@ -92,6 +107,13 @@ fn exists(path: &Path) -> Error {
     }
 }
 
+fn denied(path: &Path) -> Error {
+    Error::PermissionDenied {
+        path: path.to_string(),
+        source: "403".into(),
+    }
+}
+
 #[async_trait]
 impl ObjectStore for FaultyStore {
     async fn put_opts(&self, path: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult> {
@@ -115,15 +137,21 @@ impl ObjectStore for FaultyStore {
                 self.inner.put_opts(path, payload, options).await?;
                 Err(exists(path))
             }
+            Fate::TakenThenDenied => {
+                self.inner.put_opts(path, payload, options).await?;
+                Err(denied(path))
+            }
+            Fate::TornReadBack => {
+                self.inner.put_opts(path, payload, options).await?;
+                self.tears.store(true, Ordering::Relaxed);
+                Err(lost())
+            }
             Fate::Conflict => Err(exists(path)),
             Fate::Overtaken(json) => {
                 self.inner.put(path, json.into()).await?;
                 self.inner.put_opts(path, payload, options).await
             }
-            Fate::Denied => Err(Error::PermissionDenied {
-                path: path.to_string(),
-                source: "403".into(),
-            }),
+            Fate::Denied => Err(denied(path)),
         }
     }
 
@@ -131,7 +159,13 @@ impl ObjectStore for FaultyStore {
         self.inner.put_multipart_opts(path, options).await
     }
 
-    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+    async fn get_opts(&self, path: &Path, mut options: GetOptions) -> Result<GetResult> {
+        if path.as_ref().contains("/_commits/") && self.refuses_reads.load(Ordering::Relaxed) {
+            return Err(denied(path));
+        }
+        if path.as_ref().contains("/_commits/") && self.tears.swap(false, Ordering::Relaxed) {
+            options.range = Some(GetRange::Bounded(0..100));
+        }
         self.inner.get_opts(path, options).await
     }
 

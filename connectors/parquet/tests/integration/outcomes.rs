@@ -6,7 +6,7 @@ use millstream_core::ErrorKind;
 use millstream_testkit::change_log::change_rows;
 
 use crate::faulty_store::{Fate, FaultyStore};
-use crate::lake::{Lake, commit, commit_orders, open, orders, some_orders};
+use crate::lake::{Lake, checkpoint, commit, commit_orders, open, orders, some_orders};
 
 /// Commits three orders while the store plays `fates`, and three more after them.
 async fn commits_through(fates: Vec<Fate>) {
@@ -27,6 +27,8 @@ async fn a_commit_of_unknown_outcome_is_made_once() {
         vec![Fate::LostBefore],
         vec![Fate::LostAfter],
         vec![Fate::MetItself],
+        vec![Fate::TakenThenDenied],
+        vec![Fate::TornReadBack],
         vec![Fate::Conflict],
         vec![Fate::LostBefore, Fate::Conflict, Fate::LostAfter],
     ] {
@@ -70,13 +72,33 @@ async fn a_refused_commit_is_reported_at_once_and_can_be_made_later() {
     store.script([Fate::Denied]);
     let error = commit_orders(&mut writer, 0, 3).await.unwrap_err();
     assert_eq!((error.kind(), error.error_code()), (ErrorKind::Denied, Some("PQ0002")));
+    writer.abort().await.unwrap();
     assert!(
-        lake.objects("orders", "data").await.is_empty(),
-        "no commit can hold them"
+        !lake.objects("orders", "data").await.is_empty(),
+        "a refusal does not prove that no earlier try of the client took effect"
     );
     drop(writer);
     let mut writer = open(&sink, &orders()).await.unwrap();
     commit_orders(&mut writer, 0, 3).await.unwrap();
+    assert_eq!(lake.objects("orders", "data").await, lake.committed("orders").await);
+    assert_eq!(change_rows(&lake.rows("orders").await).len(), 3);
+}
+
+/// The client's tries took effect, and neither its answers nor the read-back said so.
+#[tokio::test]
+async fn the_files_of_a_commit_that_landed_unnoticed_stay() {
+    let lake = Lake::in_memory().await;
+    let store = Arc::new(FaultyStore::new(lake.store.clone()));
+    let sink = lake.sink_on(store.clone());
+    let mut writer = open(&sink, &orders()).await.unwrap();
+    store.script([Fate::TakenThenDenied]);
+    store.refuse_reads(true);
+    let error = commit_orders(&mut writer, 0, 3).await.unwrap_err();
+    assert_eq!(error.error_code(), Some("PQ0002"));
+    writer.abort().await.unwrap();
+    store.refuse_reads(false);
+    let writer = open(&sink, &orders()).await.unwrap();
+    assert_eq!(*writer.checkpoint(), checkpoint(3));
     assert_eq!(change_rows(&lake.rows("orders").await).len(), 3);
 }
 
