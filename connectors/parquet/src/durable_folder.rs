@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, process};
 
 use async_trait::async_trait;
@@ -29,18 +29,91 @@ const STORE: &str = "folder";
 #[derive(Debug, Clone)]
 pub(crate) struct DurableFolder {
     inner: LocalFileSystem,
-    /// Folders whose own entry in their parent is known to be on the disk.
-    synced: Arc<Mutex<HashSet<PathBuf>>>,
+    folders: Arc<Folders>,
 }
 
 impl DurableFolder {
     pub(crate) fn new() -> Self {
+        Self::with_sync(|folder| File::open(folder)?.sync_all())
+    }
+
+    fn with_sync(sync: impl Fn(&FilePath) -> io::Result<()> + Send + Sync + 'static) -> Self {
         Self {
             inner: LocalFileSystem::new(),
-            synced: Arc::default(),
+            folders: Arc::new(Folders {
+                sync: Box::new(sync),
+                known: Mutex::default(),
+            }),
         }
     }
 }
+
+/// The folders above files, as far as they are on the disk.
+struct Folders {
+    /// Makes the entries of a folder durable.
+    sync: Box<dyn Fn(&FilePath) -> io::Result<()> + Send + Sync>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Folders whose own entry in their parent is known to be on the disk.
+    synced: HashSet<PathBuf>,
+    /// Files that can be read but may vanish in a power cut, because syncing their folder failed.
+    doubtful: HashSet<PathBuf>,
+}
+
+impl fmt::Debug for Folders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Folders").finish_non_exhaustive()
+    }
+}
+
+impl Folders {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the name of `file` durable. Until that works, the file stays in doubt.
+    fn settle(&self, file: &FilePath) -> io::Result<()> {
+        let synced = self.sync_above(file);
+        let mut known = self.known();
+        match &synced {
+            Ok(()) => known.doubtful.remove(file),
+            Err(_) => known.doubtful.insert(file.to_owned()),
+        };
+        synced
+    }
+
+    /// Syncs the folder that holds `file`, and the entries of the folders above it where they may
+    /// be new.
+    fn sync_above(&self, file: &FilePath) -> io::Result<()> {
+        let mut climbed = Vec::new();
+        for folder in file.ancestors().skip(1) {
+            // A folder that we may not read, such as one above the sink's, was not made by us.
+            if !climbed.is_empty() && File::open(folder).is_err() {
+                break;
+            }
+            (self.sync)(folder)?;
+            climbed.push(folder.to_owned());
+            if self.known().synced.contains(folder) {
+                break;
+            }
+        }
+        // Only now, or a failure further up would be forgotten by the next climb.
+        self.known().synced.extend(climbed);
+        Ok(())
+    }
+
+    fn is_doubtful(&self, file: &FilePath) -> bool {
+        self.known().doubtful.contains(file)
+    }
+}
+
+/// The file system cannot create a file under the condition that its name is free.
+#[derive(Debug, thiserror::Error)]
+#[error("the file system has no hard links")]
+pub(crate) struct NoHardLinks(#[source] io::Error);
 
 impl fmt::Display for DurableFolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,33 +156,16 @@ fn write(destination: &FilePath, payload: &PutPayload, mode: &PutMode) -> io::Re
         .try_for_each(|part| file.write_all(part))
         .and_then(|()| file.sync_all());
     let published = written.and_then(|()| match mode {
-        PutMode::Create => fs::hard_link(&staging, destination),
+        PutMode::Create => fs::hard_link(&staging, destination).map_err(|error| match error.kind() {
+            // The staging file could be created here, so this is not about permissions.
+            io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported => io::Error::other(NoHardLinks(error)),
+            _ => error,
+        }),
         _ => fs::rename(&staging, destination),
     });
     // After a rename this finds nothing, which is as well.
     let _ = fs::remove_file(&staging);
     published
-}
-
-/// Syncs the folder that holds `file`, and the entries of the folders above it where they may be new.
-fn sync_folders(file: &FilePath, synced: &Mutex<HashSet<PathBuf>>) -> io::Result<()> {
-    let mut folder = file.parent();
-    while let Some(path) = folder {
-        File::open(path)?.sync_all()?;
-        let new = synced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(path.to_owned());
-        if !new {
-            break;
-        }
-        folder = path.parent();
-        // A folder that we may not read, such as one above the sink's, was not made by us.
-        if folder.is_some_and(|parent| File::open(parent).is_err()) {
-            break;
-        }
-    }
-    Ok(())
 }
 
 #[async_trait]
@@ -122,7 +178,7 @@ impl ObjectStore for DurableFolder {
             });
         }
         let destination = self.inner.path_to_filesystem(location)?;
-        let synced = self.synced.clone();
+        let folders = self.folders.clone();
         let path = location.to_string();
         blocking(move || {
             write(&destination, &payload, &opts.mode).map_err(|error| match error.kind() {
@@ -132,7 +188,7 @@ impl ObjectStore for DurableFolder {
                 },
                 _ => generic(error),
             })?;
-            sync_folders(&destination, &synced).map_err(generic)?;
+            folders.settle(&destination).map_err(generic)?;
             Ok(PutResult {
                 e_tag: None,
                 version: None,
@@ -147,11 +203,17 @@ impl ObjectStore for DurableFolder {
         Ok(Box::new(DurableUpload {
             inner,
             destination,
-            synced: self.synced.clone(),
+            folders: self.folders.clone(),
         }))
     }
 
+    /// What a reader is told must not vanish later, so a name in doubt is settled first.
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let file = self.inner.path_to_filesystem(location)?;
+        if self.folders.is_doubtful(&file) {
+            let folders = self.folders.clone();
+            blocking(move || folders.settle(&file).map_err(generic)).await?;
+        }
         self.inner.get_opts(location, options).await
     }
 
@@ -188,7 +250,7 @@ impl ObjectStore for DurableFolder {
 struct DurableUpload {
     inner: Box<dyn MultipartUpload>,
     destination: PathBuf,
-    synced: Arc<Mutex<HashSet<PathBuf>>>,
+    folders: Arc<Folders>,
 }
 
 #[async_trait]
@@ -199,12 +261,12 @@ impl MultipartUpload for DurableUpload {
 
     async fn complete(&mut self) -> Result<PutResult> {
         let result = self.inner.complete().await?;
-        let (destination, synced) = (self.destination.clone(), self.synced.clone());
+        let (destination, folders) = (self.destination.clone(), self.folders.clone());
         // Synced under its final name, which is early enough: no commit refers to it yet.
         blocking(move || {
             let sync = || {
                 File::open(&destination)?.sync_all()?;
-                sync_folders(&destination, &synced)
+                folders.settle(&destination)
             };
             sync().map_err(generic)
         })
@@ -219,6 +281,8 @@ impl MultipartUpload for DurableUpload {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use futures::TryStreamExt;
     use object_store::ObjectStoreExt;
 
@@ -242,5 +306,54 @@ mod tests {
         upload.complete().await.unwrap();
         assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "zz");
         assert_eq!(fs::read_dir(folder.path().join("a/b")).unwrap().count(), 1);
+    }
+
+    /// A folder whose syncs are written down, and fail for as long as is wanted at one place.
+    fn failing_at(place: PathBuf) -> (DurableFolder, Arc<Mutex<Vec<PathBuf>>>, Arc<AtomicBool>) {
+        let (synced, fails) = (Arc::<Mutex<Vec<PathBuf>>>::default(), Arc::new(AtomicBool::new(true)));
+        let (seen, failing) = (synced.clone(), fails.clone());
+        let store = DurableFolder::with_sync(move |folder| {
+            if failing.load(Ordering::Relaxed) && folder == place {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            seen.lock().unwrap().push(folder.to_owned());
+            Ok(())
+        });
+        (store, synced, fails)
+    }
+
+    #[tokio::test]
+    async fn a_file_whose_name_is_not_on_the_disk_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _, fails) = failing_at(folder.path().join("a"));
+        let path = Path::from_absolute_path(folder.path().join("a/x")).unwrap();
+        store
+            .put_opts(&path, "x".into(), PutMode::Create.into())
+            .await
+            .unwrap_err();
+        assert!(folder.path().join("a/x").exists());
+        store.get(&path).await.unwrap_err();
+        fails.store(false, Ordering::Relaxed);
+        assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "x");
+    }
+
+    #[tokio::test]
+    async fn a_folder_counts_as_durable_once_all_above_it_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, synced, fails) = failing_at(folder.path().join("a"));
+        let path = |name: &str| Path::from_absolute_path(folder.path().join(name)).unwrap();
+        store.put(&path("a/b/x"), "x".into()).await.unwrap_err();
+        fails.store(false, Ordering::Relaxed);
+        synced.lock().unwrap().clear();
+        store.put(&path("a/b/y"), "y".into()).await.unwrap();
+        let expected = [
+            folder.path().join("a/b"),
+            folder.path().join("a"),
+            folder.path().to_owned(),
+        ];
+        assert_eq!(synced.lock().unwrap()[..3], expected, "the parents once more");
+        synced.lock().unwrap().clear();
+        store.put(&path("a/b/z"), "z".into()).await.unwrap();
+        assert_eq!(*synced.lock().unwrap(), [folder.path().join("a/b")]);
     }
 }
