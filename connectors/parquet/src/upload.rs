@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, Result};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 /// Size of every part but the last: the least that S3 takes, and equal because R2 wants that.
@@ -68,8 +69,16 @@ impl Upload {
         self.wait_below(1).await
     }
 
-    /// Completes the object.
+    /// Completes the object. Where that fails, what was uploaded is given up.
     pub(crate) async fn finish(mut self) -> Result<()> {
+        let finished = self.complete().await;
+        if finished.is_err() {
+            self.abort().await;
+        }
+        finished
+    }
+
+    async fn complete(&mut self) -> Result<()> {
         let rest = self.take(self.pending_bytes);
         if self.multipart.is_none() {
             return self.store.put(&self.path, rest).await.map(drop);
@@ -77,26 +86,19 @@ impl Upload {
         if rest.content_length() > 0 {
             self.send(rest).await?;
         }
-        let finished = match self.settle().await {
-            Ok(()) => match &mut self.multipart {
-                Some(multipart) => multipart.complete().await.map(drop),
-                None => Ok(()),
-            },
-            Err(error) => Err(error),
-        };
-        if finished.is_err() {
-            self.abort().await;
+        self.settle().await?;
+        if let Some(multipart) = &mut self.multipart {
+            multipart.complete().await?;
         }
-        finished
+        self.multipart = None;
+        Ok(())
     }
 
     /// Gives up what was uploaded so far, as far as the store can be reached.
     pub(crate) async fn abort(mut self) {
-        self.parts.shutdown().await;
-        if let Some(mut multipart) = self.multipart
-            && let Err(error) = multipart.abort().await
-        {
-            tracing::warn!(path = %self.path, %error, "cannot abort an upload");
+        let parts = std::mem::take(&mut self.parts);
+        if let Some(multipart) = self.multipart.take() {
+            give_up(&self.path, parts, multipart).await;
         }
     }
 
@@ -138,6 +140,26 @@ impl Upload {
         self.pending.extend(pending);
         self.pending_bytes -= bytes;
         taken.into_iter().collect()
+    }
+}
+
+/// An upload that is dropped half-way, by an error or a cancelled run, is aborted as well: parts
+/// of an incomplete upload are in no listing, and are paid for until someone aborts it.
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let (parts, path) = (std::mem::take(&mut self.parts), self.path.clone());
+        if let Some(multipart) = self.multipart.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move { give_up(&path, parts, multipart).await });
+        }
+    }
+}
+
+async fn give_up(path: &Path, mut parts: JoinSet<Result<()>>, mut multipart: Box<dyn MultipartUpload>) {
+    parts.shutdown().await;
+    if let Err(error) = multipart.abort().await {
+        tracing::warn!(%path, %error, "cannot abort an upload");
     }
 }
 
