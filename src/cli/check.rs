@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use futures::future::join_all;
-use millstream_core::{Finding, Severity, Sink, Source, TableSchema};
+use millstream_core::{Finding, Severity, Sink, SinkTable, Source, TableSchema};
 use serde::Serialize;
 
 use super::{CheckArgs, Format, outline};
@@ -86,19 +86,30 @@ async fn check_pipeline(pipeline: &LoadedPipeline, offline: bool) -> (Option<Rep
         schemas.extend(tables);
     }
     let mut sinks = Vec::new();
+    let mut places = Vec::new();
     for (name, sink) in pipeline.build_sinks() {
         let Ok(sink) = sink else { continue };
-        let place = pipeline.sink_place(name);
-        let findings = inspect_sink(&*sink.sink).await.into_iter();
-        found.extend(findings.map(|finding| Diagnostic::new(place.clone(), finding)));
+        places.push(pipeline.sink_place(name));
         sinks.push(sink);
+    }
+    let planned = plan::plan(&pipeline.models, &sinks, &schemas).await;
+    for (number, (place, sink)) in places.into_iter().zip(&sinks).enumerate() {
+        let tables = planned.iter().flatten().filter(|table| table.sink == number);
+        let tables: Vec<_> = tables
+            .map(|table| SinkTable {
+                name: table.name.clone(),
+                schema: table.stage.schema.clone(),
+            })
+            .collect();
+        let findings = inspect_sink(&*sink.sink, &tables).await.into_iter();
+        found.extend(findings.map(|finding| Diagnostic::new(place.clone(), finding)));
     }
     let whole = pipeline.complete && sinks.len() == pipeline.config.sinks.len();
     if unread || !whole {
         found.extend(outline::faults(pipeline, &schemas).await);
         return (None, found);
     }
-    match plan::plan(&pipeline.models, &sinks, &schemas).await {
+    match planned {
         Err(faults) => {
             found.extend(faults.iter().map(|fault| pipeline.diagnostic(fault)));
             // A fault of a model's SQL keeps its checks from being planned; some of theirs show anyway.
@@ -141,8 +152,8 @@ async fn inspect_source(source: &mut dyn Source) -> (Vec<Arc<TableSchema>>, Vec<
     (tables, findings)
 }
 
-async fn inspect_sink(sink: &dyn Sink) -> Vec<Finding> {
-    match sink.preflight().await {
+async fn inspect_sink(sink: &dyn Sink, tables: &[SinkTable]) -> Vec<Finding> {
+    match sink.preflight(tables).await {
         Ok(findings) => findings,
         Err(error) => vec![Finding::from(&error)],
     }

@@ -37,9 +37,10 @@ pub trait Sink: Send + Sync {
     /// The promise, printed by `millstream check`.
     fn delivery(&self) -> Delivery;
 
-    /// Everything that would stop this sink from working, all at once. May write and remove a
-    /// probe object of its own, and nothing else.
-    async fn preflight(&self) -> Result<Vec<Finding>>;
+    /// Everything that would stop this sink from working or from opening one of `tables`, all at
+    /// once. May write and remove probe objects of its own, and nothing else. `tables` is empty
+    /// where they are not known, as when a source cannot be reached.
+    async fn preflight(&self, tables: &[SinkTable]) -> Result<Vec<Finding>>;
 
     /// Opens a table for writing: creates it if it is missing, recovers its checkpoint, fences
     /// out earlier writers, then removes what crashed writers left, where that is proven safe.

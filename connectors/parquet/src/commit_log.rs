@@ -113,7 +113,8 @@ impl CommitLog {
         Some(hint.version)
     }
 
-    /// Leaves a hint for the next open. Only a matter of speed, so that a failure is no error.
+    /// Leaves a hint for the next open, which then need not list all records. In a local folder
+    /// it saves nothing, as the whole folder is read in any case. Only a matter of speed, so that a failure is no error.
     pub(crate) async fn leave_hint(&self, version: u64) {
         let json = format!("{{\"version\":{version}}}");
         if let Err(error) = self.store().put(&self.folder.clone().join(HINT), json.into()).await {
@@ -124,9 +125,11 @@ impl CommitLog {
     /// Reads the record of `version`.
     pub(crate) async fn read(&self, version: u64) -> Result<CommitRecord> {
         let fetch = async { self.store().get(&self.path(version)).await?.bytes().await };
-        let json = fetch
-            .await
-            .map_err(|error| self.error("read a commit", error).with("version", version))?;
+        let json = fetch.await.map_err(|error| {
+            fault::read("read a commit", error)
+                .with("table", &self.table)
+                .with("version", version)
+        })?;
         CommitRecord::parse(version, &json).map_err(|fault| match fault {
             RecordFault::TooNew(_) => Error::new(ErrorKind::Unsupported, "the table was written by a newer version")
                 .code("PQ0014")

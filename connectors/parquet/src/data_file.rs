@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_schema::{ArrowError, SchemaRef};
 use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Compression;
 use crate::decision::memory::Footprint;
+use crate::partition::PartitionFault;
 use crate::record::DataFile;
 use crate::upload::Upload;
 
@@ -32,8 +33,16 @@ pub(crate) enum WriteFault {
     Store(#[from] object_store::Error),
     #[error(transparent)]
     Encode(#[from] ParquetError),
+    #[error(transparent)]
+    Partition(#[from] PartitionFault),
     #[error("an earlier write was interrupted")]
     Interrupted,
+}
+
+impl From<ArrowError> for WriteFault {
+    fn from(error: ArrowError) -> Self {
+        Self::Partition(error.into())
+    }
 }
 
 impl From<tokio::task::JoinError> for WriteFault {
@@ -92,6 +101,7 @@ pub(crate) struct DataFileWriter {
     upload: Upload,
     rows: u64,
     encoding: usize,
+    unflushed: usize,
     flushed: u64,
     schema_id: u32,
     partition: BTreeMap<String, Option<String>>,
@@ -117,6 +127,7 @@ impl DataFileWriter {
             upload,
             rows: 0,
             encoding: 0,
+            unflushed: 0,
             flushed: 0,
             schema_id,
             partition,
@@ -136,7 +147,7 @@ impl DataFileWriter {
 
     /// The size that the file would have if it were closed now, roughly.
     pub(crate) fn estimated_bytes(&self) -> u64 {
-        self.flushed + self.encoding as u64
+        self.flushed + self.unflushed as u64
     }
 
     /// The memory that the file takes.
@@ -199,6 +210,7 @@ impl DataFileWriter {
         })
         .await??;
         self.encoding = encoder.memory_size();
+        self.unflushed = encoder.in_progress_size();
         self.flushed = encoder.inner().total;
         self.encoder = Some(encoder);
         self.upload.push(Bytes::from(bytes)).await?;

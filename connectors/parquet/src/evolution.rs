@@ -32,8 +32,8 @@ pub(crate) enum SchemaFault {
     Unsupported { column: String, found: String },
 }
 
-/// The type under which values of `data_type` are stored: itself, or one close to it that all
-/// common Parquet readers understand. `None` for a column that is null throughout and has no
+/// The type under which values of `data_type` are stored: itself, or one close to it that the
+/// common Parquet readers understand (though DuckDB reads `Decimal256` as a double). `None` for a column that is null throughout and has no
 /// type yet; it is left out until it gets one.
 pub(crate) fn file_type(column: &str, data_type: &DataType) -> Result<Option<DataType>, SchemaFault> {
     let nested = |field: &FieldRef| -> Result<FieldRef, SchemaFault> {

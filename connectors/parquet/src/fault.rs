@@ -5,6 +5,8 @@ use std::io;
 
 use millstream_core::{Error, ErrorKind};
 
+use crate::decision::recover::AdvanceFault;
+use crate::durable_folder::NoHardLinks;
 use crate::evolution::SchemaFault;
 use crate::partition::PartitionFault;
 use crate::storage::LocationFault;
@@ -18,6 +20,7 @@ enum StoreFault {
     FolderDenied,
     NoBucket,
     NotFound,
+    NoLinks,
     Rejected,
     Unreachable,
 }
@@ -27,6 +30,9 @@ fn judge(error: &object_store::Error) -> StoreFault {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(inner) = cause {
         if let Some(io) = inner.downcast_ref::<io::Error>() {
+            if io.get_ref().is_some_and(|inner| inner.is::<NoHardLinks>()) {
+                return StoreFault::NoLinks;
+            }
             match io.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
                     return StoreFault::Full;
@@ -67,7 +73,11 @@ fn judge(error: &object_store::Error) -> StoreFault {
 pub(crate) fn is_refusal(error: &object_store::Error) -> bool {
     matches!(
         judge(error),
-        StoreFault::Denied | StoreFault::FolderDenied | StoreFault::NoBucket | StoreFault::Rejected
+        StoreFault::Denied
+            | StoreFault::FolderDenied
+            | StoreFault::NoBucket
+            | StoreFault::NoLinks
+            | StoreFault::Rejected
     )
 }
 
@@ -95,13 +105,14 @@ pub(crate) fn store(what: &str, error: object_store::Error) -> Error {
             "PQ0003",
             "create the bucket or container, or correct the sink's url",
         ),
-        StoreFault::NotFound => (
-            ErrorKind::Corrupt,
-            "PQ0008",
-            "an object that a commit refers to was removed by hand",
-        ),
         StoreFault::Rejected => (ErrorKind::Unsupported, "PQ0011", "check the sink's url and options"),
-        StoreFault::Unreachable => (
+        StoreFault::NoLinks => (
+            ErrorKind::Unsupported,
+            "PQ0017",
+            "use a folder on a file system with hard links, such as ext4 or XFS; without them two writers could commit over each other",
+        ),
+        // Also a bucket or an upload that is not there: what is read is judged by `read`.
+        StoreFault::NotFound | StoreFault::Unreachable => (
             ErrorKind::Unavailable,
             "PQ0001",
             "check the endpoint, the region and the network between here and the object store",
@@ -110,6 +121,17 @@ pub(crate) fn store(what: &str, error: object_store::Error) -> Error {
     Error::new(kind, format!("cannot {what}"))
         .code(code)
         .hint(hint)
+        .caused_by(error)
+}
+
+/// The same, while reading what a commit refers to: what is missing was removed.
+pub(crate) fn read(what: &str, error: object_store::Error) -> Error {
+    if judge(&error) != StoreFault::NotFound {
+        return store(what, error);
+    }
+    Error::new(ErrorKind::Corrupt, format!("cannot {what}"))
+        .code("PQ0008")
+        .hint("an object that a commit refers to was removed by hand")
         .caused_by(error)
 }
 
@@ -127,7 +149,7 @@ pub(crate) fn schema(table: &str, fault: SchemaFault) -> Error {
         .hint(hint)
 }
 
-/// A partition expression does not go with a table, or a value with a folder's name.
+/// A partition expression does not go with a table, or with another expression.
 pub(crate) fn partition(table: &str, fault: PartitionFault) -> Error {
     let (kind, code, hint) = match &fault {
         PartitionFault::Missing { .. } => (
@@ -140,10 +162,10 @@ pub(crate) fn partition(table: &str, fault: PartitionFault) -> Error {
             "PQ0010",
             "day() takes dates and timestamps, hour() timestamps; partition floats and nested values by another column",
         ),
-        PartitionFault::TooLong { .. } => (
-            ErrorKind::Unsupported,
-            "PQ0012",
-            "partition by `bucket(n, column)` instead of by the value itself",
+        PartitionFault::Twice { .. } => (
+            ErrorKind::Config,
+            "PQ0010",
+            "keep one of the two, or give the column another name in a model",
         ),
         PartitionFault::Arrow(_) => return internal("cannot partition rows", table).caused_by(fault),
     };
@@ -175,6 +197,17 @@ pub(crate) fn unknown_type(table: &str, version: u64, fault: UnknownType) -> Err
     corrupt(table, version, fault)
 }
 
+/// An advance does not follow on from what the table holds.
+pub(crate) fn advance(table: &str, fault: AdvanceFault) -> Error {
+    match fault {
+        AdvanceFault::Gap(_) => Error::new(ErrorKind::Corrupt, fault.to_string())
+            .code("PQ0018")
+            .with("table", table)
+            .hint("reload or restart to resume from what the table holds; if it comes again, copy the table anew"),
+        _ => internal("the commit does not follow on", table).caused_by(fault),
+    }
+}
+
 /// A fault of our own.
 pub(crate) fn internal(what: &str, table: &str) -> Error {
     Error::new(ErrorKind::Internal, what).with("table", table)
@@ -202,5 +235,16 @@ mod tests {
             assert_eq!((error.kind(), error.error_code()), (kind, Some(code)));
             assert!(error.hint_text().is_some());
         }
+    }
+
+    /// A bucket that was removed, or an upload that a lifecycle rule ended; nothing is damaged.
+    #[test]
+    fn a_write_to_what_is_not_there_is_no_damage() {
+        let missing = || object_store::Error::NotFound {
+            path: "x".to_owned(),
+            source: "404".into(),
+        };
+        assert_eq!(store("write", missing()).kind(), ErrorKind::Unavailable);
+        assert_eq!(read("read", missing()).error_code(), Some("PQ0008"));
     }
 }

@@ -6,12 +6,14 @@
 //! <url>/<table>/_commits/00000000000000000001.json   one record per commit: files, schema, positions
 //! <url>/<table>/_commits/_last.json                  a hint where the newest commit is; never trusted
 //! <url>/<table>/data/[day_placed_at=2026-01-31/]g00000001-1a2b3c4d-000001.parquet
+//! <url>/<table>/_quarantine/g00000001-1a2b3c4d-000002.parquet    rejected rows
 //! ```
 //!
 //! A commit is one conditional create of the next record. What the record lists is the table;
 //! other files under `data/` belong to an epoch that was not committed. The decisions of the
 //! protocol are pure functions in [`decision`]; the other modules carry them out.
 
+mod backlog;
 mod commit_log;
 mod config;
 mod data_file;

@@ -1,23 +1,26 @@
-//! Partition expressions, and the split of a batch by them.
+//! Partition expressions, and the grouping of rows by them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
 
-use arrow_array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow_array::{ArrayRef, RecordBatch};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{ArrowError, Schema};
-use arrow_select::take::take_record_batch;
 use millstream_core::config::Text;
 use serde::{Deserialize, Deserializer, de};
+use sha2::{Digest, Sha256};
 
 use crate::partition_key;
 
 /// What Hive, DuckDB and pyarrow call the partition of null values.
 pub(crate) const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// The longest escaped value in a folder's name, in bytes; file systems allow 255 for the whole name.
-const MAX_VALUE_BYTES: usize = 180;
+/// The longest name of a folder, in bytes; file systems allow 255.
+const MAX_FOLDER_BYTES: usize = 240;
+/// The longest path of partition folders, in bytes. S3 allows 1024 for the whole key, of which
+/// the sink's prefix, the table and the file's name need their share.
+const MAX_PATH_BYTES: usize = 600;
 
 /// How one level of partition folders follows from a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,142 +114,158 @@ pub(crate) enum PartitionFault {
     /// The column's type does not go with the expression.
     #[error("the partition expression `{expr}` cannot be applied to a column of type {found}")]
     Unsuitable { expr: String, found: String },
-    /// The value would not fit in a folder's name. The value itself is not named.
-    #[error("a value of the partition expression `{expr}` is too long for the name of a folder")]
-    TooLong { expr: String },
+    /// Two expressions name their folders alike, so that neither readers nor rows could tell them apart.
+    #[error("the partition expressions `{first}` and `{second}` both make folders named `{folder}=`")]
+    Twice {
+        first: String,
+        second: String,
+        folder: String,
+    },
     /// A fault of the computation.
     #[error(transparent)]
     Arrow(#[from] ArrowError),
 }
 
-/// The rows of a batch that go into the same folder.
+/// Rows that go into the same folder.
 #[derive(Debug)]
-pub(crate) struct Slice {
-    /// `day_a=2026-01-31/b=x`, escaped; empty without partitioning.
+pub(crate) struct Group {
+    /// `day_a=2026-01-31/b=x`, escaped.
     pub folder: String,
     /// Values by folder name, not escaped.
     pub values: BTreeMap<String, Option<String>>,
-    /// The rows, in the batch's order.
-    pub rows: RecordBatch,
+    /// Batch and row number of each, in their order.
+    pub rows: Vec<(usize, usize)>,
 }
 
-impl Slice {
-    /// All rows, without partitioning.
-    pub(crate) fn whole(rows: RecordBatch) -> Self {
-        Self {
-            folder: String::new(),
-            values: BTreeMap::new(),
-            rows,
-        }
-    }
-}
-
-/// Checks that `expressions` can be applied to a table of `schema`.
-pub(crate) fn check(expressions: &[PartitionExpr], schema: &Schema) -> Result<(), PartitionFault> {
-    for expr in expressions {
-        let field = schema
-            .field_with_name(expr.column())
-            .map_err(|_| PartitionFault::Missing {
+/// All that speaks against applying `expressions` to a table of `schema`.
+pub(crate) fn faults(expressions: &[PartitionExpr], schema: &Schema) -> Vec<PartitionFault> {
+    let mut faults = Vec::new();
+    for (number, expr) in expressions.iter().enumerate() {
+        match schema.field_with_name(expr.column()) {
+            Err(_) => faults.push(PartitionFault::Missing {
                 column: expr.column().to_owned(),
                 expr: expr.to_string(),
-            })?;
-        if !partition_key::suits(expr, field.data_type()) {
-            return Err(PartitionFault::Unsuitable {
+            }),
+            Ok(field) if !partition_key::suits(expr, field.data_type()) => faults.push(PartitionFault::Unsuitable {
                 expr: expr.to_string(),
                 found: field.data_type().to_string(),
+            }),
+            Ok(_) => {}
+        }
+        let folder = expr.folder_name();
+        if let Some(first) = expressions[..number].iter().find(|first| first.folder_name() == folder) {
+            faults.push(PartitionFault::Twice {
+                first: first.to_string(),
+                second: expr.to_string(),
+                folder,
             });
         }
     }
-    Ok(())
+    faults
 }
 
-/// Splits `rows` by `expressions`; every row is in exactly one slice.
-pub(crate) fn split(expressions: &[PartitionExpr], rows: RecordBatch) -> Result<Vec<Slice>, PartitionFault> {
-    if rows.num_rows() == 0 {
-        return Ok(Vec::new());
-    }
-    if expressions.is_empty() {
-        return Ok(vec![Slice {
-            folder: String::new(),
-            values: BTreeMap::new(),
-            rows,
-        }]);
-    }
-    let keys = expressions
+/// Groups the rows of `batches`, which have one schema, by `expressions`: in the order in which
+/// the groups first appear. Every row is in exactly one group.
+pub(crate) fn group(expressions: &[PartitionExpr], batches: &[RecordBatch]) -> Result<Vec<Group>, PartitionFault> {
+    let keys = batches
         .iter()
-        .map(|expr| {
-            let column = rows
-                .column_by_name(expr.column())
-                .ok_or_else(|| PartitionFault::Missing {
-                    column: expr.column().to_owned(),
-                    expr: expr.to_string(),
-                })?;
-            partition_key::keys(expr, column)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let groups = group(&keys)?;
-    let mut slices = Vec::with_capacity(groups.len());
-    let whole = groups.len() == 1;
-    for indices in groups {
-        let (folder, values) = folder_of(expressions, &keys, indices[0] as usize)?;
-        let rows = if whole {
-            rows.clone()
-        } else {
-            take_record_batch(&rows, &UInt32Array::from(indices))?
-        };
-        slices.push(Slice { folder, values, rows });
-    }
-    Ok(slices)
-}
-
-/// The row numbers of each distinct key, in the order of first appearance.
-fn group(keys: &[ArrayRef]) -> Result<Vec<Vec<u32>>, ArrowError> {
-    let fields = keys.iter().map(|key| SortField::new(key.data_type().clone())).collect();
+        .map(|rows| expressions.iter().map(|expr| keys_of(expr, rows)).collect())
+        .collect::<Result<Vec<Vec<ArrayRef>>, _>>()?;
+    let Some(first) = keys.first() else {
+        return Ok(Vec::new());
+    };
+    let fields = first
+        .iter()
+        .map(|key| SortField::new(key.data_type().clone()))
+        .collect();
     let converter = RowConverter::new(fields)?;
-    let encoded = converter.convert_columns(keys)?;
-    let mut groups: Vec<Vec<u32>> = Vec::new();
+    let encoded = keys
+        .iter()
+        .map(|keys| converter.convert_columns(keys))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut groups: Vec<Group> = Vec::new();
     let mut by_key: HashMap<&[u8], usize> = HashMap::new();
     let mut previous: Option<(&[u8], usize)> = None;
-    for (number, row) in (0u32..).zip(encoded.iter()) {
-        let key = row.data();
-        // Neighbours mostly share a partition; this saves them the hashing.
-        let index = match previous {
-            Some((last, index)) if last == key => index,
-            _ => *by_key.entry(key).or_insert_with(|| {
-                groups.push(Vec::new());
-                groups.len() - 1
-            }),
-        };
-        previous = Some((key, index));
-        groups[index].push(number);
+    for (batch, rows) in encoded.iter().enumerate() {
+        for (number, row) in rows.iter().enumerate() {
+            let key = row.data();
+            // Neighbours mostly share a partition; this saves them the hashing.
+            let index = match previous {
+                Some((last, index)) if last == key => index,
+                _ => match by_key.get(key) {
+                    Some(index) => *index,
+                    None => {
+                        let (folder, values) = folder_of(expressions, &keys[batch], number)?;
+                        groups.push(Group {
+                            folder,
+                            values,
+                            rows: Vec::new(),
+                        });
+                        by_key.insert(key, groups.len() - 1);
+                        groups.len() - 1
+                    }
+                },
+            };
+            previous = Some((key, index));
+            groups[index].rows.push((batch, number));
+        }
     }
     Ok(groups)
+}
+
+fn keys_of(expr: &PartitionExpr, rows: &RecordBatch) -> Result<ArrayRef, PartitionFault> {
+    let column = rows
+        .column_by_name(expr.column())
+        .ok_or_else(|| PartitionFault::Missing {
+            column: expr.column().to_owned(),
+            expr: expr.to_string(),
+        })?;
+    partition_key::keys(expr, column)
 }
 
 type Folder = (String, BTreeMap<String, Option<String>>);
 
 fn folder_of(expressions: &[PartitionExpr], keys: &[ArrayRef], row: usize) -> Result<Folder, PartitionFault> {
+    // Two fifths for the name, the rest for `=` and the value.
+    let limit = (MAX_PATH_BYTES / expressions.len()).clamp(60, MAX_FOLDER_BYTES);
+    let name_limit = limit * 2 / 5;
     let mut folder = String::new();
     let mut values = BTreeMap::new();
     for (expr, key) in expressions.iter().zip(keys) {
         let value = partition_key::text(expr, key, row)?;
-        let escaped = match &value {
-            Some(value) => escape(value),
-            None => NULL_PARTITION.to_owned(),
-        };
-        if escaped.len() > MAX_VALUE_BYTES {
-            return Err(PartitionFault::TooLong { expr: expr.to_string() });
-        }
         let name = expr.folder_name();
         if !folder.is_empty() {
             folder.push('/');
         }
-        folder.push_str(&escape(&name));
+        folder.push_str(&shortened(&name, name_limit));
         folder.push('=');
-        folder.push_str(&escaped);
+        match value.as_deref() {
+            None => folder.push_str(NULL_PARTITION),
+            // The text of this name is not a null.
+            Some(NULL_PARTITION) => folder.push_str(&NULL_PARTITION.replacen('_', "%5F", 1)),
+            Some(text) => folder.push_str(&shortened(text, limit - name_limit - 1)),
+        }
         values.insert(name, value);
     }
     Ok((folder, values))
+}
+
+/// `text` escaped, and where that takes more than `limit` bytes, its beginning and a hash of all
+/// of it after a `~`, which no escaped text contains.
+fn shortened(text: &str, limit: usize) -> String {
+    let mut escaped = escape(text);
+    if escaped.len() > limit {
+        let hash = hex::encode(&Sha256::digest(text)[..8]);
+        let mut end = limit - 1 - hash.len();
+        // Not within `%2F`.
+        while escaped[..end].bytes().rev().take(2).any(|byte| byte == b'%') {
+            end -= 1;
+        }
+        escaped.truncate(end);
+        escaped.push('~');
+        escaped.push_str(&hash);
+    }
+    escaped
 }
 
 /// Percent-encodes all but the characters that are safe in a file's name, an object's key and a
@@ -306,51 +325,105 @@ mod tests {
         }
     }
 
+    fn folders(values: Vec<Option<&str>>) -> Vec<String> {
+        let groups = group(&["place".parse().unwrap()], &[batch(values)]).unwrap();
+        groups.into_iter().map(|group| group.folder).collect()
+    }
+
     #[test]
     fn values_are_escaped_and_nulls_have_their_own_folder() {
-        let slices = split(
-            &["place".parse().unwrap()],
-            batch(vec![Some("a/b=ü"), None, Some("a/b=ü"), Some("")]),
-        )
-        .unwrap();
-        let folders: Vec<_> = slices.iter().map(|slice| slice.folder.as_str()).collect();
+        let rows = batch(vec![Some("a/b=ü"), None, Some("a/b=ü"), Some("")]);
+        let groups = group(&["place".parse().unwrap()], &[rows]).unwrap();
+        let folders: Vec<_> = groups.iter().map(|group| group.folder.as_str()).collect();
         assert_eq!(
             folders,
             ["place=a%2Fb%3D%C3%BC", "place=__HIVE_DEFAULT_PARTITION__", "place="]
         );
-        assert_eq!(slices[0].rows.num_rows(), 2);
-        assert_eq!(slices[0].values["place"].as_deref(), Some("a/b=ü"));
+        assert_eq!(groups[0].rows, [(0, 0), (0, 2)]);
+        assert_eq!(groups[0].values["place"].as_deref(), Some("a/b=ü"));
     }
 
     #[test]
-    fn a_long_value_is_refused_without_being_shown() {
-        let long = "secret".repeat(50);
-        let error = split(&["place".parse().unwrap()], batch(vec![Some(&long)])).unwrap_err();
-        assert!(matches!(error, PartitionFault::TooLong { .. }) && !error.to_string().contains("secret"));
+    fn the_text_of_the_null_folder_is_not_a_null() {
+        let folders = folders(vec![None, Some(NULL_PARTITION)]);
+        assert_eq!(
+            folders,
+            ["place=__HIVE_DEFAULT_PARTITION__", "place=%5F_HIVE_DEFAULT_PARTITION__"]
+        );
     }
 
     #[test]
-    fn a_missing_or_unsuitable_column_is_found_before_any_row() {
+    fn long_values_share_no_folder_and_fit_the_limits_of_names_and_keys() {
+        let values: Vec<_> = ["x", "y", "z/"]
+            .map(|end| "ü".repeat(2_000) + end)
+            .into_iter()
+            .chain(["a".repeat(2_000)])
+            .collect();
+        let rows = batch(values.iter().map(|value| Some(value.as_str())).collect());
+        let name = "ö".repeat(63);
+        let mut fields = rows.schema().fields().to_vec();
+        let mut columns = rows.columns().to_vec();
+        fields.push(Arc::new(Field::new(&name, DataType::Utf8, true)));
+        columns.push(columns[1].clone());
+        let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+        for by in [vec!["place"], vec!["place", &name, "bucket(4, id)", "id"]] {
+            let by: Vec<PartitionExpr> = by.iter().map(|expr| expr.parse().unwrap()).collect();
+            let groups = group(&by, std::slice::from_ref(&rows)).unwrap();
+            let folders: std::collections::BTreeSet<_> = groups.iter().map(|group| &group.folder).collect();
+            assert_eq!(folders.len(), values.len());
+            for (group, value) in groups.iter().zip(&values) {
+                assert_eq!(
+                    group.values["place"].as_ref(),
+                    Some(value),
+                    "the record has the whole value"
+                );
+                assert!(group.folder.len() <= MAX_PATH_BYTES + by.len());
+                let parts = group
+                    .folder
+                    .split('/')
+                    .inspect(|part| assert!(part.len() <= MAX_FOLDER_BYTES));
+                assert!(parts.flat_map(|part| part.split('=')).all(|text| {
+                    let escapes = text.split('%').skip(1);
+                    escapes
+                        .into_iter()
+                        .all(|rest| rest.len() >= 2 && rest.is_char_boundary(2) && !rest[..2].contains('~'))
+                }));
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_go_with_the_table_is_found_before_any_row_and_all_at_once() {
         let schema = batch(vec![]).schema();
-        let check = |text: &str| check(&[text.parse().unwrap()], &schema);
-        assert!(matches!(check("nowhere"), Err(PartitionFault::Missing { .. })));
-        assert!(matches!(check("day(place)"), Err(PartitionFault::Unsuitable { .. })));
-        check("bucket(3, id)").unwrap();
+        let by = ["nowhere", "day(place)", "bucket(3, id)", "bucket(4, id)"].map(|expr| expr.parse().unwrap());
+        assert!(matches!(
+            &faults(&by, &schema)[..],
+            [
+                PartitionFault::Missing { .. },
+                PartitionFault::Unsuitable { .. },
+                PartitionFault::Twice { .. }
+            ]
+        ));
+        assert!(faults(&by[2..3], &schema).is_empty());
     }
 
     proptest! {
         #[test]
-        fn a_split_keeps_every_row_and_its_order(values in proptest::collection::vec(proptest::option::of("[ab]"), 1..50)) {
+        fn every_row_is_in_one_group_in_its_order(
+            values in proptest::collection::vec(proptest::option::of("[ab]"), 1..50), cut in 0usize..50,
+        ) {
             let rows = batch(values.iter().map(Option::as_deref).collect());
-            let slices = split(&["place".parse().unwrap(), "bucket(2, id)".parse().unwrap()], rows).unwrap();
+            let cut = cut.min(rows.num_rows());
+            let batches = [rows.slice(0, cut), rows.slice(cut, rows.num_rows() - cut)];
+            let groups = group(&["place".parse().unwrap(), "bucket(2, id)".parse().unwrap()], &batches).unwrap();
             let mut seen = Vec::new();
-            for slice in &slices {
-                let ids = slice.rows.column(0).as_primitive::<Int32Type>().values();
-                prop_assert!(ids.is_sorted());
-                for id in ids {
-                    prop_assert_eq!(&values[*id as usize], &slice.values["place"]);
+            for group in &groups {
+                prop_assert!(group.rows.is_sorted());
+                for (batch, row) in &group.rows {
+                    let id = batches[*batch].column(0).as_primitive::<Int32Type>().value(*row);
+                    prop_assert_eq!(&values[id as usize], &group.values["place"]);
+                    seen.push(id);
                 }
-                seen.extend_from_slice(ids);
             }
             seen.sort_unstable();
             prop_assert_eq!(seen, (0..values.len() as i32).collect::<Vec<_>>());

@@ -1,5 +1,6 @@
 //! What is committed in a table, for readers.
 
+use futures::StreamExt;
 use millstream_core::{Checkpoint, Result};
 use serde::Serialize;
 
@@ -7,6 +8,9 @@ use crate::commit_log::CommitLog;
 use crate::config::ParquetConfig;
 use crate::record::DataFile;
 use crate::storage::Storage;
+
+/// Records that are read at the same time.
+const READS: usize = 16;
 
 /// A committed data file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,8 +53,16 @@ async fn committed_files_in(storage: &Storage, table: &str) -> Result<CommittedT
     let log = CommitLog::new(storage.clone(), table);
     let mut committed = CommittedTable::default();
     let folder = storage.table(table);
-    for version in log.versions().await? {
-        let record = log.read(version).await?;
+    let versions = futures::stream::iter(log.versions().await?);
+    let mut records = versions
+        .map(|version| {
+            let log = &log;
+            async move { log.read(version).await }
+        })
+        .buffered(READS);
+    while let Some(record) = records.next().await {
+        let record = record?;
+        let version = record.version;
         committed.version = version;
         committed.positions = record.positions;
         let located = |file: DataFile| CommittedFile {

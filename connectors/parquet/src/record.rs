@@ -61,7 +61,9 @@ pub struct CommitRecord {
     pub committed_at: String,
     /// The version of the open commit of this generation.
     pub generation_started_at_version: u64,
-    /// Data files of generations below this one that no commit references have been removed.
+    /// Generations below this one are done with: their files that no commit references have been
+    /// removed. It lags behind the last sweep, as a writer may upload before it learns that it is
+    /// fenced; generations from here on are judged again at each open.
     pub swept_generation: u64,
     /// For each generation from `swept_generation` on that committed a file, the highest
     /// sequence number that it committed. A file of an ended generation above it is an orphan.
@@ -76,6 +78,10 @@ pub struct CommitRecord {
     /// [`quarantine`](millstream_core::quarantine), whose number here is 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantine: Vec<DataFile>,
+    /// Schemas that the table had only between the last commit and this one, where files of this
+    /// commit were written with them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interim_schemas: Vec<StoredSchema>,
     /// The table's columns as of this commit.
     pub schema: StoredSchema,
     /// The advance that this commit made.
@@ -153,6 +159,14 @@ mod tests {
         let record = CommitRecord::parse(8, WITH_QUARANTINE.as_bytes()).unwrap();
         assert_eq!((record.rows, record.quarantine[0].rows), (2, 1));
         assert_eq!(CommitRecord::parse(8, &record.to_json()).unwrap(), record);
+    }
+
+    #[test]
+    fn interim_schemas_are_optional_and_kept() {
+        let mut record = CommitRecord::parse(7, FIXTURE.as_bytes()).unwrap();
+        assert!(record.interim_schemas.is_empty());
+        record.interim_schemas.push(record.schema.clone());
+        assert_eq!(CommitRecord::parse(7, &record.to_json()).unwrap(), record);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::evolution::evolve;
 use crate::record::CommitRecord;
 use crate::storage::Storage;
 use crate::stored_schema::StoredSchema;
-use crate::sweep::sweep;
+use crate::sweep::Sweeping;
 use crate::writer::ParquetWriter;
 use crate::{failpoint, fault, partition, probe};
 
@@ -63,16 +63,11 @@ impl ParquetSink {
     async fn take_over(&self, table: &SinkTable, log: &CommitLog) -> Result<(CommitRecord, Schema)> {
         for _ in 0..OPEN_ATTEMPTS {
             let last = log.last().await?;
-            let held = match &last {
-                Some(last) => Some(
-                    last.schema
-                        .to_arrow()
-                        .map_err(|fault| fault::unknown_type(&table.name, last.version, fault))?,
-                ),
-                None => None,
-            };
-            let schema = evolve(held.as_ref(), &table.schema.batch_schema())
-                .map_err(|fault| fault::schema(&table.name, fault))?;
+            let (held, schema) = columns(table, last.as_ref())?;
+            let mut unpartitionable = partition::faults(&self.config.partition_by, &schema).into_iter();
+            if let Some(fault) = unpartitionable.next() {
+                return Err(fault::partition(&table.name, fault));
+            }
             let stored = match &last {
                 Some(last) if held.as_ref() == Some(&schema) => last.schema.clone(),
                 last => {
@@ -99,6 +94,36 @@ impl ParquetSink {
                 .hint("run one daemon for each table"),
         )
     }
+
+    /// What would stop the table from being opened, without a trace; `reachable` tells whether
+    /// the store can be asked.
+    async fn faults(&self, table: &SinkTable, reachable: bool) -> Vec<Error> {
+        let mut faults = Vec::new();
+        let mut last = None;
+        if reachable {
+            match CommitLog::new(self.storage.clone(), &table.name).last().await {
+                Ok(found) => last = found,
+                Err(error) => faults.push(error),
+            }
+        }
+        let schema = match columns(table, last.as_ref()) {
+            Ok((_, schema)) => Some(schema),
+            Err(fault) => {
+                faults.push(fault);
+                // The partitions may be at fault as well.
+                evolve(None, &table.schema.batch_schema()).ok()
+            }
+        };
+        if let Some(schema) = schema {
+            let unpartitionable = partition::faults(&self.config.partition_by, &schema);
+            faults.extend(
+                unpartitionable
+                    .into_iter()
+                    .map(|fault| fault::partition(&table.name, fault)),
+            );
+        }
+        faults
+    }
 }
 
 #[async_trait]
@@ -107,43 +132,30 @@ impl Sink for ParquetSink {
         Delivery::ExactlyOnce
     }
 
-    async fn preflight(&self) -> Result<Vec<Finding>> {
+    async fn preflight(&self, tables: &[SinkTable]) -> Result<Vec<Finding>> {
+        let mut findings = Vec::new();
         let probed = probe::probe(&self.storage).await;
-        Ok(probed
-            .err()
-            .map(|error| Finding {
+        if let Err(error) = &probed {
+            findings.push(Finding {
                 subject: "object store".to_owned(),
-                ..Finding::from(&error)
-            })
-            .into_iter()
-            .collect())
+                ..Finding::from(error)
+            });
+        }
+        for table in tables {
+            let faults = self.faults(table, probed.is_ok()).await;
+            findings.extend(faults.iter().map(Finding::from));
+        }
+        Ok(findings)
     }
 
     async fn open(&self, table: SinkTable) -> Result<Box<dyn TableWriter>> {
         self.probed.get_or_try_init(|| probe::probe(&self.storage)).await?;
-        partition::check(&self.config.partition_by, &table.schema.batch_schema())
-            .map_err(|fault| fault::partition(&table.name, fault))?;
         let log = CommitLog::new(self.storage.clone(), &table.name);
         let (head, schema) = self.take_over(&table, &log).await?;
         log.leave_hint(head.version).await;
         failpoint::pass("parquet::after-open")?;
         failpoint::pass("parquet::before-sweep")?;
-        let swept_generation = match sweep(&self.storage, &table.name, &head).await {
-            Ok(removed) => {
-                if removed > 0 {
-                    tracing::info!(
-                        table = table.name,
-                        files = removed,
-                        "removed what a crashed writer left"
-                    );
-                }
-                head.generation
-            }
-            Err(error) => {
-                tracing::warn!(table = table.name, error = %error.summary(), "orphans stay until the next start");
-                head.swept_generation
-            }
-        };
+        let sweeping = Sweeping::begin(&self.storage, &table.name, &head).await;
         Ok(Box::new(ParquetWriter::new(
             &self.storage,
             &self.config,
@@ -151,8 +163,24 @@ impl Sink for ParquetSink {
             log,
             head,
             schema,
-            swept_generation,
+            sweeping,
         )))
+    }
+}
+
+/// The table's columns, as they are now where it exists, and as they will be.
+fn columns(table: &SinkTable, last: Option<&CommitRecord>) -> Result<(Option<Schema>, Schema)> {
+    let held = match last {
+        Some(last) => Some(
+            last.schema
+                .to_arrow()
+                .map_err(|fault| fault::unknown_type(&table.name, last.version, fault))?,
+        ),
+        None => None,
+    };
+    match evolve(held.as_ref(), &table.schema.batch_schema()) {
+        Ok(schema) => Ok((held, schema)),
+        Err(fault) => Err(fault::schema(&table.name, fault)),
     }
 }
 

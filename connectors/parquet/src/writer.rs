@@ -19,11 +19,14 @@ use crate::decision::recover::{CommitFiles, Stamp, data_record};
 use crate::evolution::{adapt, evolve};
 use crate::names::{DATA, QUARANTINE};
 use crate::open_files::{Destination, OpenFiles};
-use crate::partition::{PartitionExpr, Slice, split};
 use crate::record::CommitRecord;
 use crate::storage::Storage;
 use crate::stored_schema::StoredSchema;
+use crate::sweep::Sweeping;
 use crate::{failpoint, fault};
+
+/// A commit of more files than this is worth a word: readers open each of them.
+const MANY_FILES: usize = 1_000;
 
 /// The columns of rejected rows, as they are stored.
 static QUARANTINE_COLUMNS: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -39,11 +42,11 @@ pub(crate) struct ParquetWriter {
     store: Arc<dyn ObjectStore>,
     /// The newest record of the table, which is our own.
     head: CommitRecord,
-    /// Orphans of generations below this one are gone.
-    swept_generation: u64,
+    sweeping: Sweeping,
     schema: StoredSchema,
+    /// Schemas that the table had since its last commit, before `schema`.
+    interim_schemas: Vec<StoredSchema>,
     arrow: SchemaRef,
-    partition_by: Vec<PartitionExpr>,
     compression: Compression,
     files: OpenFiles,
     /// Files of rejected rows.
@@ -66,7 +69,7 @@ impl ParquetWriter {
         log: CommitLog,
         head: CommitRecord,
         arrow: Schema,
-        swept_generation: u64,
+        sweeping: Sweeping,
     ) -> Self {
         let arrow = Arc::new(arrow);
         let commit_id = Uuid::new_v4().to_string();
@@ -86,17 +89,27 @@ impl ParquetWriter {
             folder: QUARANTINE,
             ..destination.clone()
         };
-        let quarantine = OpenFiles::new(rejected, (0, QUARANTINE_COLUMNS.clone()), properties.clone());
-        let files = OpenFiles::new(destination, (schema.id, arrow.clone()), properties);
+        let quarantine = OpenFiles::new(
+            rejected,
+            Vec::new(),
+            (0, QUARANTINE_COLUMNS.clone()),
+            properties.clone(),
+        );
+        let files = OpenFiles::new(
+            destination,
+            config.partition_by.clone(),
+            (schema.id, arrow.clone()),
+            properties,
+        );
         Self {
             table: table.to_owned(),
             log,
             store: storage.store.clone(),
             head,
-            swept_generation,
+            sweeping,
             schema,
+            interim_schemas: Vec::new(),
             arrow,
-            partition_by: config.partition_by.clone(),
             compression: config.compression,
             files,
             quarantine,
@@ -112,8 +125,12 @@ impl ParquetWriter {
             return Ok(());
         }
         let id = self.schema.id + 1;
-        self.schema = StoredSchema::of(id, &evolved)
+        let stored = StoredSchema::of(id, &evolved)
             .map_err(|fault| fault::unknown_type(&self.table, self.head.version, fault))?;
+        let before = std::mem::replace(&mut self.schema, stored);
+        if before.id != self.head.schema.id {
+            self.interim_schemas.push(before);
+        }
         self.arrow = Arc::new(evolved);
         let schema = (id, self.arrow.clone());
         self.files
@@ -143,6 +160,7 @@ async fn remove(store: &dyn ObjectStore, objects: &[Path]) {
 fn write_error(table: &str, fault: WriteFault) -> Error {
     match fault {
         WriteFault::Store(error) => fault::store("write a data file", error).with("table", table),
+        WriteFault::Partition(fault) => fault::partition(table, fault),
         other => Error::new(ErrorKind::Internal, "cannot write a data file")
             .with("table", table)
             .caused_by(other),
@@ -162,14 +180,10 @@ impl TableWriter for ParquetWriter {
                 .with("table", &self.table)
                 .caused_by(error)
         })?;
-        let slices = split(&self.partition_by, rows).map_err(|fault| fault::partition(&self.table, fault))?;
-        for slice in slices {
-            self.files
-                .write(slice)
-                .await
-                .map_err(|fault| write_error(&self.table, fault))?;
-        }
-        Ok(())
+        self.files
+            .write(rows)
+            .await
+            .map_err(|fault| write_error(&self.table, fault))
     }
 
     async fn quarantine(&mut self, rejected: ChangeBatch) -> Result<()> {
@@ -177,7 +191,7 @@ impl TableWriter for ParquetWriter {
             fault::internal("rejected rows do not have their columns", &self.table).caused_by(error)
         })?;
         self.quarantine
-            .write(Slice::whole(rows))
+            .write(rows)
             .await
             .map_err(|fault| write_error(&self.table, fault))
     }
@@ -193,7 +207,19 @@ impl TableWriter for ParquetWriter {
         let (data, objects) = self.files.take();
         let (quarantine, rejected) = self.quarantine.take();
         let quarantined = quarantine.iter().map(|file| file.rows).sum();
-        let files = CommitFiles { data, quarantine };
+        if data.len() > MANY_FILES {
+            let files = data.len();
+            tracing::warn!(
+                table = self.table,
+                files,
+                "a commit of very many files; commit less often, or partition by something coarser"
+            );
+        }
+        let files = CommitFiles {
+            data,
+            quarantine,
+            interim_schemas: self.interim_schemas.clone(),
+        };
         self.prepared.extend(objects.into_iter().chain(rejected));
         failpoint::pass("parquet::after-upload")?;
         let stamp = Stamp {
@@ -206,10 +232,10 @@ impl TableWriter for ParquetWriter {
             files,
             self.schema.clone(),
             advance.clone(),
-            self.swept_generation,
+            self.sweeping.swept_generation(),
             stamp,
         )
-        .map_err(|fault| fault::internal("the commit does not follow on", &self.table).caused_by(fault))?;
+        .map_err(|fault| fault::advance(&self.table, fault))?;
         self.next_commit();
         let (rows, bytes) = (record.rows, record.bytes);
         Ok(Prepared {
@@ -222,7 +248,6 @@ impl TableWriter for ParquetWriter {
     }
 
     async fn commit(&mut self, prepared: Prepared) -> Result<CommitReceipt> {
-        let started = std::time::Instant::now();
         let token = prepared
             .token
             .downcast::<Token>()
@@ -250,13 +275,8 @@ impl TableWriter for ParquetWriter {
             files: (record.files.len() + record.quarantine.len()) as u64,
         };
         self.head = record;
+        self.interim_schemas.clear();
         self.log.leave_hint(receipt.version).await;
-        let table = self.table.clone();
-        metrics::counter!("millstream_sink_rows_total", "table" => table.clone()).increment(receipt.rows);
-        metrics::counter!("millstream_sink_bytes_total", "table" => table.clone()).increment(receipt.bytes);
-        metrics::counter!("millstream_sink_files_total", "table" => table.clone()).increment(receipt.files);
-        metrics::histogram!("millstream_sink_commit_duration_seconds", "table" => table)
-            .record(started.elapsed().as_secs_f64());
         Ok(receipt)
     }
 

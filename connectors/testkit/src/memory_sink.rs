@@ -87,8 +87,13 @@ impl Sink for MemorySink {
         Delivery::ExactlyOnce
     }
 
-    async fn preflight(&self) -> Result<Vec<Finding>> {
-        Ok(Vec::new())
+    async fn preflight(&self, tables: &[SinkTable]) -> Result<Vec<Finding>> {
+        let stored = self.store.lock();
+        let refused = tables.iter().filter_map(|table| {
+            let held = stored.get(&table.name)?.schema.as_ref()?;
+            refuse_retyped(held, &table.schema).err()
+        });
+        Ok(refused.map(|error| Finding::from(&error)).collect())
     }
 
     async fn open(&self, table: SinkTable) -> Result<Box<dyn TableWriter>> {

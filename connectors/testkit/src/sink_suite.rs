@@ -50,13 +50,21 @@ pub async fn run(subject: &dyn SinkSubject) {
 async fn promises_exactly_once(subject: &dyn SinkSubject) {
     let sink = subject.sink().await;
     assert_eq!(sink.delivery(), Delivery::ExactlyOnce);
-    let findings = sink.preflight().await.expect("preflight works on a sound target");
+    let name = "suite_preflight";
+    let tables = [SinkTable {
+        name: name.to_owned(),
+        schema: schema(name, false),
+    }];
+    let findings = sink
+        .preflight(&tables)
+        .await
+        .expect("preflight works on a sound target");
     assert!(
         findings.iter().all(|finding| finding.severity < Severity::Error),
         "{findings:?}"
     );
     // Twice, because a probe must clean up after itself.
-    sink.preflight().await.expect("preflight can be repeated");
+    sink.preflight(&tables).await.expect("preflight can be repeated");
 }
 
 async fn shows_nothing_before_the_commit(subject: &dyn SinkSubject) {

@@ -38,6 +38,7 @@ pub fn open_record(last: Option<&CommitRecord>, schema: StoredSchema, stamp: Sta
         bytes: 0,
         files: Vec::new(),
         quarantine: Vec::new(),
+        interim_schemas: Vec::new(),
         schema,
         advance: CheckpointDelta::default(),
         positions: last.map(|last| last.positions.clone()).unwrap_or_default(),
@@ -78,6 +79,8 @@ pub struct CommitFiles {
     pub data: Vec<DataFile>,
     /// Of rejected rows.
     pub quarantine: Vec<DataFile>,
+    /// Schemas that the table had since the last commit, and has no more.
+    pub interim_schemas: Vec<StoredSchema>,
 }
 
 /// The record that commits `files` and `advance` after `head`, the writer's own last record.
@@ -98,7 +101,9 @@ pub fn data_record(
     let CommitFiles {
         data: files,
         quarantine,
+        mut interim_schemas,
     } = files;
+    interim_schemas.retain(|schema| files.iter().any(|file| file.schema_id == schema.id));
     let names = files
         .iter()
         .chain(&quarantine)
@@ -122,6 +127,7 @@ pub fn data_record(
         bytes: files.iter().map(|file| file.bytes).sum(),
         files,
         quarantine,
+        interim_schemas,
         schema,
         positions: positions_after(&head.positions, &advance)?,
         advance,

@@ -4,10 +4,22 @@
 //! next commit would need, so no commit of an earlier generation can appear any more; and the
 //! newest record tells the highest sequence number that each unswept generation committed. A
 //! file of an earlier generation above that number is in no commit, and never will be.
+//!
+//! A writer that was fenced learns it at its next commit alone, and uploads until then. So an
+//! ended generation is judged again at the next [`LATE_GENERATIONS`] opens.
 
 use std::collections::BTreeMap;
 
 use crate::names::DataFileName;
+
+/// How many generations that were swept are judged again, for files that were uploaded since.
+pub const LATE_GENERATIONS: u64 = 16;
+
+/// Below which generation no orphans are looked for any more, once the writer of generation
+/// `own` has swept; `swept` is what the record said before.
+pub fn swept_by(own: u64, swept: u64) -> u64 {
+    own.saturating_sub(LATE_GENERATIONS).max(swept)
+}
 
 /// What is known when a writer of generation `own` has published its open commit.
 #[derive(Debug, Clone)]
@@ -49,6 +61,8 @@ mod tests {
     enum Step {
         Upload,
         Commit,
+        /// A fenced writer, so many generations old, uploads a file before it learns that it is.
+        LateUpload(u64),
         /// The uncommitted files are removed, then the writer goes on.
         Abort,
         /// A new writer takes over; whether its sweep succeeds.
@@ -60,6 +74,7 @@ mod tests {
             4 => Just(Step::Upload),
             3 => Just(Step::Commit),
             1 => Just(Step::Abort),
+            2 => (1u64..=LATE_GENERATIONS).prop_map(Step::LateUpload),
             2 => any::<bool>().prop_map(Step::Reopen),
         ];
         proptest::collection::vec(step, 0..60)
@@ -90,12 +105,23 @@ mod tests {
             let (mut stored, mut committed) = (BTreeSet::new(), BTreeSet::new());
             let mut pending: Vec<u64> = Vec::new();
             let mut seq = 0;
+            // The highest number of each generation, of which the last is that of its lost writer.
+            let mut last_seq = BTreeMap::new();
             for step in steps {
                 match step {
                     Step::Upload => {
                         seq += 1;
                         pending.push(seq);
                         stored.insert((head.generation, seq));
+                        last_seq.insert(head.generation, seq);
+                    }
+                    Step::LateUpload(age) => {
+                        // Only of generations that the next open still judges.
+                        if let Some(generation) = head.generation.checked_sub(age).filter(|old| *old >= 1) {
+                            let seq = last_seq.entry(generation).or_insert(0);
+                            *seq += 1;
+                            stored.insert((generation, *seq));
+                        }
                     }
                     Step::Abort => {
                         for seq in pending.drain(..) {
@@ -111,7 +137,7 @@ mod tests {
                                 partition: BTreeMap::new(),
                             }
                         }).collect();
-                        let files = CommitFiles { data, quarantine: Vec::new() };
+                        let files = CommitFiles { data, ..CommitFiles::default() };
                         head = data_record(&head, files, schema.clone(), CheckpointDelta::default(), swept, stamp()).unwrap();
                     }
                     Step::Reopen(sweep_works) => {
@@ -135,7 +161,7 @@ mod tests {
                             for orphan in orphans {
                                 stored.remove(&orphan);
                             }
-                            swept = head.generation;
+                            swept = swept_by(head.generation, head.swept_generation);
                             prop_assert_eq!(&stored, &committed);
                         }
                     }
