@@ -1,11 +1,13 @@
 //! Reads committed tables back, with the parquet crate's own reader.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use bytes::Bytes;
+use futures::TryStreamExt;
 use millstream_core::envelope;
 use millstream_parquet::{CommittedFile, CommittedTable, ParquetConfig, committed_files};
 use millstream_testkit::change_log::{ChangeRow, FoldedTable, change_rows, fold};
@@ -100,6 +102,27 @@ impl Table {
             assert_ne!(pair[0], pair[1], "a change was committed twice");
         }
     }
+}
+
+/// The objects of a table's data and rejected rows that no commit lists. The url of `config` ends
+/// in `prefix` of `store`.
+pub fn orphans(config: &ParquetConfig, store: &dyn ObjectStore, prefix: &str, table: &str) -> Vec<String> {
+    Runtime::new().unwrap().block_on(async {
+        let committed = committed_files(config, table).await.expect("the table can be listed");
+        let listed = committed.files.into_iter().chain(committed.quarantine);
+        let listed: BTreeSet<String> = listed.map(|file| file.path).collect();
+        let folder = format!("{prefix}/{table}/");
+        let found: Vec<_> = store
+            .list(Some(&folder.trim_end_matches('/').into()))
+            .map_ok(|object| object.location.as_ref()[folder.len()..].to_owned())
+            .try_collect()
+            .await
+            .expect("the table can be listed");
+        found
+            .into_iter()
+            .filter(|path| !path.starts_with("_commits/") && !listed.contains(path))
+            .collect()
+    })
 }
 
 /// The rows of `table` and the sum of its Int64 column `column`, over all committed files, which

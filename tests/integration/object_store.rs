@@ -14,7 +14,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 
 use crate::caught_up;
 use crate::daemon::{Daemon, MILLSTREAM};
-use crate::lake::Table;
+use crate::lake::{Table, orphans};
 use crate::project::ProjectFolder;
 
 const PIPELINE: &str = r#"
@@ -92,7 +92,8 @@ impl Bank {
         caught_up::with_postgres(daemon, &self.cluster, "bank", &["accounts"], marker);
     }
 
-    fn read_lake(&self) -> Table {
+    /// The lake's configuration and its bucket, past the proxy.
+    fn lake(&self) -> (ParquetConfig, AmazonS3) {
         let endpoint = format!("http://{}", self.s3.address());
         let mut config = ParquetConfig::new("s3://lake/bank");
         config.options = [
@@ -114,7 +115,17 @@ impl Bank {
             .with_secret_access_key(SECRET_KEY)
             .build()
             .unwrap();
+        (config, store)
+    }
+
+    fn read_lake(&self) -> Table {
+        let (config, store) = self.lake();
         Table::read_from(&config, &store, "bank", "accounts")
+    }
+
+    fn assert_no_orphans(&self) {
+        let (config, store) = self.lake();
+        assert_eq!(orphans(&config, &store, "bank", "accounts"), Vec::<String>::new());
     }
 
     fn assert_equal(&self) {
@@ -200,6 +211,56 @@ fn refusals_lost_replies_and_cuts_neither_lose_nor_repeat_a_change() {
     bank.assert_equal();
 }
 
+/// The store's client gives up after five answers of 503; the commit protocol does not.
+#[test]
+fn a_commit_that_is_refused_for_longer_than_the_client_waits_needs_no_restart() {
+    let bank = Bank::new();
+    let mut daemon = Daemon::start(bank.project.path(), &bank.env());
+    bank.wait_caught_up(&mut daemon);
+    bank.proxy.inject(Which::ConditionalCreates, Fault::Unavailable, 12);
+    bank.cluster.psql(&round(1)).unwrap();
+    bank.wait_for_faults("the last 503", |now| now.unavailable >= 12);
+    bank.wait_caught_up(&mut daemon);
+    assert_eq!(daemon.status().unwrap()[0].restarts, 0, "{}", daemon.log());
+    daemon.drain();
+    bank.assert_equal();
+    bank.assert_no_orphans();
+}
+
+#[test]
+fn a_kill_at_each_failpoint_loses_and_repeats_nothing_on_s3() {
+    let bank = Bank::new();
+    for (index, failpoint) in (0..).zip(millstream_parquet::FAILPOINTS) {
+        // The table is opened and swept once in a run.
+        let once_in_a_run = ["parquet::after-open", "parquet::before-sweep"].contains(failpoint);
+        let passes = if once_in_a_run { 0 } else { index % 3 };
+        let mut env = bank.env();
+        env.push(("FAILPOINTS", format!("{failpoint}={passes}*off->return(kill)")));
+        let mut daemon = Daemon::start(bank.project.path(), &env);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut rounds = index * 10_000;
+        let status = loop {
+            bank.cluster.psql(&round(rounds)).unwrap();
+            rounds += 1;
+            if let Some(status) = daemon.exited() {
+                break status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{failpoint} was never reached\n{}",
+                daemon.log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        assert!(!status.success(), "{failpoint}");
+    }
+    let mut daemon = Daemon::start(bank.project.path(), &bank.env());
+    bank.wait_caught_up(&mut daemon);
+    daemon.drain();
+    bank.assert_equal();
+    bank.assert_no_orphans();
+}
+
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -230,6 +291,8 @@ fn of_two_daemons_on_one_bucket_the_older_is_fenced_and_the_newer_goes_on() {
     bank.wait_caught_up(&mut newer);
     newer.drain();
     bank.assert_equal();
+    // The older removed what it had uploaded when it learnt that it was fenced.
+    bank.assert_no_orphans();
 }
 
 #[test]

@@ -19,12 +19,26 @@ sources:
     postgres:
       url: {env: SHOP_URL}
       publication: millstream
-      tables: [public.things, public.bodies]
+      tables: [public.things, public.bodies, public.extremes, public.raw_orders]
+models:
+  orders:
+    sql: orders.sql
+    key: [order_id]
+    checks:
+      - not_null: [note]
+        then: quarantine
 sinks:
   lake:
     parquet: {url: "${LAKE}", partition_by: ["bucket(3, id)"]}
+    tables: [things, bodies, extremes]
+    commit: {every: 100ms, idle_every: 300ms}
+  orders_lake:
+    parquet: {url: "${LAKE}", partition_by: [region]}
+    tables: [orders]
     commit: {every: 100ms, idle_every: 300ms}
 "#;
+
+const ORDERS: &str = "SELECT order_id, region, note, amount FROM shop.raw_orders";
 
 const SCHEMA: &str = r#"
     CREATE TYPE mood AS ENUM ('sad', 'so happy');
@@ -33,7 +47,13 @@ const SCHEMA: &str = r#"
         ident uuid, doc jsonb, feeling mood, tags text[], prices numeric(8,2)[]);
     CREATE TABLE bodies (id int PRIMARY KEY, version int, body text);
     ALTER TABLE bodies ALTER COLUMN body SET STORAGE EXTERNAL;
-    CREATE PUBLICATION millstream FOR TABLE things, bodies;
+    CREATE TABLE extremes (id int PRIMARY KEY, at timestamptz, local timestamp, day date, wide numeric(60,5), free numeric);
+    INSERT INTO extremes VALUES
+        (1, 'infinity', 'infinity', 'infinity', repeat('9', 55)::numeric + 0.12345, repeat('9', 100)::numeric),
+        (2, '-infinity', '-infinity', '-infinity', -1e54, 'NaN'), (3, NULL, NULL, NULL, NULL, 'Infinity');
+    CREATE TABLE raw_orders (order_id int PRIMARY KEY, region text, note text, amount numeric(12,2));
+    INSERT INTO raw_orders SELECT g, 'first', 'copied', g FROM generate_series(1, 50) g;
+    CREATE PUBLICATION millstream FOR TABLE things, bodies, extremes, raw_orders;
     INSERT INTO things VALUES
         (1, 12345678901234567890123456.7891, 1e-20, '2026-01-02 03:04:05.000001+02', '1969-12-31 23:59:59.999999',
          '2024-02-29', '23:59:59.999999', E'a\x22b\\c\n\té€𝄞', '\x00ff10', true, 0.1, 1.5, 9223372036854775807,
@@ -56,7 +76,10 @@ const CHANGES: &str = r"
     UPDATE things SET later = 0.125 WHERE id < 5;
     UPDATE bodies SET version = version + 1 WHERE id % 2 = 0;
     UPDATE bodies SET body = 'short' WHERE id = 3;
-    UPDATE bodies SET id = id + 100 WHERE id > 15;";
+    UPDATE bodies SET id = id + 100 WHERE id > 15;
+    TRUNCATE raw_orders;
+    INSERT INTO raw_orders SELECT g, 'eu/' || g % 3, CASE WHEN g % 10 > 0 THEN 'note ' || g END, g FROM generate_series(10, 90) g;
+    UPDATE raw_orders SET amount = 7 WHERE order_id = 11; DELETE FROM raw_orders WHERE order_id > 85;";
 
 /// The rows of `things`, each as one line of JSON. `at` and `local` are in ISO 8601, so that
 /// no setting of the session shows.
@@ -78,14 +101,15 @@ impl Shop {
     fn filled() -> Self {
         let shop = Self {
             cluster: TestCluster::new().expect("PostgreSQL starts"),
-            project: ProjectFolder::new(&[("things.yaml", PIPELINE)]),
+            project: ProjectFolder::new(&[("things.yaml", PIPELINE), ("orders.sql", ORDERS)]),
         };
         shop.cluster.psql(SCHEMA).unwrap();
         let env = [("SHOP_URL", shop.cluster.url()), ("LAKE", shop.project.lake())];
         let mut daemon = Daemon::start(shop.project.path(), &env);
         let mut wait = || {
             let marker = "UPDATE things SET note = 'marker' WHERE id = 11; UPDATE bodies SET version = 99 WHERE id = 7";
-            caught_up::with_postgres(&mut daemon, &shop.cluster, "shop", &["things", "bodies"], marker);
+            let tables = ["things", "bodies", "extremes", "orders"];
+            caught_up::with_postgres(&mut daemon, &shop.cluster, "shop", &tables, marker);
         };
         wait();
         shop.cluster.psql(CHANGES).unwrap();
@@ -94,20 +118,39 @@ impl Shop {
         shop
     }
 
+    fn folder(&self, table: &str) -> String {
+        self.project.path().join("lake").join(table).display().to_string()
+    }
+
     fn assert_reads_back(&self, reader: &str, table: &str, source: &str) {
-        let mut python = Command::new(tools::program("python").unwrap());
-        python.arg("-").arg(self.project.path().join("lake").join(table));
-        let output = output_with_input(python, reader.as_bytes()).unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let (found, expected) = (
-            rows(&String::from_utf8(output.stdout).unwrap()),
-            rows(&self.cluster.psql(source).unwrap()),
-        );
+        let found = python(reader, &self.folder(table));
+        let expected = rows(&self.cluster.psql(source).unwrap());
         assert_eq!(found.len(), expected.len(), "rows of {table}");
         for (found, expected) in found.iter().zip(&expected) {
             assert_eq!(found, expected);
         }
     }
+}
+
+/// What a Python program prints, as one JSON value for each line.
+fn python(program: &str, argument: &str) -> Vec<Value> {
+    let mut python = Command::new(tools::program("python").unwrap());
+    python.arg("-").arg(argument);
+    let output = output_with_input(python, program.as_bytes()).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    rows(&String::from_utf8(output.stdout).unwrap())
+}
+
+/// The blocks of one language in the page about Parquet tables, about the table `orders` in the
+/// folder `orders`.
+fn documented(language: &str, orders: &str) -> Vec<String> {
+    let root = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+    let page = std::fs::read_to_string(format!("{root}/docs/concepts/parquet-tables.md")).unwrap();
+    let fence = format!("```{language}\n");
+    let blocks = page.split(&fence).skip(1);
+    blocks
+        .map(|rest| rest.split("```").next().unwrap().replace("lake/orders", orders))
+        .collect()
 }
 
 fn rows(lines: &str) -> Vec<Value> {
@@ -123,4 +166,57 @@ fn pyarrow_and_duckdb_read_the_table_that_postgresql_has() {
     shop.assert_reads_back(include_str!("readers/with_pyarrow.py"), "things", THINGS);
     shop.assert_reads_back(include_str!("readers/with_pyarrow.py"), "bodies", BODIES);
     shop.assert_reads_back(include_str!("readers/with_duckdb.py"), "things", THINGS);
+    the_documented_queries_work(&shop);
+    extremes_are_read_as_documented(&shop);
+}
+
+fn the_documented_queries_work(shop: &Shop) {
+    let orders = shop.folder("orders");
+    let queries = documented("sql", &orders);
+    assert_eq!(queries.len(), 2);
+    let printed = python(include_str!("readers/with_documented_sql.py"), &queries.concat());
+    let [_, changes, current, _, rejected] = &printed[..] else {
+        panic!("five statements: {printed:?}")
+    };
+    let cells = |rows: &Value, columns: usize| -> Vec<Vec<Value>> {
+        let rows = rows.as_array().unwrap().iter();
+        let mut cells: Vec<_> = rows.map(|row| row.as_array().unwrap()[..columns].to_vec()).collect();
+        cells.sort_by_key(|row| row[0].to_string());
+        cells
+    };
+    assert!(changes.as_array().unwrap().len() > 120);
+    let source = "SELECT json_build_array(order_id::text, region, note, amount::text) FROM raw_orders
+        WHERE note IS NOT NULL ORDER BY order_id";
+    let source = Value::Array(rows(&shop.cluster.psql(source).unwrap()));
+    assert_eq!(cells(current, 4), cells(&source, 4));
+    // Of 10, 20 … 90.
+    let rejected = cells(rejected, 3);
+    assert_eq!(rejected.len(), 9, "{rejected:?}");
+    for row in &rejected {
+        assert_eq!(row[0], "not_null");
+        let raw: Value = serde_json::from_str(row[2].as_str().unwrap()).unwrap();
+        assert!(raw["note"].is_null() && raw["order_id"].as_i64().unwrap() % 10 == 0);
+    }
+    let mut program = documented("python", &orders).remove(0);
+    program.push_str("print(rejected.num_rows)");
+    assert_eq!(python(&program, ""), [9]);
+}
+
+fn extremes_are_read_as_documented(shop: &Shop) {
+    let found = python(include_str!("readers/extremes.py"), &shop.folder("extremes")).remove(0);
+    let wide = format!("{}.12345", "9".repeat(55));
+    let expected = serde_json::json!({
+        "at": [i64::MAX, i64::MIN, null], "local": [i64::MAX, i64::MIN, null], "day": [i32::MAX, i32::MIN, null],
+        "wide": [wide, format!("-1{}.00000", "0".repeat(54)), null],
+        "free": ["9".repeat(100), "NaN", "Infinity"],
+    });
+    for (column, expected) in expected.as_object().unwrap() {
+        assert_eq!(&found["pyarrow"][column], expected, "{column}");
+    }
+    let duckdb = &found["duckdb"];
+    for column in ["at", "local", "day"] {
+        assert_eq!(duckdb[column], serde_json::json!([true, false, null]), "{column}");
+    }
+    assert_eq!(duckdb["free"], expected["free"]);
+    assert_eq!(duckdb["wide"], "DOUBLE");
 }

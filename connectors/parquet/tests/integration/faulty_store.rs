@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 use tokio::sync::oneshot;
 
@@ -50,6 +50,13 @@ pub struct FaultyStore {
     gate: Mutex<Option<oneshot::Receiver<()>>>,
     /// Takes `PutMode::Create` for an overwrite.
     pub forgets_conditions: bool,
+    /// After so many creations, looks for the object, lets others go on, and then writes.
+    pub checks_then_writes_from: Option<usize>,
+    creations: AtomicUsize,
+    /// Uploads in parts that were neither completed nor aborted.
+    pub unfinished_uploads: Arc<AtomicUsize>,
+    /// Parts of uploads that work; those after them fail.
+    pub parts_left: Arc<AtomicUsize>,
 }
 
 impl FaultyStore {
@@ -61,6 +68,10 @@ impl FaultyStore {
             refuses_reads: AtomicBool::default(),
             gate: Mutex::default(),
             forgets_conditions: false,
+            checks_then_writes_from: None,
+            creations: AtomicUsize::default(),
+            unfinished_uploads: Arc::default(),
+            parts_left: Arc::new(AtomicUsize::new(usize::MAX)),
         }
     }
 
@@ -120,6 +131,16 @@ impl ObjectStore for FaultyStore {
         if self.forgets_conditions && matches!(options.mode, PutMode::Create) {
             options.mode = PutMode::Overwrite;
         }
+        if matches!(options.mode, PutMode::Create)
+            && let Some(from) = self.checks_then_writes_from
+            && self.creations.fetch_add(1, Ordering::Relaxed) >= from
+        {
+            if self.inner.head(path).await.is_ok() {
+                return Err(exists(path));
+            }
+            tokio::task::yield_now().await;
+            options.mode = PutMode::Overwrite;
+        }
         let creation = matches!(options.mode, PutMode::Create) && path.as_ref().contains("/_commits/");
         let fate = if creation {
             self.fates.lock().unwrap().pop_front().unwrap_or(Fate::Works)
@@ -156,7 +177,13 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(path, options).await
+        let inner = self.inner.put_multipart_opts(path, options).await?;
+        self.unfinished_uploads.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(FaultyUpload {
+            inner,
+            unfinished: self.unfinished_uploads.clone(),
+            parts_left: self.parts_left.clone(),
+        }))
     }
 
     async fn get_opts(&self, path: &Path, mut options: GetOptions) -> Result<GetResult> {
@@ -192,5 +219,34 @@ impl ObjectStore for FaultyStore {
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[derive(Debug)]
+struct FaultyUpload {
+    inner: Box<dyn MultipartUpload>,
+    unfinished: Arc<AtomicUsize>,
+    parts_left: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl MultipartUpload for FaultyUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let take = |left: usize| left.checked_sub(1);
+        match self.parts_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+            Ok(_) => self.inner.put_part(data),
+            Err(_) => Box::pin(async { Err(lost()) }),
+        }
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let result = self.inner.complete().await?;
+        self.unfinished.fetch_sub(1, Ordering::Relaxed);
+        Ok(result)
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.unfinished.fetch_sub(1, Ordering::Relaxed);
+        self.inner.abort().await
     }
 }

@@ -15,7 +15,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression as Codec;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
-use crate::lake::{Lake, commit, commit_orders, creations, orders, some_orders, table};
+use crate::lake::{Lake, commit, commit_orders, creations, incompressible_orders, orders, some_orders, table};
 
 /// [`orders`] as it is after a change of its source.
 fn orders_with(column: Field) -> Arc<TableSchema> {
@@ -58,6 +58,36 @@ async fn a_column_is_added_as_nullable() {
     };
     assert_eq!((note(2), note(3)), (None, Some(true)));
     assert_eq!(records[2].schema.id, records[1].schema.id + 1);
+}
+
+/// Every file says by which schema it can be read, also where the table passed through it
+/// between two commits only.
+#[tokio::test]
+async fn each_file_has_a_schema_that_a_record_holds() {
+    let lake = Lake::in_memory().await;
+    let mut writer = lake.open(&orders()).await.unwrap();
+    commit_orders(&mut writer, 0, 1).await.unwrap();
+    for (number, name) in (1..).zip(["one", "two", "three"]) {
+        let wider = orders_with(Field::new(name, DataType::Utf8, true));
+        let text: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
+        let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![number])), text.clone(), text];
+        writer.write(creations(&wider, number as u64, columns)).await.unwrap();
+    }
+    commit(&mut writer, 1, 4).await.unwrap();
+    commit_orders(&mut writer, 4, 1).await.unwrap();
+    let records = lake.records("orders").await;
+    let schemas: BTreeMap<u32, usize> = records
+        .iter()
+        .flat_map(|record| record.interim_schemas.iter().chain([&record.schema]))
+        .map(|schema| (schema.id, schema.columns.len()))
+        .collect();
+    for file in records.iter().flat_map(|record| &record.files) {
+        let reader = SerializedFileReader::new(lake.content("orders", &file.path).await).unwrap();
+        let columns = reader.metadata().file_metadata().schema().get_fields().len();
+        assert_eq!(schemas.get(&file.schema_id), Some(&columns), "{}", file.path);
+    }
+    assert_eq!(records[2].interim_schemas.len(), 2);
+    assert!(records[3].interim_schemas.is_empty());
 }
 
 #[tokio::test]
@@ -186,6 +216,43 @@ async fn a_partition_by_what_the_table_lacks_is_refused() {
 }
 
 #[tokio::test]
+async fn a_text_that_is_too_long_for_a_folder_stops_nothing() {
+    let mut lake = Lake::in_folder().await;
+    lake.config.partition_by = vec!["region".parse().unwrap()];
+    let mut writer = lake.open(&visits()).await.unwrap();
+    let long = "north-east/".repeat(200);
+    let mut columns = some_visits();
+    columns[2] = Arc::new(StringArray::from(vec![long.as_str(), "x", "x"]));
+    writer.write(creations(&visits(), 0, columns)).await.unwrap();
+    commit(&mut writer, 0, 3).await.unwrap();
+    let files = lake.records("visits").await.remove(1).files;
+    let values: BTreeSet<_> = files.iter().map(|file| file.partition["region"].as_deref()).collect();
+    assert_eq!(values, BTreeSet::from([Some(long.as_str()), Some("x")]));
+    assert_eq!(
+        lake.rows("visits")
+            .await
+            .iter()
+            .map(|rows| rows.num_rows())
+            .sum::<usize>(),
+        3
+    );
+}
+
+/// A text view is stored as text, and text can be partitioned.
+#[tokio::test]
+async fn a_column_is_partitioned_by_as_it_is_stored() {
+    let mut lake = Lake::in_memory().await;
+    lake.config.partition_by = vec!["place".parse().unwrap()];
+    let id = Field::new("id", DataType::Int64, true);
+    let places = table("places", vec![id, Field::new("place", DataType::Utf8View, true)]);
+    let mut writer = lake.open(&places).await.unwrap();
+    let names: ArrayRef = Arc::new(arrow_array::StringViewArray::from(vec!["here", "there"]));
+    let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1, 2])), names];
+    writer.write(creations(&places, 0, columns)).await.unwrap();
+    assert_eq!(commit(&mut writer, 0, 2).await.unwrap().files, 2);
+}
+
+#[tokio::test]
 async fn columns_are_compressed_as_configured() {
     for (compression, expected) in [
         (Compression::default(), "ZSTD"),
@@ -243,23 +310,17 @@ async fn a_file_is_closed_at_its_target_and_at_each_commit() {
 async fn a_large_file_goes_up_in_parts() {
     let mut lake = Lake::in_memory().await;
     lake.config.compression = Compression::None;
-    lake.config.buffer = Size(1 << 20);
+    lake.config.buffer = Size(8 << 20);
     let mut writer = lake.open(&orders()).await.unwrap();
     let (mut total, step) = (0, 20_000);
     for from in (0..200_000).step_by(step as usize) {
-        // Names that dictionaries cannot shrink.
-        let ids = from as i64 + 1..=(from + step) as i64;
-        let names: StringArray = ids
-            .clone()
-            .map(|id| Some(format!("{:064}", id * 2_654_435_761)))
-            .collect();
-        let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_iter_values(ids)), Arc::new(names)];
-        writer.write(creations(&orders(), from, columns)).await.unwrap();
+        writer.write(incompressible_orders(from, step)).await.unwrap();
         total += step;
     }
     let receipt = commit(&mut writer, 0, total).await.unwrap();
     assert_eq!(receipt.rows, total);
-    assert!(receipt.bytes > 6 << 20, "{}", receipt.bytes);
+    let files = lake.records("orders").await.remove(1).files;
+    assert!(files.iter().any(|file| file.bytes > 6 << 20), "{files:?}");
     let rows: usize = lake.rows("orders").await.iter().map(|batch| batch.num_rows()).sum();
     assert_eq!(rows as u64, total);
 }

@@ -11,6 +11,8 @@ use millstream_core::{
     SinkTable, TableId, TableSchema, TableWriter,
 };
 use millstream_parquet::{CommitRecord, DataFile, ParquetConfig, ParquetSink};
+use millstream_testkit::seaweedfs::{ACCESS_KEY, SECRET_KEY, TestS3};
+use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -77,6 +79,21 @@ impl Lake {
         Self::on(Arc::new(InMemory::new())).await
     }
 
+    /// In the bucket `lake` of an S3 server, that is trusted from the start.
+    pub async fn on_s3(s3: &TestS3) -> Self {
+        let endpoint = format!("http://{}", s3.address());
+        let store = AmazonS3Builder::new()
+            .with_bucket_name("lake")
+            .with_endpoint(&endpoint)
+            .with_allow_http(true)
+            .with_region("us-east-1")
+            .with_access_key_id(ACCESS_KEY)
+            .with_secret_access_key(SECRET_KEY)
+            .build()
+            .unwrap();
+        Self::on(Arc::new(store)).await
+    }
+
     /// A new sink over the lake, as another process would make it.
     pub fn sink(&self) -> ParquetSink {
         match &self.folder {
@@ -88,6 +105,11 @@ impl Lake {
     /// A sink that reaches the lake's objects through another store.
     pub fn sink_on(&self, store: Arc<dyn ObjectStore>) -> ParquetSink {
         ParquetSink::with_store(self.config.clone(), store, self.prefix.clone())
+    }
+
+    /// The local folder.
+    pub fn folder(&self) -> Option<&std::path::Path> {
+        self.folder.as_ref().map(TempDir::path)
     }
 
     pub async fn open(&self, schema: &Arc<TableSchema>) -> Result<Box<dyn TableWriter>> {
@@ -246,6 +268,17 @@ pub fn some_orders(from: u64, count: u64) -> ChangeBatch {
         from,
         vec![Arc::new(Int64Array::from_iter_values(ids)), Arc::new(names)],
     )
+}
+
+/// The same with long names that neither dictionaries nor compression shrink.
+pub fn incompressible_orders(from: u64, count: u64) -> ChangeBatch {
+    let ids = from as i64 + 1..=(from + count) as i64;
+    let names: StringArray = ids
+        .clone()
+        .map(|id| Some(format!("{:064}", id * 2_654_435_761)))
+        .collect();
+    let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_iter_values(ids)), Arc::new(names)];
+    creations(&orders(), from, columns)
 }
 
 pub fn partition() -> PartitionId {

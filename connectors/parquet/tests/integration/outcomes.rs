@@ -107,10 +107,14 @@ async fn an_advance_that_does_not_follow_on_is_refused() {
     let lake = Lake::in_memory().await;
     let mut writer = lake.open(&orders()).await.unwrap();
     commit_orders(&mut writer, 0, 3).await.unwrap();
-    for (from, to) in [(4, 6), (2, 6), (0, 3)] {
+    for (from, to, kind, code) in [
+        (4, 6, ErrorKind::Corrupt, Some("PQ0018")),
+        (2, 6, ErrorKind::Internal, None),
+        (0, 3, ErrorKind::Internal, None),
+    ] {
         writer.write(some_orders(from, to - from)).await.unwrap();
         let error = commit(&mut writer, from, to).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Internal);
+        assert_eq!((error.kind(), error.error_code()), (kind, code));
         writer.abort().await.unwrap();
     }
     assert_eq!(change_rows(&lake.rows("orders").await).len(), 3);

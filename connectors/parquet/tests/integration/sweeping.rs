@@ -5,8 +5,14 @@ use std::sync::Arc;
 use millstream_core::ErrorKind;
 use object_store::ObjectStoreExt;
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use millstream_core::config::Size;
+use millstream_parquet::Compression;
+
 use crate::faulty_store::FaultyStore;
-use crate::lake::{Lake, advance, commit, commit_orders, open, orders, some_orders};
+use crate::lake::{Lake, advance, commit, commit_orders, incompressible_orders, open, orders, some_orders};
 
 #[tokio::test]
 async fn the_files_of_a_crashed_writer_go_and_all_others_stay() {
@@ -78,4 +84,70 @@ async fn an_abort_removes_what_was_uploaded_prepared_or_not() {
     writer.abort().await.unwrap();
     assert_eq!(lake.objects("orders", "data").await, lake.committed("orders").await);
     assert_eq!(lake.committed("orders").await.len(), 1);
+}
+
+/// A writer that was fenced and died before it knew, after the sweep of the one that fenced it.
+#[tokio::test]
+async fn what_a_fenced_writer_uploads_late_is_swept_by_a_later_open() {
+    let lake = Lake::in_memory().await;
+    let mut older = lake.open(&orders()).await.unwrap();
+    let mut newer = lake.open(&orders()).await.unwrap();
+    commit_orders(&mut newer, 0, 1).await.unwrap();
+    older.write(some_orders(0, 1)).await.unwrap();
+    drop((older.prepare(advance(0, 1)).await.unwrap(), older));
+    assert_eq!(lake.objects("orders", "data").await.len(), 2);
+    drop(newer);
+    lake.open(&orders()).await.unwrap();
+    assert_eq!(lake.objects("orders", "data").await, lake.committed("orders").await);
+}
+
+/// A listing takes minutes where a table has a million files.
+#[tokio::test]
+async fn a_slow_sweep_does_not_hold_up_the_writer() {
+    let lake = Lake::in_memory().await;
+    let mut crashed = lake.open(&orders()).await.unwrap();
+    crashed.write(some_orders(0, 1)).await.unwrap();
+    drop((crashed.prepare(advance(0, 1)).await.unwrap(), crashed));
+
+    let store = Arc::new(FaultyStore::new(lake.store.clone()));
+    let gate = store.hold_listing();
+    let mut writer = open(&lake.sink_on(store), &orders()).await.unwrap();
+    commit_orders(&mut writer, 0, 2).await.unwrap();
+    assert_eq!(lake.objects("orders", "data").await.len(), 2);
+    gate.send(()).unwrap();
+    while lake.objects("orders", "data").await != lake.committed("orders").await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    commit_orders(&mut writer, 2, 2).await.unwrap();
+}
+
+/// Parts of an upload that nobody completes or aborts are in no listing, and cost money for ever.
+#[tokio::test]
+async fn uploads_that_fail_or_are_dropped_are_aborted() {
+    for parts in [0, 1, 2, usize::MAX] {
+        let mut lake = Lake::in_memory().await;
+        lake.config.compression = Compression::None;
+        lake.config.buffer = Size(8 << 20);
+        let store = Arc::new(FaultyStore::new(lake.store.clone()));
+        store.parts_left.store(parts, Ordering::Relaxed);
+        let mut writer = open(&lake.sink_on(store.clone()), &orders()).await.unwrap();
+        let mut written = 0;
+        let mut failed = false;
+        while !failed && written < 300_000 {
+            failed = writer.write(incompressible_orders(written, 20_000)).await.is_err();
+            written += 20_000;
+        }
+        if parts < usize::MAX {
+            assert!(failed || writer.prepare(advance(0, written)).await.is_err(), "{parts}");
+        } else {
+            assert!(
+                store.unfinished_uploads.load(Ordering::Relaxed) > 0,
+                "one is on its way"
+            );
+        }
+        drop(writer);
+        while store.unfinished_uploads.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }
