@@ -69,7 +69,7 @@ fn judge(error: &object_store::Error) -> StoreFault {
     }
 }
 
-/// Whether the store said no before acting: repeating the request cannot help, and it has had no effect.
+/// Whether the store said no to the last try before acting on it: repeating it cannot help.
 pub(crate) fn is_refusal(error: &object_store::Error) -> bool {
     matches!(
         judge(error),
