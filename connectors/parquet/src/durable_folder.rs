@@ -113,7 +113,7 @@ impl Folders {
 /// The file system cannot create a file under the condition that its name is free.
 #[derive(Debug, thiserror::Error)]
 #[error("the file system has no hard links")]
-pub(crate) struct NoHardLinks(#[source] io::Error);
+pub(crate) struct NoHardLinks(#[source] pub(crate) io::Error);
 
 impl fmt::Display for DurableFolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -237,6 +237,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_file_system_without_hard_links_is_not_taken_for_a_forbidden_folder() {
+        let refused = NoHardLinks(io::Error::from(io::ErrorKind::PermissionDenied));
+        let error = store(
+            "publish",
+            object_store::Error::Generic {
+                store: "test",
+                source: Box::new(io::Error::other(refused)),
+            },
+        );
+        assert_eq!(
+            (error.kind(), error.error_code()),
+            (ErrorKind::Unsupported, Some("PQ0017"))
+        );
+    }
+
     /// A bucket that was removed, or an upload that a lifecycle rule ended; nothing is damaged.
     #[test]
     fn a_write_to_what_is_not_there_is_no_damage() {

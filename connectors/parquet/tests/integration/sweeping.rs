@@ -25,8 +25,11 @@ async fn the_files_of_a_crashed_writer_go_and_all_others_stay() {
     let foreign = lake.path("orders", "data/part-0.parquet");
     lake.store.put(&foreign, "not ours".into()).await.unwrap();
     assert_eq!(lake.objects("orders", "data").await.len(), 3);
+    let staging = lake.folder().unwrap().join("orders/_commits/_last.json#4711");
+    std::fs::write(&staging, "{").unwrap();
 
     let mut writer = lake.open(&orders()).await.unwrap();
+    assert!(!staging.exists());
     let mut expected = lake.committed("orders").await;
     assert_eq!(expected.len(), 1);
     expected.insert("data/part-0.parquet".to_owned());
