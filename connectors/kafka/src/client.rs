@@ -260,7 +260,8 @@ impl Client {
         // The callbacks that tell why run only while the consumer is polled. Where it reads
         // already, a poll would take a message: the reading loop meets the refusal itself.
         let reads = self.consumer.assignment().map_or(true, |assigned| assigned.count() > 0);
-        for _ in 0..if reads { 0 } else { 5 } {
+        let polls = if reads { 0 } else { 5 };
+        for _ in 0..polls {
             let _ = self.consumer.poll(Duration::from_millis(20));
         }
         self.refused()
@@ -399,8 +400,7 @@ mod tests {
         let reports = Reports::default();
         reports.state().connected = connected;
         reports.error(KafkaError::Global(code), reason);
-        let refused = reports.state().refusal.is_some();
-        refused
+        reports.state().refusal.is_some()
     }
 
     #[test]

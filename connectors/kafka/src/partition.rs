@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn a_gap_is_passed_once_two_reports_of_a_partition_that_is_fetched_agree() {
         let fetched = report(9, 9, true);
-        assert_eq!(stands_after(&[fetched.clone()]), 5);
+        assert_eq!(stands_after(std::slice::from_ref(&fetched)), 5);
         assert_eq!(stands_after(&[fetched.clone(), fetched.clone()]), 9);
         assert_eq!(
             stands_after(&[fetched.clone(), report(9, 12, true), fetched.clone()]),
