@@ -101,13 +101,18 @@ fn a_reload_starts_anew_what_changed_or_halted() {
         let password = "url: {env: DB_URL}\n      password: {file: \"${FOLDER}/password\"}";
         pipeline(name, table).replace("url: {env: DB_URL}", password)
     };
+    // The other pipeline's password stays what it is.
+    cluster
+        .psql(&format!("CREATE ROLE steady SUPERUSER LOGIN PASSWORD '{PASSWORD}'"))
+        .unwrap();
     let project = ProjectFolder::new(&[
         ("a.yaml", &with_password("first", "a")),
-        ("b.yaml", &pipeline("second", "b")),
+        ("b.yaml", &pipeline("second", "b").replace("DB_URL", "STEADY_URL")),
         ("password", "wrong"),
     ]);
     let env = [
         ("DB_URL", cluster.url()),
+        ("STEADY_URL", cluster.url_as("steady", PASSWORD, "postgres")),
         ("LAKE", project.lake()),
         ("FOLDER", project.path().display().to_string()),
     ];

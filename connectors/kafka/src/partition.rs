@@ -29,8 +29,8 @@ pub struct Partition {
     rows: TopicRows,
     /// The boundary that is still to be sent: all offsets below `next`.
     due: bool,
-    /// Whether that boundary is to be committed at once.
-    urgent: bool,
+    /// The offset that reading begins with, until the target was told of it.
+    unannounced: Option<i64>,
     /// The end of the log in the last report, if everything up to it was fetched.
     fetched_to: Option<i64>,
     /// Confirmed by a second report.
@@ -51,7 +51,7 @@ impl Partition {
             committed_at: None,
             rows: TopicRows::new(layout),
             due: unknown,
-            urgent: unknown,
+            unannounced: unknown.then_some(start.next),
             fetched_to: None,
             passed_to: None,
         }
@@ -127,13 +127,18 @@ impl Partition {
         }
     }
 
-    /// The events of the round: rows, rejected rows, and the boundary after them.
+    /// The events of the round: where reading begins, if the target does not know, then rows,
+    /// rejected rows, and the boundary after them.
     pub fn drain(&mut self, events: &mut Vec<SourceEvent>) -> Result<Drained> {
         let mut drained = Drained::default();
         if !self.due {
             return Ok(drained);
         }
         self.due = false;
+        if let Some(start) = self.unannounced.take() {
+            let announcement = self.boundary(start - 1, true);
+            events.push(announcement);
+        }
         let (rows, rejected) = self.rows.finish()?;
         if let Some(batch) = rows {
             drained.rows = batch.num_rows() as u64;
@@ -146,18 +151,26 @@ impl Partition {
                 rows,
             });
         }
-        let position = offsets::position(self.next - 1);
-        events.push(SourceEvent::Boundary(Boundary {
+        if self.announced != offsets::position(self.next - 1) {
+            let boundary = self.boundary(self.next - 1, false);
+            events.push(boundary);
+        }
+        Ok(drained)
+    }
+
+    /// The boundary after `offset`.
+    fn boundary(&mut self, offset: i64, urgent: bool) -> SourceEvent {
+        let position = offsets::position(offset);
+        SourceEvent::Boundary(Boundary {
             partition: self.id.clone(),
             from: std::mem::replace(&mut self.announced, position.clone()),
             position,
             table: Some(self.table().clone()),
             raises: Vec::new(),
-            // Once: a boundary after a gap tells of no change.
-            committed_at: self.committed_at.take(),
-            urgent: std::mem::take(&mut self.urgent),
-        }));
-        Ok(drained)
+            // Once: a boundary after a gap tells of no change, and neither does an announcement.
+            committed_at: if urgent { None } else { self.committed_at.take() },
+            urgent,
+        })
     }
 }
 
@@ -289,10 +302,45 @@ mod tests {
     use crate::config::KafkaConfig;
 
     fn partition() -> Partition {
+        partition_from(0, Some(4))
+    }
+
+    /// Partition `number`, read from offset 5 on.
+    fn partition_from(number: i32, from: Option<i64>) -> Partition {
         let config: KafkaConfig = serde_saphyr::from_str("brokers: b\ntopics: [t]\ndecode: bytes").unwrap();
         let layout = Layout::new("s", "t", &config, Vec::new());
-        let start = StartAt { next: 5, from: Some(4) };
-        Partition::new(PartitionId::new("s", "t/0"), layout, 0, start)
+        let id = PartitionId::new("s", format_args!("t/{number}"));
+        Partition::new(id, layout, number, StartAt { next: 5, from })
+    }
+
+    /// Messages that came in the round of the announcement are not yet held by anybody.
+    #[test]
+    fn an_announcement_tells_where_reading_begins_whatever_came_meanwhile() {
+        let mut events = Vec::new();
+        for number in 0..2 {
+            let mut partition = partition_from(number, None);
+            partition.next = 9;
+            partition.drain(&mut events).unwrap();
+        }
+        tie_announcements(&mut events);
+        let told: Vec<_> = events
+            .into_iter()
+            .map(|event| match event {
+                SourceEvent::Boundary(boundary) => (boundary.position, boundary.urgent, boundary.raises),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let (begins, read) = (offsets::position(4), offsets::position(8));
+        let other = vec![(PartitionId::new("s", "t/1"), begins.clone())];
+        assert_eq!(
+            told,
+            [
+                (begins.clone(), true, other),
+                (read.clone(), false, Vec::new()),
+                (begins, true, Vec::new()),
+                (read, false, Vec::new()),
+            ]
+        );
     }
 
     fn report(next: i64, end: i64, active: bool) -> PartitionReport {

@@ -123,7 +123,37 @@ async fn reads_everything_in_order(subject: &dyn SourceSubject) -> Reading {
         .filter(|event| matches!(event, Event::Boundary(_)))
         .count();
     assert!(boundaries > 1, "the subject must have data for more than one boundary");
+    assert_nothing_is_raised_over_rows_to_come(&reading);
     reading
+}
+
+/// A boundary that raises a partition tells the engine that the table holds it so far.
+fn assert_nothing_is_raised_over_rows_to_come(reading: &Reading) {
+    let mut raised: BTreeMap<(&TableId, &PartitionId), &Position> = BTreeMap::new();
+    for event in &reading.events {
+        match event {
+            Event::Boundary(boundary) => {
+                let raises = boundary
+                    .raises
+                    .iter()
+                    .map(|(partition, position)| (partition, position));
+                let of_table = boundary.table.iter();
+                raised.extend(of_table.flat_map(|table| raises.clone().map(move |(p, to)| ((table, p), to))));
+            }
+            Event::Rows(table, rows) => {
+                for row in rows {
+                    let partition = PartitionId::from(row.partition.as_str());
+                    if let Some(position) = raised.get(&(table, &partition)) {
+                        assert!(
+                            !position.holds(&row.position),
+                            "{table}: a row at {} was raised over",
+                            row.position
+                        );
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Reads again from every boundary and wants exactly what followed it.
