@@ -97,8 +97,11 @@ fn a_reload_starts_and_drains_pipelines_and_refuses_a_faulty_folder() {
 #[test]
 fn a_reload_starts_anew_what_changed_or_halted() {
     let cluster = cluster();
+    // A role of its own: the other pipeline may still be connecting when the password changes.
+    let role = format!("CREATE ROLE rotating SUPERUSER LOGIN REPLICATION PASSWORD '{PASSWORD}'");
+    cluster.psql(&role).unwrap();
     let with_password = |name, table| {
-        let password = "url: {env: DB_URL}\n      password: {file: \"${FOLDER}/password\"}";
+        let password = "url: {env: ROTATING_URL}\n      password: {file: \"${FOLDER}/password\"}";
         pipeline(name, table).replace("url: {env: DB_URL}", password)
     };
     // The other pipeline's password stays what it is.
@@ -115,6 +118,7 @@ fn a_reload_starts_anew_what_changed_or_halted() {
         ("STEADY_URL", cluster.url_as("steady", PASSWORD, "postgres")),
         ("LAKE", project.lake()),
         ("FOLDER", project.path().display().to_string()),
+        ("ROTATING_URL", cluster.url_as("rotating", "none", "postgres")),
     ];
     let mut daemon = Daemon::start(project.path(), &env);
     daemon.wait_until("first has halted", PATIENCE, |status| {
@@ -134,7 +138,7 @@ fn a_reload_starts_anew_what_changed_or_halted() {
     reload(&daemon);
     assert_eq!(starts(&daemon, "first"), 1, "nothing has changed");
 
-    cluster.psql("ALTER ROLE postgres PASSWORD 'rotated'").unwrap();
+    cluster.psql("ALTER ROLE rotating PASSWORD 'rotated'").unwrap();
     project.write("password", "rotated");
     reload(&daemon);
     wait_for_start(&mut daemon, 2);
