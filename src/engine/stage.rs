@@ -98,6 +98,7 @@ impl Stage {
             .await
             .map_err(|fault| no_longer_fits(definition, schema, fault))?;
         tracing::info!(table = %schema.id, target_table = %definition.model.name, "model planned again for changed columns");
+        self.checks.follow(&model)?;
         self.model = Some(model);
         let input = Input {
             planned: schema.clone(),

@@ -48,10 +48,12 @@ impl DurableFolder {
     }
 }
 
+/// Makes the entries of a folder durable.
+type SyncFolder = dyn Fn(&FilePath) -> io::Result<()> + Send + Sync;
+
 /// The folders above files, as far as they are on the disk.
 struct Folders {
-    /// Makes the entries of a folder durable.
-    sync: Box<dyn Fn(&FilePath) -> io::Result<()> + Send + Sync>,
+    sync: Box<SyncFolder>,
     known: Mutex<Known>,
 }
 

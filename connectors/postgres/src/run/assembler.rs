@@ -200,12 +200,13 @@ impl Assembler {
         self.reached.0 > self.announced.0 + 1
     }
 
-    /// Announces how far a log was read in which nothing was ours.
+    /// Announces how far a log was read in which nothing was ours. At once if the server asked:
+    /// one that shuts down waits until all that it has sent is confirmed.
     fn advance(&mut self) {
         self.last_advance = Instant::now();
-        self.asked = false;
+        let urgent = std::mem::take(&mut self.asked);
         if self.is_ahead() {
-            self.announce(Lsn(self.reached.0 - 1), None);
+            self.announce(Lsn(self.reached.0 - 1), None, urgent);
         }
     }
 
@@ -253,12 +254,12 @@ impl Assembler {
     fn hand_on_with_boundary(&mut self) -> Result<()> {
         self.hand_on()?;
         if let Some((lsn, committed_at)) = self.complete.take() {
-            self.announce(lsn, Some(committed_at));
+            self.announce(lsn, Some(committed_at), false);
         }
         Ok(())
     }
 
-    fn announce(&mut self, lsn: Lsn, committed_at: Option<i64>) {
+    fn announce(&mut self, lsn: Lsn, committed_at: Option<i64>, urgent: bool) {
         let from = position_of(std::mem::replace(&mut self.announced, lsn));
         self.outbox.push(SourceEvent::Boundary(Boundary {
             partition: self.partition.clone(),
@@ -267,7 +268,7 @@ impl Assembler {
             table: None,
             raises: Vec::new(),
             committed_at,
-            urgent: false,
+            urgent,
         }));
     }
 }
