@@ -19,8 +19,8 @@ test: ## install what the tests need, then run them all on real servers
 	scripts/setup.sh test
 	cargo test $(CARGO_FLAGS)
 
-bench: ## peak memory on a transaction of 2 million rows and a table of 5 million; takes minutes
-	scripts/setup.sh demo
+bench: ## peak memory on two million, five million and a million rows or messages; takes minutes
+	scripts/setup.sh test
 	cargo test $(CARGO_FLAGS) --test integration -- memory:: --ignored --nocapture --test-threads 1
 
 lint: ## formatting, clippy with warnings denied, the import rules, the dependencies' licences

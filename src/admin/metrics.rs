@@ -122,30 +122,6 @@ fn describe() {
             Count,
             "Messages of a partition that are not yet read",
         ),
-        (
-            Counter,
-            "millstream_sink_rows_total",
-            Count,
-            "Rows that a sink published",
-        ),
-        (
-            Counter,
-            "millstream_sink_bytes_total",
-            Bytes,
-            "Bytes of the files that a sink published",
-        ),
-        (
-            Counter,
-            "millstream_sink_files_total",
-            Count,
-            "Files that a sink published",
-        ),
-        (
-            Histogram,
-            "millstream_sink_commit_duration_seconds",
-            Seconds,
-            "Time that one table's commit took",
-        ),
     ] {
         match kind {
             Counter => describe_counter!(name, unit, help),
