@@ -193,7 +193,7 @@ fn the_documented_queries_work(shop: &Shop) {
     let rejected = cells(rejected, 3);
     assert_eq!(rejected.len(), 9, "{rejected:?}");
     for row in &rejected {
-        assert_eq!(row[0], "not_null");
+        assert_eq!(row[0], "not_null_note");
         let raw: Value = serde_json::from_str(row[2].as_str().unwrap()).unwrap();
         assert!(raw["note"].is_null() && raw["order_id"].as_i64().unwrap() % 10 == 0);
     }
