@@ -122,12 +122,15 @@ pub(crate) fn decimals_to_floats(plan: LogicalPlan) -> Result<LogicalPlan, DataF
 pub(crate) fn with_floats(expr: Expr, schema: &dyn ExprSchema) -> Result<Transformed<Expr>, DataFusionError> {
     let data_type = |expr: &Expr| expr.get_type(schema).unwrap_or(DataType::Null);
     expr.transform_up(|part| {
-        let alike = [compared(&part), results(&part)].concat();
-        let types: Vec<DataType> = alike.iter().map(|expr| data_type(expr)).collect();
-        if !(types.iter().any(DataType::is_floating) && types.iter().any(DataType::is_decimal)) {
+        // What is compared and what comes out are apart: a CASE over a float may give exact money.
+        let mixed = [compared(&part), results(&part)].into_iter().filter(|alike| {
+            let types: Vec<DataType> = alike.iter().map(|expr| data_type(expr)).collect();
+            types.iter().any(DataType::is_floating) && types.iter().any(DataType::is_decimal)
+        });
+        let decimals: Vec<Expr> = mixed.flatten().cloned().collect();
+        if decimals.is_empty() {
             return Ok(Transformed::no(part));
         }
-        let decimals: Vec<Expr> = alike.into_iter().cloned().collect();
         part.map_children(
             |child| match decimals.contains(&child) && data_type(&child).is_decimal() {
                 true => Ok(Transformed::yes(as_float(child)?)),

@@ -190,11 +190,11 @@ impl Reloader {
                 tracing::info!(pipelines = project.pipelines.len(), "reloaded");
             }
             Err(faults) => {
+                explain(&faults, self.format);
                 tracing::error!(
                     faults = faults.len(),
                     "the project has faults; the running pipelines stay as they are"
                 );
-                explain(&faults, self.format);
             }
         }
     }

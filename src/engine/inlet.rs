@@ -71,11 +71,13 @@ impl Inlet {
         let ended = task.await;
         self.task = None;
         ended.unwrap_or_else(|failure| {
-            Err(
-                Error::new(ErrorKind::Internal, "a source's task ended without an answer")
-                    .with("source", &self.name)
-                    .caused_by(failure),
-            )
+            // The message of a panic is not passed on: it may quote a cell.
+            let what = if failure.is_panic() {
+                "a source panicked"
+            } else {
+                "a source's task ended without an answer"
+            };
+            Err(Error::new(ErrorKind::Internal, what).with("source", &self.name))
         })
     }
 

@@ -1,11 +1,9 @@
 //! One target table of a running pipeline.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{
-    Boundary, ChangeBatch, Checkpoint, CheckpointDelta, CommitReceipt, Prepared, Result, TableId, TableSchema,
-    TableWriter,
+    Boundary, ChangeBatch, Checkpoint, CheckpointDelta, CommitReceipt, Prepared, Result, TableId, TableWriter,
 };
 use millstream_sql::checks::{BatchOutcome, CheckReport, EpochOutcome};
 use tokio::time::Instant;
@@ -62,15 +60,21 @@ impl Gathered {
 
 impl Output {
     /// A table that was just opened.
+    ///
+    /// # Errors
+    /// `PositionLost` if a model reads a table again that it did not read for a while.
     pub fn new(
         sink: usize,
         (name, label): (String, String),
         inputs: Vec<TableId>,
         stage: Stage,
         writer: Box<dyn TableWriter>,
-    ) -> Self {
-        let reached = writer.checkpoint().clone();
-        Self {
+    ) -> Result<Self> {
+        let mut reached = writer.checkpoint().clone();
+        if stage.is_model() {
+            resume::follow_inputs(&mut reached, &inputs).map_err(|error| error.with("table", &name))?;
+        }
+        Ok(Self {
             sink,
             name,
             label,
@@ -81,7 +85,7 @@ impl Output {
             reached,
             last_commit: Instant::now(),
             since: None,
-        }
+        })
     }
 
     /// What the table holds durably.
@@ -97,12 +101,16 @@ impl Output {
         self.inputs.contains(table)
     }
 
-    /// Makes ready for rows of `schema`, a version of one of the table's inputs.
+    /// Makes ready for the rows of `batch`, which have a version of one of the table's inputs. Rows
+    /// that the table already holds concern it no more: the model may be newer than their columns.
     ///
     /// # Errors
     /// `SchemaChange` if the model no longer fits; nothing has changed then.
-    pub async fn follow(&mut self, schema: &Arc<TableSchema>) -> Result<()> {
-        self.stage.follow(schema).await
+    pub async fn follow(&mut self, batch: &ChangeBatch) -> Result<()> {
+        if held::rows_after(batch, &batch.schema().id, &self.reached)?.is_none() {
+            return Ok(());
+        }
+        self.stage.follow(batch.schema()).await
     }
 
     /// Takes a batch of one of the table's inputs, which [`follow`](Self::follow) made ready for:

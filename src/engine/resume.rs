@@ -78,6 +78,47 @@ pub fn of_input(partition: &PartitionId, table: &TableId) -> PartitionId {
     PartitionId::from(format!("{partition}@{}", table.within_source()).as_str())
 }
 
+/// The entry of a checkpoint that tells that `table` feeds the target table: [`fed`] while it
+/// does, the end once it was taken out.
+fn input(table: &TableId) -> PartitionId {
+    PartitionId::new(&table.source, format_args!("{INPUT}{}", table.within_source()))
+}
+
+const INPUT: &str = "input@";
+
+fn fed() -> Position {
+    Position::at("fed")
+}
+
+/// Records in `held` which source tables feed a model's table from now on.
+///
+/// # Errors
+/// `PositionLost` if one returns after it was taken out: what it changed meanwhile was read for
+/// the others alone, and the table's position is past it.
+pub fn follow_inputs(held: &mut Checkpoint, inputs: &[TableId]) -> Result<()> {
+    let present: Vec<PartitionId> = inputs.iter().map(input).collect();
+    let known = held.iter().map(|(partition, _)| partition.clone());
+    let known: Vec<PartitionId> = known.filter(|p| p.within_source().starts_with(INPUT)).collect();
+    for away in known.iter().filter(|partition| !present.contains(partition)) {
+        held.raise(away, &Position::End);
+    }
+    for (table, partition) in inputs.iter().zip(&present) {
+        if *held.position(partition) == Position::End {
+            return Err(Error::new(
+                ErrorKind::PositionLost,
+                "a model reads a table again that it did not read for a while",
+            )
+            .code("EN0008")
+            .with("input", table)
+            .hint(
+                "its changes meanwhile are missing: remove the model's folder in the target, so that it is made anew",
+            ));
+        }
+        held.raise(partition, &fed());
+    }
+    Ok(())
+}
+
 fn gap(held: &Position, boundary: &Boundary) -> Error {
     Error::new(
         ErrorKind::Corrupt,
@@ -164,6 +205,18 @@ mod tests {
         advance(&mut held, &inputs, &read(page(2, "b"), page(4, "d"))).unwrap();
         assert_eq!(*held.position(&wal()), page(4, "d"));
         assert!(advance(&mut held, &inputs, &read(at(1), at(2))).is_err());
+    }
+
+    #[test]
+    fn an_input_that_returns_is_refused() {
+        let (a, b) = (table("a"), table("b"));
+        let mut held = Checkpoint::default();
+        follow_inputs(&mut held, &[a.clone(), b.clone()]).unwrap();
+        follow_inputs(&mut held, &[a.clone(), b.clone()]).unwrap();
+        follow_inputs(&mut held, std::slice::from_ref(&a)).unwrap();
+        let error = follow_inputs(&mut held, &[a.clone(), b]).unwrap_err();
+        assert_eq!(error.error_code(), Some("EN0008"));
+        follow_inputs(&mut held, &[a, table("c")]).unwrap();
     }
 
     #[test]

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 use millstream_core::{
-    Boundary, ByteBudget, ChangeBatch, Error, Result, Severity, SinkTable, SourceEvent, TableId, TableSchema,
-    event_channel,
+    Boundary, ByteBudget, ChangeBatch, Result, Severity, SinkTable, SourceEvent, TableId, TableSchema, event_channel,
 };
 use millstream_sql::checks::{CheckReport, Scope};
 use tokio::runtime::Handle;
@@ -101,12 +100,17 @@ async fn start(mut spec: PipelineSpec, board: StatusBoard, cancel: &Cancellation
         })?;
     let outputs = open_outputs(&spec.sinks, planned).await?;
     let holdings = || outputs.iter().map(Output::holding);
-    let inlets = spec.sources.into_iter().map(|source| {
+    let inlets = spec.sources.into_iter().filter_map(|source| {
         let name = source.name().to_owned();
         let points = resume::resume_points(&name, holdings());
+        if points.tables().next().is_none() {
+            tracing::warn!(pipeline = %spec.name, source = %name, "no table of this source is used: it is not read");
+            return None;
+        }
         let durable = resume::durable(&name, holdings());
         let channel = event_channel(ByteBudget::new(spec.memory), EVENTS_IN_FLIGHT);
-        Inlet::start(source, points, durable, channel, cancel.child_token(), io)
+        let inlet = Inlet::start(source, points, durable, channel, cancel.child_token(), io);
+        Some(inlet)
     });
     let inlets = Inlets::new(inlets.collect());
     let running = Running {
@@ -154,7 +158,7 @@ async fn open_outputs(sinks: &[SinkSpec], planned: Vec<PlannedTable>) -> Result<
         } else {
             format!("{}.{name}", sinks[sink].name)
         };
-        Ok::<_, Error>(Output::new(sink, (name, label), inputs, stage, writer))
+        Output::new(sink, (name, label), inputs, stage, writer)
     });
     try_join_all(tables).await
 }
@@ -213,7 +217,7 @@ impl Running {
     async fn on_changes(&mut self, batch: &ChangeBatch, at_boundary: bool) -> Result<()> {
         let schema = batch.schema();
         self.count_in(&schema.id, batch.num_rows());
-        if let Err(error) = self.follow(schema).await {
+        if let Err(error) = self.follow(batch).await {
             if at_boundary {
                 // What came before the change still fits, and would not after a restart.
                 self.commit(Extent::Everything).await?;
@@ -230,9 +234,10 @@ impl Running {
     }
 
     /// Plans anew where the table's columns have changed.
-    async fn follow(&mut self, schema: &Arc<TableSchema>) -> Result<()> {
-        for output in self.outputs.iter_mut().filter(|output| output.is_fed_by(&schema.id)) {
-            output.follow(schema).await?;
+    async fn follow(&mut self, batch: &ChangeBatch) -> Result<()> {
+        let table = &batch.schema().id;
+        for output in self.outputs.iter_mut().filter(|output| output.is_fed_by(table)) {
+            output.follow(batch).await?;
         }
         Ok(())
     }

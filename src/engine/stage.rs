@@ -64,6 +64,11 @@ impl Stage {
         })
     }
 
+    /// Whether rows are computed, rather than passed through.
+    pub fn is_model(&self) -> bool {
+        self.model.is_some()
+    }
+
     /// The source tables that feed it.
     pub fn inputs(&self) -> impl Iterator<Item = &TableId> {
         self.inputs.keys()

@@ -38,13 +38,15 @@ fn start_with_pending_rows(cluster: &TestCluster, project: &ProjectFolder, failp
 #[test]
 fn a_drain_commits_what_waits_and_is_seen_while_it_lasts() {
     let (cluster, project) = (cluster(), ProjectFolder::new(&[]));
-    let mut daemon = start_with_pending_rows(&cluster, &project, "engine::before-prepare=sleep(3000)");
+    let mut daemon = start_with_pending_rows(&cluster, &project, "engine::before-prepare=sleep(15000)");
     assert_eq!(daemon.get("/health/ready").0, 200);
     // A request that is never sent whole must not hold up the end.
     let mut half = TcpStream::connect(daemon.admin()).unwrap();
     half.write_all(b"GET /health/live HTTP/1.1\r\nHost: ").unwrap();
     daemon.signal("TERM");
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while !daemon.log().contains("draining") {
+        assert!(std::time::Instant::now() < deadline, "{}", daemon.log());
         std::thread::sleep(Duration::from_millis(10));
     }
     let during = (daemon.get("/health/ready").0, daemon.status().unwrap());

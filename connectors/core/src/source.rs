@@ -150,7 +150,9 @@ pub struct Boundary {
     pub table: Option<TableId>,
     /// Positions of other partitions that a table which takes this boundary is raised to: a
     /// first copy taken at an LSN raises the table's WAL position to that LSN. A table that
-    /// already holds `position` ignores them together with the boundary.
+    /// already holds `position` ignores them together with the boundary. Never past rows that are
+    /// still to be sent. A target table with several inputs records a raise for that input alone,
+    /// under `<partition>@<table>`.
     pub raises: Vec<(PartitionId, Position)>,
     /// When the source committed the last change before this boundary, in microseconds since
     /// the Unix epoch; for lag.

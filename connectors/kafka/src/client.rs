@@ -49,6 +49,8 @@ struct Reported {
     down_since: Option<Instant>,
     /// The last report on partitions.
     partitions: Option<Vec<PartitionReport>>,
+    /// How many came so far.
+    reports: u64,
 }
 
 /// What librdkafka knows of a partition that is being read.
@@ -123,6 +125,7 @@ impl ClientContext for Reports {
 
     fn stats(&self, statistics: Statistics) {
         let mut state = self.state();
+        state.reports += 1;
         if statistics.brokers.values().any(|broker| broker.state == "UP") {
             (state.down_since, state.connected) = (None, true);
         } else {
@@ -245,6 +248,11 @@ impl Client {
             Some(reason) => error.caused_by(reason),
             None => error,
         }
+    }
+
+    /// How many reports came so far.
+    pub fn reports(&self) -> u64 {
+        self.consumer.context().state().reports
     }
 
     /// The last report on partitions, once.

@@ -36,7 +36,8 @@ pub struct ParquetConfig {
     /// When a file is closed and the next one begun, within one commit.
     #[serde(default)]
     pub file: FileTarget,
-    /// Bytes of memory in which the open files of one table are encoded; 32 MiB unless given.
+    /// Bytes of memory for the open files of one table and the rows that wait for one; 32 MiB
+    /// unless given. Rejected rows have a quarter more.
     #[serde(default = "default_buffer")]
     pub buffer: Size,
     /// Options of the object store, as `object_store` names them: `aws_access_key_id`,

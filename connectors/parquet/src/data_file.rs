@@ -46,8 +46,9 @@ impl From<ArrowError> for WriteFault {
 }
 
 impl From<tokio::task::JoinError> for WriteFault {
-    fn from(error: tokio::task::JoinError) -> Self {
-        Self::Store(error.into())
+    /// The message of a panic is not passed on: it may quote a cell.
+    fn from(_: tokio::task::JoinError) -> Self {
+        Self::Interrupted
     }
 }
 

@@ -87,6 +87,8 @@ impl ParquetWriter {
         let properties = properties(config.compression, table, &commit_id);
         let rejected = Destination {
             folder: QUARANTINE,
+            // Few are expected, and the table's own files have the whole.
+            buffer: destination.buffer / 4,
             ..destination.clone()
         };
         let quarantine = OpenFiles::new(

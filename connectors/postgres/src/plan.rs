@@ -116,7 +116,8 @@ pub(crate) fn plan(server: &Server<'_>, tables: &[CatalogTable], resume: &Resume
         held: None,
     };
     let mut furthest = Lsn(0);
-    for CatalogTable { id: table, oid, .. } in tables {
+    // A table that feeds no target table needs no copy, and nobody would record that it has one.
+    for CatalogTable { id: table, oid, .. } in tables.iter().filter(|table| resume.contains(&table.id)) {
         let copied = *resume.of(table).position(&copy_partition(table)) == Position::End;
         if !copied {
             plan.copy.push(table.clone());
@@ -124,13 +125,13 @@ pub(crate) fn plan(server: &Server<'_>, tables: &[CatalogTable], resume: &Resume
         // A target table that has its copy goes on, while another one of the same table gets it.
         let held = resume.least_held(table, &wal_partition(&table.source));
         match held.and_then(lsn_of) {
-            Some(held) => {
-                plan.held = Some(plan.held.map_or(held, |least| least.min(held)));
-                furthest = furthest.max(held);
-            }
+            Some(held) => plan.held = Some(plan.held.map_or(held, |least| least.min(held))),
             None if copied => return Err(copied_to_nowhere(table)),
             None => {}
         }
+        let wal = wal_partition(&table.source);
+        let all = resume.holdings(table).filter_map(|held| lsn_of(held.position(&wal)));
+        furthest = all.fold(furthest, Lsn::max);
         let (partition, present) = (relation_partition(table), relation_position(*oid));
         let is_another = |from: &Position| *from != Position::Beginning && *from != present;
         if resume.holdings(table).any(|held| is_another(held.position(&partition))) {
@@ -218,6 +219,8 @@ pub(crate) fn position_of(lsn: Lsn) -> Position {
 
 #[cfg(test)]
 mod tests {
+    use millstream_core::Checkpoint;
+
     use super::*;
     use crate::catalog::ReplicaIdentity;
 
@@ -276,10 +279,22 @@ mod tests {
         (error.kind(), error.error_code().unwrap())
     }
 
+    fn nothing_held(tables: &[CatalogTable]) -> ResumePoints {
+        let tables = tables.iter();
+        tables.map(|table| (table.id.clone(), Checkpoint::default())).collect()
+    }
+
+    #[test]
+    fn a_table_that_nothing_reads_is_not_copied() {
+        let tables = [table("a"), table("unused")];
+        let plan = plan(None, &tables, &nothing_held(&tables[..1])).unwrap();
+        assert_eq!(plan.copy, [tables[0].id.clone()]);
+    }
+
     #[test]
     fn a_first_run_makes_the_slot_and_copies_all() {
         let tables = [table("a"), table("b")];
-        let plan = plan(None, &tables, &ResumePoints::default()).unwrap();
+        let plan = plan(None, &tables, &nothing_held(&tables)).unwrap();
         assert_eq!(
             plan,
             Plan {
@@ -294,7 +309,8 @@ mod tests {
     #[test]
     fn a_table_without_a_copy_gets_one_and_the_stream_begins_at_the_least() {
         let (a, b, c) = (table("a"), table("b"), table("c"));
-        let resume = copied(&[(&a, 50), (&b, 40)]);
+        let mut resume = copied(&[(&a, 50), (&b, 40)]);
+        resume.add(c.id.clone(), Checkpoint::default());
         let copy = vec![c.id.clone()];
         let plan = plan(Some(&slot(41)), &[a, b, c], &resume).unwrap();
         assert_eq!(
@@ -312,7 +328,7 @@ mod tests {
     fn a_target_that_joins_later_leaves_no_gap_in_the_one_beside_it() {
         let tables = [table("a")];
         let mut resume = copied(&[(&tables[0], 40)]);
-        resume.add(tables[0].id.clone(), millstream_core::Checkpoint::default());
+        resume.add(tables[0].id.clone(), Checkpoint::default());
         let plan = plan(Some(&slot(41)), &tables, &resume).unwrap();
         assert_eq!((plan.copy.len(), plan.stream_after(Some(Lsn(70)))), (1, Some(Lsn(40))));
     }
@@ -351,7 +367,8 @@ mod tests {
 
     #[test]
     fn a_slot_that_lost_its_log_or_is_anothers_is_refused() {
-        let (tables, resume) = ([table("a")], ResumePoints::default());
+        let tables = [table("a")];
+        let resume = nothing_held(&tables);
         let lost = Slot {
             wal_status: Some("lost".to_owned()),
             ..slot(1)

@@ -56,7 +56,7 @@ impl Source for PostgresSource {
         let mut sql = Connection::open(&self.settings.connect, Session::Sql)
             .await
             .map_err(|error| fault::explain(error, "cannot connect", &self.settings.connect))?;
-        let (shapes, types) = run::describe(&self.settings, &mut sql).await?;
+        let (shapes, types) = run::describe(&self.settings, &mut sql, &self.settings.tables).await?;
         sql.close().await;
         shapes.iter().map(|shape| shape.schema(&types.catalog)).collect()
     }

@@ -10,7 +10,9 @@ use arrow_select::filter::filter_record_batch;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, DataFusionError, SchemaError};
 use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, Volatility};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::catalog::session;
@@ -42,6 +44,18 @@ pub(super) enum ProgramFault {
     Mixed(Mixed),
     /// It is no SQL condition; in words, without the row's data, since there is none yet.
     Invalid(String),
+}
+
+/// `expression` with its types coerced. Some functions, `coalesce` among them, can only be
+/// computed in their simple form.
+fn simplified(expression: Expr, scope: &DFSchema) -> Result<Expr, DataFusionError> {
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::new(scope.clone()))
+        .with_config_options(SESSION.config_options().clone())
+        .build();
+    let simplifier = ExprSimplifier::new(context);
+    let coerced = simplifier.coerce(expression, scope)?;
+    simplifier.simplify(coerced)
 }
 
 /// What a condition says of each row of a batch. Rows that were not asked about are in none of
@@ -84,7 +98,8 @@ impl Program {
             return Err(ProgramFault::Mixed(mixed));
         }
         let expression = mixed::with_floats(expression, &scope)
-            .and_then(|floats| SESSION.create_physical_expr(floats.data, &scope))
+            .and_then(|floats| simplified(floats.data, &scope))
+            .and_then(|expression| SESSION.create_physical_expr(expression, &scope))
             .and_then(|expression| strict(expression, &projected))
             .map_err(|error| fault(&error))?;
         match expression.data_type(&projected).map_err(|error| fault(&error))? {

@@ -193,6 +193,39 @@ fn rows_from_before_a_column_was_added_have_it_as_null() {
     assert_eq!(cells(&store, "m"), expected);
 }
 
+/// A model that was made anew after a rename, beside a table that still reads what came before.
+#[test]
+fn rows_that_a_model_holds_already_need_not_fit_it() {
+    let store = MemoryStore::default();
+    let (before, after) = (table(&["id", "v"]), table(&["id", "w"]));
+    let read = |tables: &[&str], events: Vec<SourceEvent>| {
+        let _scenario = FailScenario::setup();
+        let source: Box<dyn Source> = Box::new(Scripted {
+            table: after.clone(),
+            events,
+            fails_at: None,
+        });
+        let models = [model("m", "SELECT id, w FROM s.t", &["id"], "")];
+        let spec = spec(vec![source], models, &store, tables, patient());
+        run(&Runtime::new().unwrap(), spec).unwrap();
+    };
+    let newer = || vec![rows(&after, "log", "5", &[&[5, 50]]), boundary("log", "at:2", "at:5")];
+    let mut copied = vec![boundary("log", "beginning", "at:2")];
+    copied.extend(newer());
+    read(&["m"], copied);
+    let mut all = vec![
+        rows(&before, "log", "2", &[&[2, 20]]),
+        boundary("log", "beginning", "at:2"),
+    ];
+    all.extend(newer());
+    read(&["t", "m"], all);
+    assert_eq!(cells(&store, "m"), [row(&[("id", 5), ("w", 50)])]);
+    assert_eq!(
+        cells(&store, "t"),
+        [row(&[("id", 2), ("v", 20)]), row(&[("id", 5), ("w", 50)])]
+    );
+}
+
 #[test]
 fn a_column_that_is_dropped_after_it_was_seen_halts_the_model_that_uses_it() {
     let store = MemoryStore::default();

@@ -1,18 +1,18 @@
 //! What is removed, and what never is.
 
 use std::sync::Arc;
-
-use millstream_core::ErrorKind;
-use object_store::ObjectStoreExt;
-
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use millstream_core::ErrorKind;
 use millstream_core::config::Size;
 use millstream_parquet::Compression;
+use object_store::ObjectStoreExt;
 
 use crate::faulty_store::FaultyStore;
 use crate::lake::{Lake, advance, commit, commit_orders, incompressible_orders, open, orders, some_orders};
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn the_files_of_a_crashed_writer_go_and_all_others_stay() {
@@ -118,9 +118,12 @@ async fn a_slow_sweep_does_not_hold_up_the_writer() {
     commit_orders(&mut writer, 0, 2).await.unwrap();
     assert_eq!(lake.objects("orders", "data").await.len(), 2);
     gate.send(()).unwrap();
-    while lake.objects("orders", "data").await != lake.committed("orders").await {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let swept = async {
+        while lake.objects("orders", "data").await != lake.committed("orders").await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, swept).await.expect("the sweep ends");
     commit_orders(&mut writer, 2, 2).await.unwrap();
 }
 
@@ -149,8 +152,13 @@ async fn uploads_that_fail_or_are_dropped_are_aborted() {
             );
         }
         drop(writer);
-        while store.unfinished_uploads.load(Ordering::Relaxed) > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let aborted = async {
+            while store.unfinished_uploads.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, aborted)
+            .await
+            .expect("the uploads are aborted");
     }
 }

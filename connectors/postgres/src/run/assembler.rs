@@ -81,9 +81,13 @@ impl Assembler {
     /// given again.
     ///
     /// # Errors
-    /// `Corrupt` for a message that breaks the protocol, `SchemaChange` for a table that was renamed.
+    /// `Corrupt` for a message that breaks the protocol, `SchemaChange` for a table that was renamed
+    /// or replaced, or whose columns or key cannot be read on.
     pub(super) fn take(&mut self, data: &[u8]) -> Result<Option<Need>> {
-        if self.tables.ignores(data) {
+        if let Some(relation) = self.tables.ignores(data) {
+            if let Some(begun) = &self.transaction {
+                self.tables.refuse_past(relation, begun.commit)?;
+            }
             return Ok(None);
         }
         match pgoutput::parse(data)? {
@@ -219,7 +223,7 @@ impl Assembler {
             .as_mut()
             .ok_or(ProtocolError::UnknownContent("a change outside a transaction"))?;
         let Some((decoder, counter)) = self.tables.decoder(relation)? else {
-            return Ok(());
+            return self.tables.refuse_past(relation, transaction.commit);
         };
         let context = ChangeContext {
             position: &transaction.position,

@@ -216,3 +216,15 @@ async fn columns_of_what_is_held_need_not_be_sound() {
     rig.assembler.hand_on_with_boundary().unwrap();
     assert_eq!(rig.seen().await, [Seen::Rows(1), boundary(HELD + 100)]);
 }
+
+#[tokio::test]
+async fn a_row_of_unsound_columns_that_the_target_lacks_ends_the_stream() {
+    let mut rig = Rig::new(BatchLimits::default());
+    let reserved = relation(OURS, "orders", &[("id", 23), ("note", 25), ("__op", 25)]);
+    let row = || insert(OURS, &[Text(b"1"), Null, Null]);
+    rig.transaction(HELD, &[reserved, row()]);
+    // The server describes a relation once.
+    rig.take(&begin(HELD + 100));
+    let error = rig.assembler.take(&row()).unwrap_err();
+    assert_eq!(error.error_code(), Some("PG0030"));
+}

@@ -48,7 +48,9 @@ pub(crate) async fn run(settings: &Settings, source: &str, context: SourceContex
 async fn start<'a>(settings: &'a Settings, source: &str, context: SourceContext) -> Result<Stream<'a>> {
     let catalog_failed = |error| fault::explain(error, "cannot read the catalog", &settings.connect);
     let mut sql = connect(settings).await?;
-    let tables = read_tables(settings, &mut sql, &settings.tables).await?;
+    let used = |table: &&TableId| context.resume.contains(table);
+    let wanted: Vec<TableId> = settings.tables.iter().filter(used).cloned().collect();
+    let tables = read_tables(settings, &mut sql, &wanted).await?;
     let slot = catalog::read_slot(&mut sql, &settings.slot)
         .await
         .map_err(catalog_failed)?;
@@ -68,8 +70,9 @@ async fn start<'a>(settings: &'a Settings, source: &str, context: SourceContext)
     };
 
     let mut sql = connect(settings).await?;
-    let (shapes, types) = describe(settings, &mut sql).await?;
+    let (shapes, types) = describe(settings, &mut sql, &wanted).await?;
     let sender_timeout = wal_sender_timeout(&mut sql).await.map_err(catalog_failed)?;
+    sql.close().await;
     let starts: Vec<TableStart> = tables
         .iter()
         .zip(shapes)
@@ -91,13 +94,8 @@ async fn start<'a>(settings: &'a Settings, source: &str, context: SourceContext)
         .collect();
     let binary = starts.iter().all(|start| start.shape.binary_is_exact(&types.catalog));
     let held = plan.stream_after(copied.map(|copied| copied.held)).unwrap_or_default();
-    let wire = replicate(settings, held, binary).await?;
-    // Now that the slot is ours nobody else can move it; the reader that we waited for may have.
-    let slot = catalog::read_slot(&mut sql, &settings.slot)
-        .await
-        .map_err(catalog_failed)?;
-    slot.map_or(Ok(()), |slot| refuse_ahead(&settings.slot, &slot, held))?;
-    sql.close().await;
+    let wire = replicate(settings, held, binary, SLOT_PATIENCE).await?;
+    refuse_moved_slot(settings, held).await?;
     tracing::info!(slot = %settings.slot, after = %held, binary, "streaming");
     let partition = wal_partition(source);
     let tables = Tables::new(partition.clone(), starts, types, binary);
@@ -113,6 +111,17 @@ async fn start<'a>(settings: &'a Settings, source: &str, context: SourceContext)
         status_every: status_every(settings.status_interval, sender_timeout),
         gauges: Gauges::of(source),
     })
+}
+
+/// Refuses a slot that moved past `held` while we waited for it. Now that it is ours nobody else
+/// can move it; the reader that was there before may have.
+async fn refuse_moved_slot(settings: &Settings, held: Lsn) -> Result<()> {
+    let mut sql = connect(settings).await?;
+    let slot = catalog::read_slot(&mut sql, &settings.slot)
+        .await
+        .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
+    sql.close().await;
+    slot.map_or(Ok(()), |slot| refuse_ahead(&settings.slot, &slot, held))
 }
 
 /// A session for SQL.
@@ -150,9 +159,13 @@ pub(crate) async fn read_tables(
     Ok(tables)
 }
 
-/// All tables' present columns, and the types they have.
-pub(crate) async fn describe(settings: &Settings, sql: &mut Connection) -> Result<(Vec<Shape>, TypeNames)> {
-    let tables = read_tables(settings, sql, &settings.tables).await?;
+/// The tables' present columns, and the types they have.
+pub(crate) async fn describe(
+    settings: &Settings,
+    sql: &mut Connection,
+    wanted: &[TableId],
+) -> Result<(Vec<Shape>, TypeNames)> {
+    let tables = read_tables(settings, sql, wanted).await?;
     let used = tables.iter().flat_map(CatalogTable::types);
     let catalog = catalog::read_types(sql, used)
         .await
@@ -181,7 +194,7 @@ async fn wal_sender_timeout(sql: &mut Connection) -> Result<Option<Duration>, Wi
 
 /// Starts the stream with the first transaction whose commit record begins after `held`.
 /// Waits a while for a reader that the server still believes in, such as our predecessor.
-async fn replicate(settings: &Settings, held: Lsn, binary: bool) -> Result<ReplicationStream> {
+async fn replicate(settings: &Settings, held: Lsn, binary: bool, patience: Duration) -> Result<ReplicationStream> {
     let quoted = |text: &str| text.replace('\'', "''");
     let publication = postgres_protocol::escape::escape_identifier(&settings.publication);
     let command = format!(
@@ -190,7 +203,7 @@ async fn replicate(settings: &Settings, held: Lsn, binary: bool) -> Result<Repli
         Lsn(held.0 + 1),
         quoted(&publication),
     );
-    let deadline = Instant::now() + SLOT_PATIENCE;
+    let deadline = Instant::now() + patience;
     loop {
         let attempt = async {
             Connection::open(&settings.connect, Session::Replication)

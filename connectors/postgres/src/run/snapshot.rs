@@ -1,13 +1,21 @@
 //! A snapshot of the database at one place in the log, and the first copies made under it.
 
-use millstream_core::{Result, TableId};
+use std::time::Duration;
+
+use millstream_core::{Error, ErrorKind, Result, TableId};
 use postgres_protocol::escape::escape_literal;
+use tokio::time::sleep;
 
 use crate::catalog::{self, CatalogTable};
 use crate::config::Settings;
 use crate::decode::{Catalog, Lsn};
 use crate::fault;
 use crate::wire::{Connection, Session, WireError};
+
+/// How often a snapshot is tried whose tables are rewritten meanwhile.
+const ATTEMPTS: u32 = 5;
+/// Between two of them.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// A transaction that sees exactly the transactions whose commit records lie before `point`.
 ///
@@ -37,7 +45,7 @@ impl Snapshot {
     pub(super) async fn of(settings: &Settings, wanted: &[TableId], mut make_slot: bool) -> Result<Self> {
         let failed = |error| fault::explain(error, "cannot take a snapshot", &settings.connect);
         let (_, mut files) = look(settings, wanted).await?;
-        loop {
+        for _ in 0..ATTEMPTS {
             let (point, mut sql) = enter(settings, make_slot).await.map_err(failed)?;
             let names: Vec<String> = wanted.iter().map(catalog::quoted).collect();
             let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
@@ -58,7 +66,16 @@ impl Snapshot {
             tracing::info!("a table was rewritten while its snapshot was taken: taking another");
             sql.close().await;
             (files, make_slot) = (files_now, false);
+            // The temporary slot of this turn has to be gone before the next one makes its own.
+            sleep(PAUSE).await;
         }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            "tables are rewritten or truncated faster than a snapshot is taken",
+        )
+        .code("PG0038")
+        .with("attempts", ATTEMPTS)
+        .hint("start it while nothing truncates or rewrites the tables that it copies"))
     }
 
     /// Ends the transaction.

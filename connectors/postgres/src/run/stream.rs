@@ -32,6 +32,10 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long the server may take to accept a status update. It reads them whenever it writes.
 const LONGEST_SEND: Duration = Duration::from_secs(30);
 
+/// How long to wait for our own slot after we have left it: the walsender may read our goodbye
+/// only when it next looks for replies, at half its timeout.
+const OWN_SLOT_PATIENCE: Duration = Duration::from_secs(90);
+
 /// How long the server may take to tell about types.
 const LONGEST_LOOKUP: Duration = Duration::from_secs(30);
 
@@ -89,8 +93,9 @@ impl Stream<'_> {
         let mut engine_listens = true;
         let (mut next_read, mut last_heard) = (Instant::now(), Instant::now());
         loop {
-            if self.assembler.outbox.is_empty() {
-                self.decode().await?;
+            if self.assembler.outbox.is_empty() && self.decode().await? {
+                // Looking things up took its time, in which nothing was read.
+                last_heard = Instant::now();
             }
             let taking = self.assembler.outbox.is_empty();
             let due = self.assembler.due();
@@ -128,8 +133,10 @@ impl Stream<'_> {
         }
     }
 
-    /// Decodes what was read, until it is used up or something waits for the engine.
-    async fn decode(&mut self) -> Result<()> {
+    /// Decodes what was read, until it is used up or something waits for the engine. Returns
+    /// whether anything had to be looked up or begun anew meanwhile.
+    async fn decode(&mut self) -> Result<bool> {
+        let mut interrupted = false;
         while self.assembler.outbox.is_empty() {
             let broken = |error| fault::explain(error, "the replication stream ended", &self.settings.connect);
             let Some(content) = self.wire.next_buffered().map_err(broken)? else {
@@ -142,6 +149,7 @@ impl Stream<'_> {
                     {
                         let message = data.to_vec();
                         self.meet(need, &message).await?;
+                        interrupted = true;
                     }
                 }
                 Envelope::KeepAlive { wal_end, reply } => {
@@ -153,7 +161,7 @@ impl Stream<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(interrupted)
     }
 
     /// Meets a need of the assembler, and gives it the message that had it.
@@ -202,7 +210,8 @@ impl Stream<'_> {
         tracing::info!(slot = %self.settings.slot, transaction = %commit, "restarting the stream in text mode");
         self.wire.close().await;
         let before = Lsn(commit.0.saturating_sub(1));
-        self.wire = super::replicate(self.settings, before, false).await?;
+        self.wire = super::replicate(self.settings, before, false, OWN_SLOT_PATIENCE).await?;
+        super::refuse_moved_slot(self.settings, before).await?;
         self.assembler.tables.read_text();
         Ok(())
     }

@@ -28,7 +28,8 @@ pub(super) struct TableStart {
     pub(super) shape: Shape,
     /// The relation that the target's rows came from.
     pub(super) oid: u32,
-    /// The last commit up to which all of the target holds it: rows up to it are skipped there.
+    /// The last commit up to which all of the target holds it: the engine leaves out its rows up
+    /// to there, which are sent all the same.
     pub(super) held: Lsn,
 }
 
@@ -41,6 +42,9 @@ pub(super) struct Tables {
     tables: Vec<StreamedTable>,
     /// `None` for a relation that is not ours.
     by_oid: HashMap<u32, Option<usize>>,
+    /// Relations of the past: the table, and why its rows are not decoded. The target holds the
+    /// ones that come, or the pipeline ends.
+    past: HashMap<u32, (usize, Error)>,
     /// The relation of the last row: rows of one table come in runs.
     last: (u32, Option<usize>),
 }
@@ -73,12 +77,28 @@ impl Tables {
             types,
             tables: tables.collect(),
             by_oid: HashMap::new(),
+            past: HashMap::new(),
             last: (0, None),
         }
     }
 
-    /// Whether `message` is a change of a table that is not ours.
-    pub(super) fn ignores(&mut self, message: &[u8]) -> bool {
+    /// Looks at a change of `oid` in a transaction that commits at `commit`, before it is ignored.
+    ///
+    /// # Errors
+    /// Why a relation of the past cannot be decoded, if the target does not hold the change.
+    pub(super) fn refuse_past(&mut self, oid: u32, commit: Lsn) -> Result<()> {
+        let owed = self
+            .past
+            .get(&oid)
+            .is_some_and(|(table, _)| commit > self.tables[*table].held);
+        match owed.then(|| self.past.remove(&oid)).flatten() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// The relation of a `message` that is a change of a table that is not ours, or no longer.
+    pub(super) fn ignores(&mut self, message: &[u8]) -> Option<u32> {
         match message {
             [b'I' | b'U' | b'D', a, b, c, d, ..] => {
                 let oid = u32::from_be_bytes([*a, *b, *c, *d]);
@@ -86,12 +106,12 @@ impl Tables {
                     match self.by_oid.get(&oid) {
                         Some(index) => self.last = (oid, *index),
                         // Unknown: the decoder will complain.
-                        None => return false,
+                        None => return None,
                     }
                 }
-                self.last.1.is_none()
+                self.last.1.is_none().then_some(oid)
             }
-            _ => false,
+            _ => None,
         }
     }
 
@@ -140,7 +160,12 @@ impl Tables {
         {
             return Err(plan::replaced(&table.shape.id));
         }
+        self.past.remove(&relation.oid);
         let Some(index) = found.filter(|_| other.is_none()) else {
+            if let Some(index) = other {
+                let error = plan::replaced(&self.tables[index].shape.id);
+                self.past.insert(relation.oid, (index, error));
+            }
             self.by_oid.insert(relation.oid, None);
             self.last = (0, None);
             return Ok(None);
@@ -157,10 +182,11 @@ impl Tables {
         let (schema, shape) = match described {
             Ok(described) => described,
             Err(error) if commit <= table.held => {
-                // The target was filled from a later copy, whose columns are sound: they change
-                // again, and are described again, before the first row that is not held.
+                // The target was filled from a later copy, whose columns are sound. What comes
+                // that it does not hold is looked at again.
                 tracing::info!(table = %table.shape.id, reason = %error.summary(), "rows that the target holds are not decoded");
                 self.by_oid.insert(relation.oid, None);
+                self.past.insert(relation.oid, (index, error));
                 return Ok(None);
             }
             Err(error) => return Err(error),

@@ -193,6 +193,11 @@ fn a_column_that_was_not_sent_is_not_null_and_not_checked() {
     assert_eq!(kept("not_null: [status]", &rows), [0, 2]);
     assert_eq!(kept("not_null: [status, amount]", &rows), [0]);
     assert_eq!(kept("expression_is_true: coalesce(status, '') <> ''", &rows), [0, 2]);
+    assert_eq!(
+        kept("expression_is_true: coalesce(status, 'none') <> ''", &rows),
+        [0, 1, 2]
+    );
+    assert!(kept("expression_is_true: nvl(status, '') = 'x'", &[row(1)]).is_empty());
     assert_eq!(kept("not_null: [amount]\n  where: status IS NULL", &rows), [0, 1, 2]);
     // In quarantine an absent column stays absent.
     let outcome = checks("- not_null: amount").on_batch(batch(&rows)).unwrap();
