@@ -63,18 +63,12 @@ impl Running {
     /// fails, nothing of it becomes visible in any table.
     fn check_epoch(&mut self, prepared: &[Option<Prepared>]) -> Result<()> {
         let mut failed = None;
-        let mut reports = Vec::new();
-        let committing = self
-            .outputs
-            .iter_mut()
-            .zip(prepared)
-            .filter(|(_, prepared)| prepared.is_some());
-        for (output, _) in committing {
-            let outcome = output.judge_epoch();
-            reports.extend(outcome.reports);
+        let committing = (0..self.outputs.len()).filter(|index| prepared[*index].is_some());
+        for index in committing {
+            let outcome = self.outputs[index].judge_epoch();
+            self.report(index, &outcome.reports);
             failed = failed.or(outcome.failed);
         }
-        self.report(&reports);
         failed.map_or(Ok(()), Err)
     }
 

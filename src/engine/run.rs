@@ -227,7 +227,7 @@ impl Running {
         for index in 0..self.outputs.len() {
             if self.outputs[index].is_fed_by(&schema.id) {
                 let reports = self.outputs[index].take(batch).await?;
-                self.report(&reports);
+                self.report(index, &reports);
             }
         }
         Ok(())
@@ -269,57 +269,54 @@ impl Running {
         self.board.update(|status| status.rows_in += rows as u64);
     }
 
-    /// Counts what failed checks, and tells operators of verdicts on epochs and of timers: a
-    /// line for every batch would drown them.
-    pub(super) fn report(&self, reports: &[CheckReport]) {
+    /// Counts what failed checks of the output with this index, and tells operators of verdicts
+    /// on epochs and of timers: a line for every batch would drown them.
+    pub(super) fn report(&self, output: usize, reports: &[CheckReport]) {
+        let output = &self.outputs[output];
+        let sink = &self.sinks[output.sink].name;
         for report in reports {
             let scope = match report.scope {
                 Scope::Batch => "batch",
                 Scope::Epoch => "epoch",
                 Scope::Timer => "timer",
             };
+            if report.severity == Severity::Info {
+                tracing::info!(pipeline = %self.pipeline, %sink, table = %report.table, check = %report.check, "{}", report.message);
+                continue;
+            }
             let failed = if report.scope == Scope::Batch {
                 report.failing
             } else {
                 1
             };
-            if report.severity == Severity::Info {
-                tracing::info!(pipeline = %self.pipeline, table = %report.table, check = %report.check, "{}", report.message);
-                continue;
-            }
-            metrics::counter!("millstream_check_failures_total", "pipeline" => self.pipeline.clone(),
+            metrics::counter!("millstream_check_failures_total", "pipeline" => self.pipeline.clone(), "sink" => sink.clone(),
                 "table" => report.table.clone(), "check" => report.check.clone(), "scope" => scope)
             .increment(failed);
             if report.scope == Scope::Batch {
                 continue;
             }
-            tracing::warn!(pipeline = %self.pipeline, table = %report.table, check = %report.check,
+            tracing::warn!(pipeline = %self.pipeline, %sink, table = %report.table, check = %report.check,
                 failing = report.failing, rows = report.rows, "{}", report.message);
-            let name = report.table.rsplit('.').next().unwrap_or(&report.table);
-            let labels = self.outputs.iter().filter(|output| output.name == name);
-            self.board.update(|status| {
-                for output in labels {
-                    status.tables.entry(output.label.clone()).or_default().warnings += 1;
-                }
-            });
+            self.board
+                .update(|status| status.tables.entry(output.label.clone()).or_default().warnings += 1);
         }
     }
 
     /// Looks at timers: an idle source must trip a freshness check too.
     fn on_tick(&mut self) -> Result<()> {
         let now = chrono::Utc::now().timestamp_micros();
-        let reports: Vec<_> = self
-            .outputs
-            .iter_mut()
-            .flat_map(|output| output.on_timer(now))
-            .collect();
-        self.report(&reports);
+        let mut failed = None;
+        for index in 0..self.outputs.len() {
+            let reports = self.outputs[index].on_timer(now);
+            self.report(index, &reports);
+            failed = failed.or_else(|| reports.iter().find_map(CheckReport::as_failure));
+        }
         self.board.update(|status| {
             for output in &self.outputs {
                 status.tables.entry(output.label.clone()).or_default().pending = output.gathered.rows;
             }
         });
-        reports.iter().find_map(CheckReport::as_failure).map_or(Ok(()), Err)
+        failed.map_or(Ok(()), Err)
     }
 
     /// What gathered for one sink.

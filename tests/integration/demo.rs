@@ -164,6 +164,9 @@ fn the_demo_proves_that_the_target_equals_its_sources() {
         "{output}"
     );
     assert!(!output.contains('\x1b'), "{output}");
+    // As promised, also beside other tests.
+    let seconds: u32 = between(&output, "Done in ", " seconds").parse().unwrap();
+    assert!(seconds < 60, "{output}");
 }
 
 #[test]

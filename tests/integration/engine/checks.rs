@@ -6,6 +6,7 @@ use std::time::Duration;
 use fail::FailScenario;
 use millstream::engine::Outcome;
 use millstream::engine::epoch::CommitPolicy;
+use millstream::engine::status::StatusBoard;
 use millstream_core::{ErrorKind, Result, Source};
 use millstream_testkit::change_log::change_rows;
 use millstream_testkit::memory_log::{Change, MemoryLog, MemoryRow};
@@ -13,7 +14,7 @@ use millstream_testkit::memory_sink::MemoryStore;
 use millstream_testkit::memory_source::{MemorySource, MemorySourceOptions};
 use tokio::runtime::Runtime;
 
-use super::{eager, model, patient, run, spec};
+use super::{eager, model, patient, run, run_on, spec};
 
 const SQL: &str = "SELECT id, value FROM log.a";
 
@@ -135,6 +136,30 @@ fn an_idle_table_turns_stale_while_another_is_busy() {
         (ErrorKind::CheckFailed, Some("CK0103"))
     );
     assert!(world.count("b").0 > 100, "the other table was busy");
+}
+
+#[test]
+fn a_warning_counts_once_in_each_sink() {
+    let world = World::new();
+    world.log.commit(create(0, 1, None));
+    let options = MemorySourceOptions {
+        ends: true,
+        ..MemorySourceOptions::default()
+    };
+    let source: Box<dyn Source> = Box::new(MemorySource::new(world.log.clone(), options));
+    let models = [model("m", SQL, &["id"], "- {not_null: value, then: warn}")];
+    let mut both = spec(vec![source], models, &world.store, &["m"], patient());
+    let mut other = spec(Vec::new(), [], &MemoryStore::default(), &["m"], patient());
+    other.sinks[0].name = "other".to_owned();
+    both.sinks.append(&mut other.sinks);
+    let board = StatusBoard::new("memory");
+    run_on(&world.runtime, both, board.clone()).unwrap();
+    let tables = board.read().tables;
+    let warnings: Vec<_> = tables
+        .iter()
+        .map(|(name, table)| (&**name, table.rows, table.warnings))
+        .collect();
+    assert_eq!(warnings, [("other.m", 1, 1), ("store.m", 1, 1)]);
 }
 
 #[test]

@@ -79,9 +79,14 @@ fn spec(
 
 /// Runs `spec` until its sources end or it fails, within half a minute.
 fn run(runtime: &Runtime, spec: PipelineSpec) -> Result<Outcome> {
+    run_on(runtime, spec, StatusBoard::new("memory"))
+}
+
+/// The same, with its numbers on `board`.
+fn run_on(runtime: &Runtime, spec: PipelineSpec, board: StatusBoard) -> Result<Outcome> {
     runtime.block_on(async {
         let io = Handle::current();
-        let run = engine::run(spec, StatusBoard::new("memory"), CancellationToken::new(), &io);
+        let run = engine::run(spec, board, CancellationToken::new(), &io);
         tokio::time::timeout(Duration::from_secs(30), run)
             .await
             .expect("a run on memory connectors ends in time")
