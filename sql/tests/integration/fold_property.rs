@@ -183,7 +183,7 @@ async fn both_ways(case: &Case, wishes: &[Wish], most: usize) -> (BTreeSet<Cells
                     .all(|reason| reason.ends_with("a number is out of range"))
             );
             let places = rows.positions().iter().flatten().zip(rows.ordinals().values());
-            rejected.extend(places.map(|(position, ordinal)| Stream::number(position, *ordinal)));
+            rejected.extend(places.map(|(position, ordinal)| stream.number(position, *ordinal)));
         }
         changes.extend(transformed.changes.map(|changes| changes.rows().clone()));
     }

@@ -265,6 +265,7 @@ impl Stream {
     /// did not take place. Such an update still removes the row if it `moves` it.
     pub fn rows_left(&self, table: usize, rejected: &BTreeSet<usize>, moves: fn(&Row, &Row) -> bool) -> RecordBatch {
         let mut left: BTreeMap<i64, Row> = BTreeMap::new();
+        let mut removed = None;
         for (number, change) in self
             .changes
             .iter()
@@ -273,7 +274,7 @@ impl Stream {
         {
             match (change.id, &change.after) {
                 (None, _) => left.clear(),
-                (Some(id), None) => drop(left.remove(&id)),
+                (Some(id), None) => removed = left.remove(&id),
                 (Some(id), Some(after)) if rejected.contains(&number) => {
                     if change.before.as_ref().is_some_and(|before| moves(before, after)) {
                         left.remove(&id);
@@ -282,7 +283,13 @@ impl Stream {
                 (Some(id), Some(after)) => {
                     let mut row = after.clone();
                     if change.keeps_name && !self.before_image {
-                        row.name = left.get(&id).and_then(|known| known.name.clone());
+                        // A row that was moved keeps what it had under its old key.
+                        let known = if change.op == Op::Create {
+                            removed.as_ref()
+                        } else {
+                            left.get(&id)
+                        };
+                        row.name = known.and_then(|known| known.name.clone());
                     }
                     left.insert(id, row);
                 }
@@ -296,8 +303,10 @@ impl Stream {
     }
 
     /// The number of the change at a place.
-    pub fn number(position: &str, ordinal: i64) -> usize {
-        position.parse::<usize>().unwrap() * 3 + ordinal as usize
+    pub fn number(&self, position: &str, ordinal: i64) -> usize {
+        let place = (position.parse().unwrap(), ordinal);
+        let found = self.changes.iter().position(|change| change.place == place);
+        found.expect("a change is at every place")
     }
 }
 
