@@ -231,15 +231,23 @@ pub(crate) async fn format_types(sql: &mut Connection, types: &[(u32, i32)]) -> 
     Ok((0..types.len()).map(name).collect())
 }
 
-/// The files that hold the rows of `tables` and of their partitions, each with its table's OID.
-/// They are other ones after the table was rewritten, emptied or replaced.
-pub(crate) async fn read_files(sql: &mut Connection, tables: &[CatalogTable]) -> Result<Vec<(u32, u32)>, WireError> {
+/// The versions of the columns of `tables` and of their partitions, each with its table's OID. They
+/// are other ones after an ALTER TABLE that may have rewritten the rows, and after the table was
+/// replaced; not after a TRUNCATE, which the stream tells of, nor after a VACUUM FULL, which leaves
+/// the rows to the snapshots that see them.
+pub(crate) async fn read_column_versions(
+    sql: &mut Connection,
+    tables: &[CatalogTable],
+) -> Result<Vec<(u32, String)>, WireError> {
     let oids: Vec<String> = tables.iter().map(|table| table.oid.to_string()).collect();
     let query = format!(
         "WITH whole AS (SELECT pg_catalog.unnest('{{{}}}'::oid[]) AS oid) \
-         SELECT oid, relfilenode FROM pg_catalog.pg_class WHERE oid IN (SELECT oid FROM whole \
+         SELECT c.oid, pg_catalog.concat_ws(':', c.relam, c.relpersistence, \
+         (SELECT pg_catalog.string_agg(pg_catalog.concat(a.attnum, '=', a.xmin), ',' ORDER BY a.attnum) \
+         FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0)) \
+         FROM pg_catalog.pg_class c WHERE c.oid IN (SELECT oid FROM whole \
          UNION SELECT part.relid FROM whole CROSS JOIN LATERAL pg_catalog.pg_partition_tree(whole.oid::regclass) part) \
-         ORDER BY oid",
+         ORDER BY c.oid",
         oids.join(",")
     );
     let rows = sql.query(&query).await?;

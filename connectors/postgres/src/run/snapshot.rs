@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The tables are locked against changes of their columns as long as it lives. That alone would
 /// not do: what rewrites a table between the snapshot and the lock, such as a changed type,
 /// leaves it empty for the snapshot (PostgreSQL manual, 13.6 "Caveats"), and tells the stream
-/// nothing. So the tables' files are compared with what they were before the snapshot. To lock
+/// nothing. So the versions of the columns are compared with what they were before the snapshot. To lock
 /// before the snapshot instead could block for ever: the slot waits for all transactions that
 /// write, and one of those may wait for our lock.
 pub(super) struct Snapshot {
@@ -44,14 +44,14 @@ impl Snapshot {
     /// temporary one beside it.
     pub(super) async fn of(settings: &Settings, wanted: &[TableId], mut make_slot: bool) -> Result<Self> {
         let failed = |error| fault::explain(error, "cannot take a snapshot", &settings.connect);
-        let (_, mut files) = look(settings, wanted).await?;
+        let (_, mut versions) = look(settings, wanted).await?;
         for _ in 0..ATTEMPTS {
             let (point, mut sql) = enter(settings, make_slot).await.map_err(failed)?;
             let names: Vec<String> = wanted.iter().map(catalog::quoted).collect();
             let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
             sql.query(&lock).await.map_err(failed)?;
-            let (tables, files_now) = look(settings, wanted).await?;
-            if files == files_now {
+            let (tables, versions_now) = look(settings, wanted).await?;
+            if versions == versions_now {
                 let mut reader = super::connect(settings).await?;
                 let used = tables.iter().flat_map(CatalogTable::types);
                 let types = catalog::read_types(&mut reader, used).await.map_err(failed)?;
@@ -65,17 +65,17 @@ impl Snapshot {
             }
             tracing::info!("a table was rewritten while its snapshot was taken: taking another");
             sql.close().await;
-            (files, make_slot) = (files_now, false);
+            (versions, make_slot) = (versions_now, false);
             // The temporary slot of this turn has to be gone before the next one makes its own.
             sleep(PAUSE).await;
         }
         Err(Error::new(
             ErrorKind::Unavailable,
-            "tables are rewritten or truncated faster than a snapshot is taken",
+            "the columns of tables change faster than a snapshot is taken",
         )
         .code("PG0038")
         .with("attempts", ATTEMPTS)
-        .hint("start it while nothing truncates or rewrites the tables that it copies"))
+        .hint("start it while nothing alters the tables that it copies"))
     }
 
     /// Ends the transaction.
@@ -86,15 +86,15 @@ impl Snapshot {
     }
 }
 
-/// The tables as they are now, and the files that hold them.
-async fn look(settings: &Settings, wanted: &[TableId]) -> Result<(Vec<CatalogTable>, Vec<(u32, u32)>)> {
+/// The tables as they are now, and the versions of their columns.
+async fn look(settings: &Settings, wanted: &[TableId]) -> Result<(Vec<CatalogTable>, Vec<(u32, String)>)> {
     let mut sql = super::connect(settings).await?;
     let tables = super::read_tables(settings, &mut sql, wanted).await?;
-    let files = catalog::read_files(&mut sql, &tables)
+    let versions = catalog::read_column_versions(&mut sql, &tables)
         .await
         .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
     sql.close().await;
-    Ok((tables, files))
+    Ok((tables, versions))
 }
 
 /// Makes a slot and opens a session in its snapshot. Returns the snapshot's place in the log too.
