@@ -1,6 +1,6 @@
 //! Expressions as they run. DataFusion's own are made strict: arithmetic on integers that
-//! overflows is an error of its row rather than a wrapped number, and floats compare as
-//! [`crate::float`] says.
+//! overflows is an error of its row rather than a wrapped number, and floats compare by operators
+//! and IN as [`crate::float`] says.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

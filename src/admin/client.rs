@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -12,9 +12,10 @@ use tokio::net::TcpStream;
 /// # Errors
 /// If nothing answers at `admin`, or something else than a daemon does; with a hint.
 pub async fn pipelines(admin: SocketAddr) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(admin).await.with_context(|| {
-        format!(
-            "cannot reach a daemon at {admin}\nhint: start it with `millstream run`, or name its address with --admin"
+    let mut stream = TcpStream::connect(admin).await.map_err(|error| {
+        anyhow!(
+            "cannot reach a daemon at {admin}: {error}\n\
+             hint: start it with `millstream run`, or name its address with --admin"
         )
     })?;
     let request = format!("GET /api/v1/pipelines HTTP/1.0\r\nHost: {admin}\r\n\r\n");

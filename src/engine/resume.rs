@@ -16,10 +16,19 @@ pub fn resume_points<'a>(source: &str, holdings: impl Iterator<Item = Holding<'a
     let mut points = ResumePoints::default();
     for Holding { inputs, held } in holdings {
         for input in inputs.iter().filter(|input| &*input.source == source) {
-            points.add(input.clone(), held.clone());
+            points.add(input.clone(), held_of(input, held));
         }
     }
     points
+}
+
+/// What a target table holds of one of its inputs, which may be more than of all of them.
+fn held_of(table: &TableId, held: &Checkpoint) -> Checkpoint {
+    let mut of_table = held.clone();
+    for (partition, _) in held.iter() {
+        of_table.raise(partition, held.position(&of_input(partition, table)));
+    }
+    of_table
 }
 
 /// What every target table fed by `source` holds: what the source may acknowledge.
@@ -228,6 +237,13 @@ mod tests {
         assert_eq!(*held.position(&wal()), at(10));
         assert_eq!(*held.position(&of_input(&wal(), &table("a"))), Position::Beginning);
         assert_eq!(*held.position(&of_input(&wal(), &table("b"))), at(50));
+        let holding = Holding {
+            inputs: &inputs,
+            held: &held,
+        };
+        let points = resume_points("shop", std::iter::once(holding));
+        let from = |name| points.of(&table(name)).position(&wal()).clone();
+        assert_eq!((from("a"), from("b")), (at(10), at(50)));
     }
 
     #[test]

@@ -161,6 +161,19 @@ impl Clicks {
     }
 }
 
+impl Clicks {
+    /// The positions of all rows and rejected rows in the lake.
+    fn positions_read(&self) -> Vec<String> {
+        let lake = self.project.path().join("lake");
+        let tables = [
+            Table::read(&lake, self.topic),
+            Table::read_quarantine(&lake, self.topic),
+        ];
+        let rows = tables.iter().flat_map(Table::changes);
+        rows.map(|row| row.position).collect()
+    }
+}
+
 /// The text of a position, as the source promises it.
 fn text(offset: i64) -> String {
     format!("{offset:020}")
@@ -399,15 +412,7 @@ fn messages_that_expire_while_the_daemon_sleeps_halt_it_too() {
     assert!(error.message.contains("offsets_lost="), "{}", error.message);
     drop(daemon);
     // The message before the hole may or may not have been committed before the halt.
-    let lake = clicks.project.path().join("lake");
-    let mut positions: Vec<_> = [
-        Table::read(&lake, clicks.topic),
-        Table::read_quarantine(&lake, clicks.topic),
-    ]
-    .iter()
-    .flat_map(Table::changes)
-    .map(|row| row.position)
-    .collect();
+    let mut positions = clicks.positions_read();
     positions.sort_unstable();
     let mut expected: Vec<_> = sent.iter().chain(&first).map(|sent| text(sent.offset)).collect();
     if positions.len() == sent.len() {

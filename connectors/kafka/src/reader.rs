@@ -308,7 +308,7 @@ impl Run {
 
     fn pause(&self) -> Result<TopicPartitionList> {
         #[cfg(test)]
-        PAUSES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        PAUSED.lock().unwrap().insert(self.reader.config.brokers.to_string());
         let mut assignment = TopicPartitionList::new();
         for partition in self.partitions.iter() {
             assignment.add_partition(partition.topic(), partition.number);
@@ -547,12 +547,13 @@ fn request_failed(what: &str, error: &KafkaError) -> Error {
 }
 
 #[cfg(test)]
-static PAUSES: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+static PAUSED: std::sync::Mutex<std::collections::BTreeSet<String>> =
+    std::sync::Mutex::new(std::collections::BTreeSet::new());
 
-/// How often a reader of this process has paused.
+/// Whether a reader of these brokers, which each test has for itself, has paused.
 #[cfg(test)]
-pub fn pauses() -> usize {
-    PAUSES.load(std::sync::atomic::Ordering::Relaxed)
+pub fn has_paused(brokers: &str) -> bool {
+    PAUSED.lock().unwrap().contains(brokers)
 }
 
 #[cfg(test)]

@@ -163,12 +163,14 @@ fn accepted_range(check: &AcceptedRange, scope: &Scope<'_>, faults: &mut Vec<Err
             "column `{}` holds text, and a bound is a number: as texts, '9' is above '100'",
             check.column
         );
-        let condition = format!("CAST({} AS DECIMAL(38, 10)) BETWEEN 0 AND 100", quoted(&check.column));
-        faults.push(
-            scope
-                .fault(fault::WRONG_TYPE, message)
-                .hint(format!("use `expression_is_true` with a cast, as in {condition}")),
+        let column = quoted(&check.column);
+        let (number, text) = (
+            format!("CAST({column} AS DECIMAL(38, 10)) BETWEEN 0 AND 100"),
+            format!("{column} BETWEEN '000' AND '100'"),
         );
+        faults.push(scope.fault(fault::WRONG_TYPE, message).hint(format!(
+            "use `expression_is_true` with a cast, as in {number}; or to compare texts of one length, as in {text}"
+        )));
         return None;
     }
     let known = faults.len();

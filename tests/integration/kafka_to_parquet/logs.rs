@@ -112,15 +112,7 @@ fn what_compaction_removed_is_passed_over() {
     clicks.wait_caught_up(&mut daemon, &log);
     daemon.drain();
     // More may have been removed between the look at the log and the daemon's.
-    let lake = clicks.project.path().join("lake");
-    let read: Vec<String> = [
-        Table::read(&lake, clicks.topic),
-        Table::read_quarantine(&lake, clicks.topic),
-    ]
-    .iter()
-    .flat_map(Table::changes)
-    .map(|row| row.position)
-    .collect();
+    let read = clicks.positions_read();
     let left = kafka.read_log(clicks.topic, &[0]).unwrap();
     assert!(left.iter().all(|message| read.contains(&text(message.offset))));
     assert!(

@@ -10,16 +10,11 @@ use super::*;
 async fn a_pipeline_that_is_blocked_for_long_gets_everything_once_and_in_order() {
     let clicks = Clicks::new();
     let config = "topics: [clicks]\ndecode: bytes\nbatch: {rows: 100}";
-    let pauses = crate::reader::pauses();
-    let mut run = Run::start(
-        source(&clicks.kafka.brokers(), config),
-        resume_from("clicks", &[]),
-        1024,
-        1,
-    );
+    let brokers = clicks.kafka.brokers();
+    let mut run = Run::start(source(&brokers, config), resume_from("clicks", &[]), 1024, 1);
     // Until the reader's patience ends and it pauses its partitions; nobody takes events meanwhile.
     let paused = async {
-        while crate::reader::pauses() == pauses {
+        while !crate::reader::has_paused(&brokers) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };

@@ -127,18 +127,24 @@ async fn a_table_that_is_rewritten_behind_its_snapshot_is_copied_whole() {
     assert_eq!(slots, "millstream_t_shop");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_long_copy_leaves_no_session_idle() {
-    let cluster = TestCluster::with_settings(&[("idle_session_timeout", "1s")]).unwrap();
+/// Starts a first copy of 20,000 rows in small pieces; with the configuration that it has.
+fn long_copy(cluster: &TestCluster) -> (Running, serde_json::Value) {
     cluster
         .psql(
             "CREATE TABLE orders (id int PRIMARY KEY, note text); CREATE PUBLICATION p FOR ALL TABLES; \
              INSERT INTO orders SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i",
         )
         .unwrap();
-    let mut small = config(&cluster, &["orders"]);
+    let mut small = config(cluster, &["orders"]);
     small["batch"] = serde_json::json!({"rows": 100});
-    let mut run = Running::with_budget(source(&small), Target::of(&["orders"]), ByteBudget::new(64 * 1024));
+    let run = Running::with_budget(source(&small), Target::of(&["orders"]), ByteBudget::new(64 * 1024));
+    (run, small)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_copy_leaves_no_session_idle() {
+    let cluster = TestCluster::with_settings(&[("idle_session_timeout", "1s")]).unwrap();
+    let (mut run, _) = long_copy(&cluster);
     eventually("the copy runs", || {
         let copies =
             "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND application_name = 'millstream'";
@@ -153,15 +159,7 @@ async fn a_long_copy_leaves_no_session_idle() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_between_slot_and_copy_is_made_up_for() {
     let cluster = TestCluster::new().unwrap();
-    cluster
-        .psql(
-            "CREATE TABLE orders (id int PRIMARY KEY, note text); CREATE PUBLICATION p FOR ALL TABLES; \
-             INSERT INTO orders SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i",
-        )
-        .unwrap();
-    let mut small = config(&cluster, &["orders"]);
-    small["batch"] = serde_json::json!({"rows": 100});
-    let run = Running::with_budget(source(&small), Target::of(&["orders"]), ByteBudget::new(64 * 1024));
+    let (run, small) = long_copy(&cluster);
     eventually("the slot exists", || {
         cluster.psql("SELECT count(*) FROM pg_replication_slots").unwrap() == "1"
     })
