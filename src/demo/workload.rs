@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::broker::Broker;
@@ -120,7 +120,9 @@ impl Workload {
     #[expect(clippy::disallowed_methods, reason = "the clicks of a live shop happen now")]
     async fn step(&mut self, shop: &mut Shop) -> Result<()> {
         self.tick += 1;
-        shop.trade(self.tick).await?;
+        shop.trade(self.tick)
+            .await
+            .context("the shop cannot write to its PostgreSQL server any more")?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(now.as_micros()).unwrap_or_default();
         let first = (self.tick - 1) * CLICKS_PER_TICK + 1;

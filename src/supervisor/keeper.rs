@@ -72,7 +72,8 @@ async fn run_once(
     io: &Handle,
 ) -> Result<Outcome, Error> {
     let spec = pipeline.build()?;
-    let promises: Vec<String> = spec.sinks.iter().map(|sink| sink.sink.delivery().to_string()).collect();
+    let mut promises: Vec<String> = spec.sinks.iter().map(|sink| sink.sink.delivery().to_string()).collect();
+    promises.dedup();
     board.update(|status| status.delivery = promises.join(", "));
     let starting = || board.read().state == State::Starting;
     let mut task = JoinSet::new();
