@@ -57,9 +57,8 @@ async fn register(context: &SessionContext, table: &QueryTable, sql: &str) -> Re
         return Ok(());
     }
     let sorted = format!(
-        "SELECT * FROM {} ORDER BY {op} <> 'r', {position}, {ordinal}",
+        "SELECT * FROM {} ORDER BY {position}, {ordinal}",
         quoted(&table.name),
-        op = envelope::OP,
         position = envelope::POSITION,
         ordinal = envelope::ORDINAL,
     );

@@ -75,6 +75,18 @@ fn describe() {
             "Rows that failed a check",
         ),
         (
+            Gauge,
+            "millstream_copy_read_bytes",
+            Bytes,
+            "Bytes of a source table that its last copy has read",
+        ),
+        (
+            Gauge,
+            "millstream_copy_total_bytes",
+            Bytes,
+            "Bytes of a source table that is copied",
+        ),
+        (
             Counter,
             "millstream_pipeline_failures_total",
             Count,

@@ -7,6 +7,7 @@
 //! | `/metrics`                  | Prometheus text format |
 //! | `/api/v1/pipelines`         | the status of every pipeline, as JSON |
 //! | `/api/v1/pipelines/{name}`  | one pipeline, or 404 |
+//! | `POST /api/v1/backfills`    | asks a pipeline to copy a table again: JSON of `pipeline`, `table`, `where` |
 
 pub mod client;
 mod metrics;
@@ -16,13 +17,29 @@ use std::net::SocketAddr;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
+use millstream_core::{Error, ErrorKind};
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::client::BackfillAnswer;
 pub use self::metrics::Exposition;
 use crate::supervisor::Supervisor;
+
+/// What is asked of `/api/v1/backfills`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackfillRequest {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The source's table.
+    pub table: String,
+    /// Which rows, as a condition of the source's SQL; all of them if absent.
+    #[serde(rename = "where", default)]
+    pub condition: Option<String>,
+}
 
 #[derive(Clone)]
 struct Admin {
@@ -49,6 +66,7 @@ pub async fn serve(
         )
         .route("/api/v1/pipelines", get(pipelines))
         .route("/api/v1/pipelines/{name}", get(pipeline))
+        .route("/api/v1/backfills", post(backfill))
         .with_state(Admin { supervisor, exposition });
     axum::serve(listener, router)
         .with_graceful_shutdown(stop.cancelled_owned())
@@ -87,4 +105,38 @@ async fn pipeline(State(admin): State<Admin>, Path(name): Path<String>) -> Respo
         Some(status) => Json(status).into_response(),
         None => (StatusCode::NOT_FOUND, format!("there is no pipeline `{name}`\n")).into_response(),
     }
+}
+
+/// Only JSON that calls itself so is taken, which no page of a browser can send to another place
+/// unasked.
+async fn backfill(State(admin): State<Admin>, Json(request): Json<BackfillRequest>) -> Response {
+    let BackfillRequest {
+        pipeline,
+        table,
+        condition,
+    } = request;
+    let asked = match admin.supervisor.desks(&pipeline) {
+        Some(desks) => desks.ask(table, condition).await,
+        None => Err(
+            Error::new(ErrorKind::Config, format!("there is no pipeline `{pipeline}`"))
+                .hint("`millstream status` lists them"),
+        ),
+    };
+    let (status, answer) = match asked {
+        Ok(()) => (
+            StatusCode::ACCEPTED,
+            BackfillAnswer {
+                error: None,
+                hint: None,
+            },
+        ),
+        Err(error) => {
+            let answer = BackfillAnswer {
+                error: Some(error.summary()),
+                hint: error.hint_text().map(str::to_owned),
+            };
+            (StatusCode::CONFLICT, answer)
+        }
+    };
+    (status, Json(answer)).into_response()
 }

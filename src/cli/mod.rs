@@ -1,5 +1,6 @@
 //! The command line.
 
+mod backfill;
 mod check;
 mod demo;
 mod outline;
@@ -27,6 +28,8 @@ enum Command {
     Run(RunArgs),
     /// Ask a running daemon how its pipelines are
     Status(StatusArgs),
+    /// Have a running daemon copy a table again, or a part of it, while the stream goes on
+    Backfill(BackfillArgs),
     /// Show the whole system on this machine in under a minute: PostgreSQL, a broker, a live shop
     Demo(demo::DemoArgs),
 }
@@ -67,6 +70,23 @@ struct StatusArgs {
     format: Format,
 }
 
+#[derive(Debug, Args)]
+struct BackfillArgs {
+    /// The pipeline's name
+    pipeline: String,
+    /// The source's table, such as public.orders
+    table: String,
+    /// Which rows: a condition of SQL over the table's columns, as the server understands it
+    #[arg(long = "where", value_name = "SQL")]
+    condition: Option<String>,
+    /// The daemon's admin address
+    #[arg(long, default_value = "127.0.0.1:9464", env = "MILLSTREAM_ADMIN_LISTEN")]
+    admin: std::net::SocketAddr,
+    /// How to print the answer
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
 /// How to print something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -84,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::main(&args),
         Command::Run(args) => run::main(&args),
         Command::Status(args) => status::main(&args),
+        Command::Backfill(args) => backfill::main(&args),
         Command::Demo(args) => demo::main(args),
     };
     result.unwrap_or_else(|error| {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use millstream_core::{CopyKind, CopyProgress};
 
 use super::{Format, StatusArgs};
 use crate::admin::client;
@@ -51,11 +52,55 @@ fn print(pipelines: &[PipelineStatus]) {
                 table.rows, table.pending, table.quarantined, table.dropped, table.version
             );
         }
+        for (table, copy) in pipeline.copies.iter().filter(|(_, copy)| !copy.finished) {
+            println!("  {}", progress(table, copy));
+        }
         if let Some(error) = &pipeline.last_error {
             println!("  last error: {}", error.message);
             if let Some(hint) = &error.hint {
                 println!("  hint: {hint}");
             }
         }
+    }
+}
+
+/// `copying shop.public.orders: 45 %, 1200000 rows, 90 of 200 MB, 30 s left`
+fn progress(table: &str, copy: &CopyProgress) -> String {
+    const MB: u64 = 1_000_000;
+    let left = copy
+        .seconds_left
+        .map(|seconds| format!(", {seconds} s left"))
+        .unwrap_or_default();
+    let what = match copy.kind {
+        CopyKind::First => "copying",
+        CopyKind::Backfill => "copying again",
+    };
+    format!(
+        "{what} {table}: {:.0} %, {} rows, {} of {} MB{left}",
+        copy.ratio() * 100.0,
+        copy.rows,
+        copy.bytes / MB,
+        copy.total_bytes / MB
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_one_line() {
+        let copy = CopyProgress {
+            kind: CopyKind::First,
+            rows: 1_200_000,
+            bytes: 90_000_000,
+            total_bytes: 200_000_000,
+            seconds_left: Some(30),
+            finished: false,
+        };
+        assert_eq!(
+            progress("shop.public.orders", &copy),
+            "copying shop.public.orders: 45 %, 1200000 rows, 90 of 200 MB, 30 s left"
+        );
     }
 }

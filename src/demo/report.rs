@@ -188,7 +188,7 @@ fn duckdb_script(lake: &Lake) -> String {
          -- The files hold changes; the latest one of each key is the row as it is now.\n\
          CREATE TEMP VIEW orders AS\n  \
          SELECT * EXCLUDE (latest) FROM (\n    \
-         SELECT *, row_number() OVER (PARTITION BY order_id ORDER BY __op <> 'r' DESC, __position DESC, __ordinal DESC) AS latest\n    \
+         SELECT *, row_number() OVER (PARTITION BY order_id ORDER BY __position DESC, __ordinal DESC) AS latest\n    \
          FROM read_parquet(getvariable('files'), union_by_name = true))\n  \
          WHERE latest = 1 AND __op <> 'd';\n\
          SELECT status, size, count(*) AS orders, sum(net_amount) AS revenue FROM orders GROUP BY ALL ORDER BY ALL;\n"

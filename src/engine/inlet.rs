@@ -1,10 +1,12 @@
 //! Inlets: the running sources of a pipeline and their event channels.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use millstream_core::{
-    Checkpoint, Error, ErrorKind, EventReceiver, EventSender, Result, ResumePoints, Source, SourceContext, SourceEvent,
+    BackfillDesk, Checkpoint, CopyBoard, CopyProgress, Error, ErrorKind, EventReceiver, EventSender, Result,
+    ResumePoints, Source, SourceContext, SourceEvent, backfill_desk,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -21,6 +23,10 @@ pub struct Inlet {
     finished: bool,
     events: EventReceiver,
     durable: watch::Sender<Checkpoint>,
+    /// How far the source's copies are.
+    pub copies: CopyBoard,
+    /// Where backfills are asked for.
+    pub desk: BackfillDesk,
     task: Option<JoinHandle<Result<()>>>,
 }
 
@@ -37,11 +43,15 @@ impl Inlet {
         let name = source.name().to_owned();
         let (durable, durable_receiver) = watch::channel(durable);
         let (sender, events) = channel;
+        let copies = CopyBoard::default();
+        let (desk, backfills) = backfill_desk();
         let context = SourceContext {
             resume,
             events: sender,
             durable: durable_receiver,
             cancel,
+            copies: copies.clone(),
+            backfills,
         };
         let task = io.spawn(source.run(context));
         Self {
@@ -50,6 +60,8 @@ impl Inlet {
             finished: false,
             events,
             durable,
+            copies,
+            desk,
             task: Some(task),
         }
     }
@@ -124,6 +136,18 @@ impl Inlets {
         self.inlets.iter().all(|inlet| inlet.at_boundary)
     }
 
+    /// Where the sources are asked for copies, by name.
+    pub fn desks(&self) -> Vec<(String, BackfillDesk)> {
+        let desk = |inlet: &Inlet| (inlet.name.clone(), inlet.desk.clone());
+        self.inlets.iter().map(desk).collect()
+    }
+
+    /// How far the sources' copies are, by table.
+    pub fn copies(&self) -> BTreeMap<String, CopyProgress> {
+        let all = self.inlets.iter().flat_map(|inlet| inlet.copies.read());
+        all.map(|(table, copy)| (table.to_string(), copy)).collect()
+    }
+
     /// Waits until all sources have stopped, after their cancellation.
     pub async fn stopped(&mut self) {
         for inlet in &mut self.inlets {
@@ -169,7 +193,11 @@ impl Inlets {
             }
             match Pin::new(&mut inlet.events).poll_recv(cx) {
                 Poll::Ready(Some(event)) => {
-                    inlet.at_boundary = matches!(event, SourceEvent::Boundary(_));
+                    inlet.at_boundary = match event {
+                        SourceEvent::Boundary(_) => true,
+                        SourceEvent::TablesChanged => inlet.at_boundary,
+                        SourceEvent::Changes(_) | SourceEvent::Rejected { .. } => false,
+                    };
                     self.turn = index + 1;
                     return Poll::Ready(Polled::Event(event));
                 }

@@ -4,6 +4,7 @@
 //! Nothing here knows a particular connector, the command line or the admin interface.
 
 mod commit;
+pub mod desks;
 pub mod epoch;
 mod held;
 mod inlet;

@@ -28,6 +28,9 @@ pub enum Outcome {
     Drained,
     /// Every source came to its end, and everything is committed.
     Finished,
+    /// A source has other tables to read: what arrived is committed, and the pipeline is to be
+    /// started anew.
+    TablesChanged,
 }
 
 /// How many events may wait in a source's channel beside the bound in bytes.
@@ -59,6 +62,7 @@ pub async fn run(spec: PipelineSpec, board: StatusBoard, drain: CancellationToke
         started = start(spec, board, &cancel, io) => started?,
     };
     let ended = running.until_end(&drain).await;
+    running.board.desks().close();
     cancel.cancel();
     if ended.is_err() {
         running.abort().await;
@@ -78,6 +82,8 @@ pub(super) struct Running {
     pub(super) newest_commit: Option<i64>,
     /// When a boundary came that asks to be committed at once.
     pub(super) urgent_since: Option<Instant>,
+    /// Whether a source has other tables to read.
+    tables_changed: bool,
 }
 
 async fn start(mut spec: PipelineSpec, board: StatusBoard, cancel: &CancellationToken, io: &Handle) -> Result<Running> {
@@ -121,7 +127,9 @@ async fn start(mut spec: PipelineSpec, board: StatusBoard, cancel: &Cancellation
         board,
         newest_commit: None,
         urgent_since: None,
+        tables_changed: false,
     };
+    running.board.desks().open(running.inlets.desks());
     running.board.update(|status| {
         status.state = State::Running;
         for output in &running.outputs {
@@ -172,11 +180,14 @@ impl Running {
             let draining = give_up_at.is_some();
             let cut = draining || self.wants_cut();
             if cut && self.inlets.at_boundary() {
-                let everything = draining || self.urgent_since.is_some();
+                let everything = draining || self.tables_changed || self.urgent_since.is_some();
                 self.commit(if everything { Extent::Everything } else { Extent::Due })
                     .await?;
                 if draining {
                     return Ok(Outcome::Drained);
+                }
+                if self.tables_changed {
+                    return Ok(Outcome::TablesChanged);
                 }
             }
             if give_up_at.is_some_and(|at| at <= Instant::now()) {
@@ -211,6 +222,10 @@ impl Running {
             SourceEvent::Changes(batch) => self.on_changes(&batch, at_boundary).await,
             SourceEvent::Rejected { origin, rows } => self.on_rejected(&origin, &rows).await,
             SourceEvent::Boundary(boundary) => self.on_boundary(&boundary),
+            SourceEvent::TablesChanged => {
+                self.tables_changed = true;
+                Ok(())
+            }
         }
     }
 
@@ -311,7 +326,9 @@ impl Running {
             self.report(index, &reports);
             failed = failed.or_else(|| reports.iter().find_map(CheckReport::as_failure));
         }
+        let copies = self.inlets.copies();
         self.board.update(|status| {
+            status.copies = copies;
             for output in &self.outputs {
                 status.tables.entry(output.label.clone()).or_default().pending = output.gathered.rows;
             }
@@ -337,7 +354,7 @@ impl Running {
 
     fn wants_cut(&self) -> bool {
         let urgent = self.urgent_since.is_some_and(|since| since.elapsed() >= URGENT_AFTER);
-        urgent || (0..self.sinks.len()).any(|sink| self.is_due(sink))
+        urgent || self.tables_changed || (0..self.sinks.len()).any(|sink| self.is_due(sink))
     }
 
     fn time_to_cut(&self) -> Option<Duration> {

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use millstream_core::CopyProgress;
 use serde::{Deserialize, Serialize};
+
+use super::desks::Desks;
 
 /// Where a pipeline is in its life.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +48,9 @@ pub struct PipelineStatus {
     pub lag_seconds: Option<f64>,
     /// Commits made, over all tables.
     pub commits: u64,
+    /// Copies of source tables that run or have run since the start, by table.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub copies: BTreeMap<String, CopyProgress>,
     /// Each target table, by name; by `sink.name` where several sinks hold one of that name.
     pub tables: BTreeMap<String, TableStatus>,
 }
@@ -96,26 +102,38 @@ pub struct TableStatus {
     pub positions: millstream_core::Checkpoint,
 }
 
-/// The numbers of one pipeline, shared between its engine and those who show them.
+/// The numbers of one pipeline, and its desks, shared between its engine and the admin interface.
 #[derive(Debug, Clone, Default)]
-pub struct StatusBoard(Arc<Mutex<PipelineStatus>>);
+pub struct StatusBoard {
+    status: Arc<Mutex<PipelineStatus>>,
+    desks: Desks,
+}
 
 impl StatusBoard {
     /// A board for the pipeline `name`.
     pub fn new(name: &str) -> Self {
-        Self(Arc::new(Mutex::new(PipelineStatus {
+        let status = PipelineStatus {
             pipeline: name.to_owned(),
             ..PipelineStatus::default()
-        })))
+        };
+        Self {
+            status: Arc::new(Mutex::new(status)),
+            desks: Desks::default(),
+        }
     }
 
     /// The numbers now.
     pub fn read(&self) -> PipelineStatus {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes the numbers.
     pub fn update(&self, change: impl FnOnce(&mut PipelineStatus)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Where the pipeline is asked for copies.
+    pub fn desks(&self) -> Desks {
+        self.desks.clone()
     }
 }

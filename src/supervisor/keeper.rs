@@ -26,6 +26,10 @@ pub async fn keep_running(pipeline: Arc<LoadedPipeline>, board: StatusBoard, dra
         board.update(|status| status.state = State::Starting);
         let started = Instant::now();
         let error = match run_once(&pipeline, &board, &drain, &io).await {
+            Ok(Outcome::TablesChanged) => {
+                tracing::info!(pipeline = %name, "a source has other tables to read: the pipeline is planned anew");
+                continue;
+            }
             Ok(outcome) => {
                 let state = if outcome == Outcome::Drained {
                     State::Stopped

@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{LoadedPipeline, Project};
+use crate::engine::desks::Desks;
 use crate::engine::status::{PipelineStatus, State, StatusBoard};
 
 /// All pipelines of a daemon. Cheap to clone; clones share the pipelines.
@@ -119,6 +120,11 @@ impl Supervisor {
     /// The numbers of every pipeline, by name.
     pub fn status(&self) -> Vec<PipelineStatus> {
         self.lock().values().map(|kept| kept.board.read()).collect()
+    }
+
+    /// Where copies are asked of the pipeline `name`; `None` if there is none.
+    pub fn desks(&self, name: &str) -> Option<Desks> {
+        self.lock().get(name).map(|kept| kept.board.desks())
     }
 
     /// Whether every pipeline has started, and none is failing or being stopped.

@@ -1,14 +1,16 @@
 //! Checkpoints: the positions a table holds, and the advances that move them.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{PartitionId, Position};
 
 /// The position reached in each partition. A partition that is absent stands at
-/// [`Position::Beginning`].
+/// [`Position::Beginning`], unless it lies within one that has ended: a partition's name is a
+/// path, and what lies below a finished partition is finished too. Parts of a first copy
+/// (`shop/copy/public.orders/…`) are so forgotten when the whole of it has ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Checkpoint(BTreeMap<PartitionId, Position>);
@@ -53,18 +55,31 @@ pub enum DeltaVerdict {
 impl Checkpoint {
     /// The position reached in `partition`.
     pub fn position(&self, partition: &PartitionId) -> &Position {
-        self.0.get(partition).unwrap_or(&Position::Beginning)
+        let ended = || {
+            partition
+                .ancestors()
+                .any(|whole| self.0.get(whole) == Some(&Position::End))
+        };
+        match self.0.get(partition) {
+            Some(position) => position,
+            None if ended() => &Position::End,
+            None => &Position::Beginning,
+        }
     }
 
-    /// Records that `partition` was read up to and including `position`.
+    /// Records that `partition` was read up to and including `position`. At the end its parts
+    /// are forgotten.
     pub fn set(&mut self, partition: PartitionId, position: Position) {
+        if position == Position::End {
+            self.0.retain(|part, _| !part.is_within(&partition));
+        }
         self.0.insert(partition, position);
     }
 
     /// Moves `partition` forward to `position`; a position that is not ahead changes nothing.
     pub fn raise(&mut self, partition: &PartitionId, position: &Position) {
         if self.position(partition).partial_cmp(position) == Some(Ordering::Less) {
-            self.0.insert(partition.clone(), position.clone());
+            self.set(partition.clone(), position.clone());
         }
     }
 
@@ -81,13 +96,14 @@ impl Checkpoint {
     /// What both checkpoints hold: per partition the lesser position. A partition that either
     /// lacks, and positions that cannot be compared, are left out, which reads them again.
     pub fn least(&self, other: &Self) -> Self {
-        let shared = self.0.iter().filter_map(|(partition, mine)| {
-            let theirs = other.0.get(partition)?;
+        let known: BTreeSet<&PartitionId> = self.0.keys().chain(other.0.keys()).collect();
+        let shared = known.into_iter().filter_map(|partition| {
+            let (mine, theirs) = (self.position(partition), other.position(partition));
             let lesser = match mine.partial_cmp(theirs)? {
                 Ordering::Greater => theirs,
                 Ordering::Less | Ordering::Equal => mine,
             };
-            Some((partition.clone(), lesser.clone()))
+            (*lesser != Position::Beginning).then(|| (partition.clone(), lesser.clone()))
         });
         Self(shared.collect())
     }
@@ -220,6 +236,27 @@ mod tests {
             five.apply(&delta(&[("p", 4, 9), ("q", 3, 4)])),
             DeltaVerdict::Gap(partition("q"))
         );
+    }
+
+    #[test]
+    fn the_end_of_a_partition_is_the_end_of_its_parts() {
+        let (whole, part, beside) = (partition("copy/a"), partition("copy/a/7/0"), partition("copy/ab"));
+        let mut held: Checkpoint = [(part.clone(), at(3)), (beside.clone(), at(1))].into_iter().collect();
+        assert_eq!(*held.position(&whole), Position::Beginning);
+        let other: Checkpoint = [(whole.clone(), Position::End), (beside.clone(), at(1))]
+            .into_iter()
+            .collect();
+        assert_eq!(*other.position(&part), Position::End);
+        assert_eq!(*other.position(&partition("copy")), Position::Beginning);
+        // Who holds the whole holds the part as far as the other does.
+        assert_eq!(held.least(&other), held);
+        assert_eq!(other.least(&held), held);
+        let delta = held.delta_to(&other);
+        assert_eq!(held.apply(&delta), DeltaVerdict::Applied(other.clone()));
+        held.raise(&whole, &Position::End);
+        assert_eq!(held, other, "the part is forgotten");
+        held.raise(&part, &at(9));
+        assert_eq!(held, other);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Positions: where in a source's partition a reader stands.
 
+use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
@@ -35,6 +36,30 @@ impl PartitionId {
     /// What follows the source's name.
     pub fn within_source(&self) -> &str {
         self.0.split_once('/').map_or("", |(_, rest)| rest)
+    }
+
+    /// The partition that this one is the part called `name` of. A `/` in `name` parts it again.
+    #[must_use]
+    pub fn part(&self, name: impl fmt::Display) -> Self {
+        Self(format!("{self}/{name}").into())
+    }
+
+    /// The names of the partitions that this one lies within, the nearest first.
+    pub(crate) fn ancestors(&self) -> impl Iterator<Item = &str> {
+        let cuts = self.0.rmatch_indices('/');
+        cuts.map(|(at, _)| &self.0[..at])
+    }
+
+    /// Whether this is a part of `whole`, or of a part of it.
+    pub fn is_within(&self, whole: &Self) -> bool {
+        let rest = self.0.strip_prefix(whole.as_str());
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    }
+}
+
+impl Borrow<str> for PartitionId {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ByteBudget, ChangeBatch, Checkpoint, Error, ErrorKind, Finding, PartitionId, Position, Result, TableId, TableSchema,
+    BackfillRequests, ByteBudget, ChangeBatch, Checkpoint, CopyBoard, Error, ErrorKind, Finding, PartitionId, Position,
+    Result, TableId, TableSchema, backfill_desk,
 };
 
 /// A system that changes are read from.
@@ -34,7 +35,10 @@ pub trait Source: Send {
     /// - Events of a partition are sent in its order; every row's position is after the
     ///   position of the partition in the last boundary, and at most that of the next.
     /// - At a boundary nothing that was sent of any partition waits for another boundary.
-    /// - A table whose resume checkpoint lacks its first copy gets one before its changes.
+    /// - A table whose resume checkpoint lacks its first copy gets one. Its rows are `r`, each at
+    ///   the place in the log that it was read as of, and so stand among the table's changes in
+    ///   the order of positions: they may be sent after changes with later positions, never
+    ///   before ones with earlier.
     /// - Acknowledges to the system no position that `context.durable` does not include.
     /// - Goes on answering the system's keepalives while `context.events` is full.
     /// - Returns soon after `context.cancel` fires, with `Ok`.
@@ -53,6 +57,29 @@ pub struct SourceContext {
     pub durable: watch::Receiver<Checkpoint>,
     /// Fires when the source is to stop.
     pub cancel: CancellationToken,
+    /// Where the source tells how far its copies are.
+    pub copies: CopyBoard,
+    /// Requests to copy tables again.
+    pub backfills: BackfillRequests,
+}
+
+impl SourceContext {
+    /// A context whose copies nobody looks at, and in which nobody asks for a backfill.
+    pub fn new(
+        resume: ResumePoints,
+        events: EventSender,
+        durable: watch::Receiver<Checkpoint>,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self {
+            resume,
+            events,
+            durable,
+            cancel,
+            copies: CopyBoard::default(),
+            backfills: backfill_desk().1,
+        }
+    }
 }
 
 /// Where to resume: for each source table that the pipeline uses, what each of the target
@@ -133,6 +160,9 @@ pub enum SourceEvent {
     },
     /// Everything sent so far is complete: the stream may be cut here.
     Boundary(Boundary),
+    /// The source would read other tables if it were started now. The pipeline commits what it
+    /// has, and is planned and started anew at once.
+    TablesChanged,
 }
 
 /// A place at which the stream may be cut: the end of a transaction, an offset, the end of a
@@ -146,7 +176,7 @@ pub struct Boundary {
     pub from: Position,
     /// It is now complete up to and including this position.
     pub position: Position,
-    /// The only table concerned; `None` if all tables of the source are. A first copy names its table.
+    /// The only table concerned; `None` if all tables of the source are. A copy names its table.
     pub table: Option<TableId>,
     /// Positions of other partitions that a table which takes this boundary is raised to: a
     /// first copy taken at an LSN raises the table's WAL position to that LSN. A table that

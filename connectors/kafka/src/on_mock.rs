@@ -57,12 +57,7 @@ impl Run {
         let (sender, receiver) = event_channel(ByteBudget::new(budget), events);
         let (durable, seen) = watch::channel(Checkpoint::default());
         let cancel = CancellationToken::new();
-        let context = SourceContext {
-            resume,
-            events: sender,
-            durable: seen,
-            cancel: cancel.clone(),
-        };
+        let context = SourceContext::new(resume, sender, seen, cancel.clone());
         let mut task = JoinSet::new();
         task.spawn(Box::new(source).run(context));
         Self {
@@ -140,6 +135,7 @@ impl Reading {
                 self.open = false;
                 self.held.insert(boundary.partition, boundary.position);
             }
+            SourceEvent::TablesChanged => panic!("topics are configured one by one"),
         }
     }
 

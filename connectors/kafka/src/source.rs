@@ -104,7 +104,11 @@ impl Source for KafkaSource {
             events,
             durable: _durable,
             cancel,
+            copies: _,
+            backfills,
         } = context;
+        // Who asks is told at once that a topic is not copied again.
+        drop(backfills);
         let layouts = tokio::select! {
             () = cancel.cancelled() => return Ok(()),
             layouts = self.layouts() => layouts?,

@@ -254,6 +254,71 @@ pub(crate) async fn read_column_versions(
     rows.iter().map(|row| Ok((row.parse(0)?, row.parse(1)?))).collect()
 }
 
+/// A file that holds rows of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TableFile {
+    /// `pg_relation_filenode`
+    pub(crate) node: u32,
+    /// `"schema"."table"`, quoted for SQL, with `ONLY` where it is one relation alone.
+    pub(crate) relation: String,
+    pub(crate) blocks: u32,
+    /// Whether its rows can be read by their address (`ctid`).
+    pub(crate) addressable: bool,
+}
+
+/// The files that hold the rows of `table`, and the bytes of a block. A partitioned table with a
+/// partition that our role may not read by itself is one file, without addresses.
+pub(crate) async fn read_files(sql: &mut Connection, table: &CatalogTable) -> Result<(Vec<TableFile>, u64), WireError> {
+    let query = format!(
+        "WITH leaf AS (SELECT {oid}::oid AS oid WHERE '{kind}' <> 'p' UNION ALL \
+         SELECT relid FROM pg_catalog.pg_partition_tree({oid}::oid::regclass) WHERE isleaf AND '{kind}' = 'p') \
+         SELECT pg_catalog.pg_relation_filenode(c.oid), pg_catalog.format('%I.%I', n.nspname, c.relname), \
+         pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::int8, am.amname = 'heap', \
+         pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'), \
+         current_setting('block_size') \
+         FROM leaf JOIN pg_catalog.pg_class c ON c.oid = leaf.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam WHERE c.relkind = 'r' ORDER BY c.oid",
+        oid = table.oid,
+        kind = if table.kind == "p" { "p" } else { "r" },
+    );
+    let (mut files, mut readable, mut block_bytes) = (Vec::new(), true, 8192);
+    for row in sql.query(&query).await? {
+        let blocks: u64 = row.parse(2)?;
+        readable &= row.is_true(4);
+        block_bytes = row.parse(5)?;
+        files.push(TableFile {
+            node: row.parse(0)?,
+            relation: format!("ONLY {}", row.get(1).unwrap_or_default()),
+            blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
+            addressable: row.is_true(3),
+        });
+    }
+    if !readable && table.kind == "p" {
+        let blocks = files.iter().fold(0u32, |sum, file| sum.saturating_add(file.blocks));
+        files = vec![TableFile {
+            node: 0,
+            relation: quoted(&table.id),
+            blocks,
+            addressable: false,
+        }];
+    }
+    Ok((files, block_bytes))
+}
+
+/// Whether an update may leave values of `table` out of the stream: large ones (TOAST) that it did
+/// not change, of which no before-image tells.
+pub(crate) async fn may_leave_out(sql: &mut Connection, table: &CatalogTable) -> Result<bool, WireError> {
+    if table.identity == ReplicaIdentity::Full {
+        return Ok(false);
+    }
+    let query = format!(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = {} AND attnum > 0 \
+         AND NOT attisdropped AND attlen = -1 AND attstorage <> 'p')",
+        table.oid
+    );
+    Ok(sql.query(&query).await?.first().is_none_or(|row| row.is_true(0)))
+}
+
 /// The end of the log on the server's disk; `None` on a standby, whose log grows from elsewhere.
 pub(crate) async fn read_log_end(sql: &mut Connection) -> Result<Option<Lsn>, WireError> {
     let query = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL \

@@ -33,6 +33,9 @@ pub struct PostgresConfig {
     /// How large batches become.
     #[serde(default)]
     pub batch: BatchLimits,
+    /// How tables are copied.
+    #[serde(default)]
+    pub copy: CopyLimits,
     /// What `numeric(p,s)` becomes.
     #[serde(default)]
     pub numeric: NumericForm,
@@ -63,6 +66,29 @@ impl Default for BatchLimits {
     }
 }
 
+/// How tables are copied.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CopyLimits {
+    /// Sessions that read at the same time, from 1 to 64.
+    pub workers: u32,
+    /// Bytes of COPY data per second over all of them; unlimited if absent.
+    pub rate: Option<Size>,
+    /// How long one snapshot is kept, which holds back the server's clean-up of dead rows. After
+    /// that the rest is read under another one.
+    pub snapshot_for: Period,
+}
+
+impl Default for CopyLimits {
+    fn default() -> Self {
+        Self {
+            workers: 4,
+            rate: None,
+            snapshot_for: Period(Duration::from_secs(3600)),
+        }
+    }
+}
+
 fn default_status_interval() -> Period {
     Period(Duration::from_secs(10))
 }
@@ -70,6 +96,10 @@ fn default_status_interval() -> Period {
 /// A column of a batch holds at most 2 GiB, one value at most 1 GiB, and a text at most eight
 /// times the bytes that it is made from (`bit`): so a batch of this size has room for one more row.
 const MOST_BATCH_BYTES: u64 = 128 << 20;
+
+/// Each is a session of the server, whose number is limited.
+const MOST_WORKERS: u32 = 64;
+const SLOWEST_COPY: u64 = 1024;
 
 /// The configuration, read and checked without I/O.
 #[derive(Debug, Clone)]
@@ -80,6 +110,7 @@ pub(crate) struct Settings {
     pub(crate) slot: String,
     pub(crate) status_interval: Duration,
     pub(crate) batch: BatchLimits,
+    pub(crate) copy: CopyLimits,
     pub(crate) forms: Forms,
 }
 
@@ -122,6 +153,15 @@ impl Settings {
         if config.batch.bytes.0 > MOST_BATCH_BYTES {
             return Err(invalid("`batch.bytes` must be at most 128MiB"));
         }
+        if !(1..=MOST_WORKERS).contains(&config.copy.workers) {
+            return Err(invalid("`copy.workers` must be from 1 to 64"));
+        }
+        if config.copy.rate.is_some_and(|rate| rate.0 < SLOWEST_COPY) {
+            return Err(invalid("`copy.rate` must be at least 1KiB a second"));
+        }
+        if config.copy.snapshot_for.0.is_zero() {
+            return Err(invalid("`copy.snapshot_for` must be above 0"));
+        }
         if config.status_interval.0.is_zero() {
             return Err(invalid("`status_interval` must be above 0"));
         }
@@ -142,6 +182,7 @@ impl Settings {
             slot,
             status_interval,
             batch: config.batch,
+            copy: config.copy,
             forms: Forms {
                 numeric: config.numeric,
                 arrays: config.arrays,

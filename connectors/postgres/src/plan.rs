@@ -11,8 +11,19 @@ pub(crate) fn wal_partition(source: &str) -> PartitionId {
 }
 
 /// The partition of a table's first copy.
+///
+/// Its parts are ranges of the table, so that a `/` in the table's own name must not look like one.
 pub(crate) fn copy_partition(table: &TableId) -> PartitionId {
-    PartitionId::new(&table.source, format_args!("copy/{}", table.within_source()))
+    PartitionId::new(&table.source, format_args!("copy/{}", path_segment(table)))
+}
+
+/// The partition of all later copies of a table, one after the other.
+pub(crate) fn backfill_partition(table: &TableId) -> PartitionId {
+    PartitionId::new(&table.source, format_args!("backfill/{}", path_segment(table)))
+}
+
+fn path_segment(table: &TableId) -> String {
+    table.within_source().replace('%', "%25").replace('/', "%2F")
 }
 
 /// Where the target remembers which relation a table was copied from: its OID, a token. A
@@ -53,17 +64,6 @@ pub(crate) struct Plan {
     pub(crate) copy: Vec<TableId>,
     /// The least commit LSN that a target table holds; `None` if none holds any.
     pub(crate) held: Option<Lsn>,
-}
-
-impl Plan {
-    /// The last commit LSN that need not be sent again, given the position that the copies, if
-    /// any, raise their tables to.
-    pub(crate) fn stream_after(&self, copied: Option<Lsn>) -> Option<Lsn> {
-        match (self.held, copied) {
-            (Some(held), Some(copied)) => Some(held.min(copied)),
-            (one, other) => one.or(other),
-        }
-    }
 }
 
 /// Compares what each table holds with the slot.
@@ -303,7 +303,6 @@ mod tests {
                 held: None
             }
         );
-        assert_eq!(plan.stream_after(Some(Lsn(9))), Some(Lsn(9)));
     }
 
     #[test]
@@ -321,7 +320,6 @@ mod tests {
                 held: Some(Lsn(40))
             }
         );
-        assert_eq!(plan.stream_after(Some(Lsn(70))), Some(Lsn(40)));
     }
 
     #[test]
@@ -330,7 +328,7 @@ mod tests {
         let mut resume = copied(&[(&tables[0], 40)]);
         resume.add(tables[0].id.clone(), Checkpoint::default());
         let plan = plan(Some(&slot(41)), &tables, &resume).unwrap();
-        assert_eq!((plan.copy.len(), plan.stream_after(Some(Lsn(70)))), (1, Some(Lsn(40))));
+        assert_eq!((plan.copy.len(), plan.held), (1, Some(Lsn(40))));
     }
 
     #[test]

@@ -62,6 +62,6 @@ impl Source for PostgresSource {
     }
 
     async fn run(self: Box<Self>, context: SourceContext) -> Result<()> {
-        run::run(&self.settings, &self.name, context).await
+        run::run(self.settings, &self.name, context).await
     }
 }

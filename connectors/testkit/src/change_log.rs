@@ -39,10 +39,10 @@ impl ChangeRow {
 }
 
 /// The table that a change log amounts to: its changes applied by key in the order of
-/// (partition, position, ordinal), whatever their order in `batches`. Columns in `__unchanged`
+/// (position, ordinal, partition), whatever their order in `batches`. Columns in `__unchanged`
 /// keep what the row had: the one with the same key, or for a `c` right behind a `d`, the one
-/// that this removed. A first copy comes
-/// before the stream because `…/copy/…` sorts before `…/log` and `…/wal`.
+/// that this removed. The rows of a copy stand among the changes at the position that they were
+/// read as of. Of sources with several logs the keys must be apart.
 ///
 /// # Panics
 /// If a batch lacks a reserved column, or a change has no key.
@@ -55,10 +55,10 @@ pub fn fold(key: &[String], batches: &[RecordBatch]) -> FoldedTable {
 /// # Panics
 /// If a change other than a truncation has no key.
 pub fn fold_rows(key: &[String], mut changes: Vec<ChangeRow>) -> FoldedTable {
-    changes.sort();
+    changes.sort_by(|a, b| (&a.position, a.ordinal, &a.partition).cmp(&(&b.position, b.ordinal, &b.partition)));
     let mut table = FoldedTable::new();
-    // The row that the last delete removed, and the place of a create that moves it.
-    let mut removed: Option<(String, String, i64, Cells)> = None;
+    // The row that the last delete of a partition removed, and the place of a create that moves it.
+    let mut removed: BTreeMap<String, (String, i64, Cells)> = BTreeMap::new();
     for ChangeRow {
         partition,
         position,
@@ -78,12 +78,14 @@ pub fn fold_rows(key: &[String], mut changes: Vec<ChangeRow>) -> FoldedTable {
             .collect();
         assert_eq!(id.len(), key.len(), "a change without its key");
         if op == "d" {
-            removed = table.remove(&id).map(|row| (partition, position, ordinal + 1, row));
+            if let Some(row) = table.remove(&id) {
+                removed.insert(partition, (position, ordinal + 1, row));
+            }
             continue;
         }
         let moved = removed
-            .as_ref()
-            .filter(|(of, at, next, _)| op == "c" && (of, at, *next) == (&partition, &position, ordinal));
+            .get(&partition)
+            .filter(|(at, next, _)| op == "c" && (at, *next) == (&position, ordinal));
         let old = moved.map(|(.., row)| row).or_else(|| table.get(&id));
         for name in unchanged {
             if let Some(cell) = old.and_then(|row| row.get(&name)) {
@@ -184,6 +186,19 @@ mod tests {
             rows,
             [change("", "", &[("id", "1"), ("v", "b"), ("body", "long")], &[]).cells]
         );
+    }
+
+    #[test]
+    fn a_row_of_a_copy_stands_where_it_was_read_as_of() {
+        let copied = ChangeRow {
+            partition: "s/copy/t/7:0-9".into(),
+            ..change("3/7/0", "r", &[("id", "1"), ("v", "old")], &[])
+        };
+        for (changed_at, expected) in [("3", "old"), ("4", "new")] {
+            let changed = change(changed_at, "u", &[("id", "1"), ("v", "new")], &[]);
+            let table = fold_rows(&["id".to_owned()], vec![changed, copied.clone()]);
+            assert_eq!(table.into_values().next().unwrap()["v"], expected);
+        }
     }
 
     #[test]

@@ -300,12 +300,7 @@ impl Run {
         let (sender, receiver) = event_channel(ByteBudget::new(budget), events);
         let (durable, seen) = watch::channel(Checkpoint::default());
         let cancel = CancellationToken::new();
-        let context = SourceContext {
-            resume: resume.clone(),
-            events: sender,
-            durable: seen,
-            cancel: cancel.clone(),
-        };
+        let context = SourceContext::new(resume.clone(), sender, seen, cancel.clone());
         let mut task = JoinSet::new();
         task.spawn(source.run(context));
         Self {
@@ -362,6 +357,7 @@ async fn read(subject: &dyn SourceSubject, resume: &ResumePoints, budget: u64, e
                 reach(&mut reached, &boundary);
                 reading.events.push(Event::Boundary(boundary));
             }
+            Some(SourceEvent::TablesChanged) => panic!("nobody changed the tables"),
             None => {
                 let ended = run
                     .task

@@ -4,16 +4,21 @@
 //! a create or an update takes its value, a delete or a truncate frees it, and an update that
 //! moves a row to another value frees the old one. A row fails if its value is held by another.
 //! In a table without a key rows only come, so that nothing is freed there.
+//!
+//! A row that a copy read stands at the place in the log that it was read as of, and may come
+//! after changes with later places, or once more as of a later place. So rows of a copy are held
+//! against those of the same reading, and changes against changes.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
 
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::cast::AsArray;
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_buffer::BooleanBuffer;
 use arrow_row::{RowConverter, Rows, SortField};
 use arrow_schema::ArrowError;
-use millstream_core::{Op, TableSchema};
+use millstream_core::{Op, TableSchema, envelope};
 
 use crate::float::{self, Zeros};
 
@@ -49,8 +54,8 @@ enum Identity {
 /// The values that rows of this epoch hold, as 128-bit hashes.
 #[derive(Debug, Default)]
 pub(super) struct UniqueState {
-    /// Value to the number of rows that hold it: several where a duplicate was let pass.
-    holders: HashMap<u128, u32>,
+    /// Value to those who hold it.
+    holders: HashMap<u128, Holders>,
     /// Row to the value that it holds; empty where the value is the row's identity.
     held: HashMap<u128, u128>,
     hashers: (RandomState, RandomState),
@@ -58,10 +63,21 @@ pub(super) struct UniqueState {
     pub(super) unverified: u64,
 }
 
+/// Who holds a value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Holders {
+    /// Rows that were changed; several where a duplicate was let pass.
+    rows: u32,
+    /// The last reading of a copy that a row with the value came with, as a hash; 0 for none.
+    reading: u32,
+}
+
 /// The values and identities of a batch, ready to be compared.
 pub(super) struct Prepared {
     values: Rows,
     keys: Option<Rows>,
+    /// Where each row stands in its partition.
+    positions: StringArray,
     /// Rows with a NULL in a unique column, which equals nothing.
     null: BooleanBuffer,
 }
@@ -129,9 +145,11 @@ impl UniqueTest {
             Identity::Key { columns, converter } => Some(converter.convert_columns(&pick(columns))?),
             Identity::None | Identity::Same => None,
         };
+        let position = rows.schema().index_of(envelope::POSITION)?;
         Ok(Prepared {
             values: self.values.convert_columns(&columns)?,
             keys,
+            positions: rows.column(position).as_string().clone(),
             null,
         })
     }
@@ -144,12 +162,15 @@ impl UniqueTest {
         }
         let (value, owner) = state.hashes(batch, row);
         let holders = state.holders.get(&value).copied().unwrap_or_default();
+        if op == Op::Read {
+            return Some(holders.reading == state.reading(batch, row));
+        }
         let own = op == Op::Update
             && match self.identity {
                 Identity::Key { .. } => state.held.get(&owner) == Some(&value),
                 Identity::Same | Identity::None => true,
             };
-        Some(holders > u32::from(own))
+        Some(holders.rows > u32::from(own))
     }
 
     /// Notes that `row` lives with its value.
@@ -158,7 +179,7 @@ impl UniqueTest {
             return;
         }
         let (value, owner) = state.hashes(batch, row);
-        let keyed = batch.keys.is_some();
+        let keyed = batch.keys.is_some() && op != Op::Read;
         if keyed {
             state.free(owner);
         }
@@ -170,12 +191,15 @@ impl UniqueTest {
             state.unverified += 1;
             return;
         }
+        let reading = (op == Op::Read).then(|| state.reading(batch, row));
         let holders = state.holders.entry(value).or_default();
-        if keyed {
-            *holders += 1;
+        if let Some(reading) = reading {
+            holders.reading = reading;
+        } else if keyed {
+            holders.rows += 1;
             state.held.insert(owner, value);
         } else {
-            *holders = 1;
+            holders.rows = 1;
         }
     }
 
@@ -211,8 +235,8 @@ impl UniqueState {
         if let Some(value) = self.held.remove(&owner)
             && let Entry::Occupied(mut holders) = self.holders.entry(value)
         {
-            *holders.get_mut() -= 1;
-            if *holders.get() == 0 {
+            holders.get_mut().rows -= 1;
+            if holders.get().rows == 0 && holders.get().reading == 0 {
                 holders.remove();
             }
         }
@@ -226,6 +250,14 @@ impl UniqueState {
             .as_ref()
             .map_or(value, |keys| self.hash(keys.row(row).data()));
         (value, owner)
+    }
+
+    /// The reading that a row of a copy came with: what its position says before the place in
+    /// the table.
+    fn reading(&self, batch: &Prepared, row: usize) -> u32 {
+        let position = batch.positions.value(row);
+        let reading = position.split('/').next().unwrap_or_default();
+        (self.hashers.0.hash_one(reading) as u32).max(1)
     }
 
     /// Two keyed 64-bit hashes: nobody can craft rows that collide.
@@ -265,7 +297,12 @@ mod tests {
         for first in (0..rows).step_by(size as usize) {
             let ids = Int64Array::from_iter_values(first..first + size);
             let emails = StringArray::from_iter_values((0..size).map(|_| "a"));
-            let batch = RecordBatch::try_new(table.columns.clone(), vec![Arc::new(ids), Arc::new(emails)]).unwrap();
+            let places = emails.clone();
+            let position = Field::new(envelope::POSITION, DataType::Utf8, false);
+            let fields = table.columns.fields().iter().cloned().chain([Arc::new(position)]);
+            let schema = Schema::new(fields.collect::<Vec<_>>());
+            let columns: Vec<ArrayRef> = vec![Arc::new(ids), Arc::new(emails), Arc::new(places)];
+            let batch = RecordBatch::try_new(Arc::new(schema), columns).unwrap();
             let prepared = test.prepare(&batch).unwrap();
             for row in 0..size as usize {
                 test.admit(&prepared, row, Op::Create, &mut state);

@@ -114,18 +114,18 @@ async fn run(lake: &Lake, log: &Arc<MemoryLog>, transactions_per_boundary: u64) 
     };
     let source = Box::new(MemorySource::new(log.clone(), options));
     let (_durable, durable) = watch::channel(Checkpoint::default());
-    let reading = tokio::spawn(source.run(SourceContext {
-        resume: resume.into_iter().collect(),
+    let reading = tokio::spawn(source.run(SourceContext::new(
+        resume.into_iter().collect(),
         events,
         durable,
-        cancel: CancellationToken::new(),
-    }));
+        CancellationToken::new(),
+    )));
     while let Some(event) = received.recv().await {
         match event {
             SourceEvent::Changes(batch) => writer.write(batch).await?,
             SourceEvent::Boundary(boundary) => publish(&mut writer, boundary.partition, boundary.position).await?,
-            SourceEvent::Rejected { .. } => {
-                return Err(Error::new(ErrorKind::Internal, "the log holds no poison"));
+            SourceEvent::Rejected { .. } | SourceEvent::TablesChanged => {
+                return Err(Error::new(ErrorKind::Internal, "the log holds no such thing"));
             }
         }
     }

@@ -35,6 +35,19 @@ pub(crate) struct CopyRow<'a> {
 }
 
 impl<'a> CopyRow<'a> {
+    /// The first field, and the row without it.
+    ///
+    /// # Errors
+    /// If there is no field.
+    pub(crate) fn split_first(self) -> Result<(Option<&'a [u8]>, Self), ProtocolError> {
+        let fields = self.fields.checked_sub(1);
+        let fields = fields.ok_or(ProtocolError::ColumnCount { expected: 1, found: 0 })?;
+        let mut reader = Reader::new(self.bytes);
+        let first = read_field(&mut reader)?;
+        let bytes = reader.rest();
+        Ok((first, Self { fields, bytes }))
+    }
+
     /// How many fields there are.
     pub(crate) fn len(&self) -> usize {
         usize::from(self.fields)

@@ -44,6 +44,8 @@ pub(super) struct Assembler {
     announced: Lsn,
     /// Every transaction that commits before this was read.
     reached: Lsn,
+    /// Whether rows were handed on that no boundary followed yet.
+    open: bool,
     /// Whether the server asked for a reply since the last idle advance.
     asked: bool,
     last_advance: Instant,
@@ -72,6 +74,7 @@ impl Assembler {
             complete: None,
             announced: held,
             reached: Lsn(0),
+            open: false,
             asked: false,
             last_advance: Instant::now(),
         }
@@ -129,7 +132,10 @@ impl Assembler {
                 }
                 let begun = self.transaction.as_ref();
                 let begun = begun.ok_or(ProtocolError::UnknownContent("a relation outside a transaction"))?;
-                return self.tables.describe(&relation, begun.commit, &mut self.outbox);
+                let before = self.outbox.len();
+                let need = self.tables.describe(&relation, begun.commit, &mut self.outbox)?;
+                self.open |= self.outbox.len() > before;
+                return Ok(need);
             }
             Message::Insert { relation, new } => {
                 self.change(relation, new.wire_bytes(), |decoder, context| {
@@ -165,6 +171,22 @@ impl Assembler {
             self.reached = self.reached.max(wal_end);
             self.asked |= asked;
         }
+    }
+
+    /// Whether everything that was handed on ends at a boundary, so that a piece of a copy may follow.
+    pub(super) fn is_at_boundary(&self) -> bool {
+        !self.open
+    }
+
+    /// The last commit up to which all rows of ours were handed on.
+    pub(super) fn settled(&self) -> Lsn {
+        let nothing_waits = self.transaction.is_none() && self.rows == 0 && self.complete.is_none();
+        let read = if nothing_waits {
+            self.reached.0.saturating_sub(1)
+        } else {
+            0
+        };
+        self.announced.max(Lsn(read))
     }
 
     /// When something is to be handed on if nothing more comes.
@@ -252,6 +274,7 @@ impl Assembler {
 
     fn hand_on(&mut self) -> Result<()> {
         (self.rows, self.bytes, self.oldest) = (0, 0, None);
+        self.open = true;
         self.tables.hand_on(&mut self.outbox)
     }
 
@@ -265,6 +288,7 @@ impl Assembler {
 
     fn announce(&mut self, lsn: Lsn, committed_at: Option<i64>, urgent: bool) {
         let from = position_of(std::mem::replace(&mut self.announced, lsn));
+        self.open = false;
         self.outbox.push(SourceEvent::Boundary(Boundary {
             partition: self.partition.clone(),
             from,

@@ -1,6 +1,8 @@
-//! A run: find out where to begin, make the first copies that are missing, then stream.
+//! A run: find out where to begin, then stream, and make the copies that are missing beside it.
 
 mod assembler;
+mod backfill;
+mod copies;
 mod copy;
 mod messages;
 mod outbox;
@@ -9,22 +11,24 @@ mod snapshot;
 mod stream;
 mod tables;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::{Error, ErrorKind, Result, SourceContext, TableId};
+use millstream_core::{Boundary, Error, ErrorKind, Position, Result, SourceContext, SourceEvent, TableId};
 use tokio::time::{Instant, sleep};
 
 use self::assembler::Assembler;
-use self::copy::copy_tables;
+use self::copies::Copies;
 use self::outbox::Outbox;
 use self::replay::Replay;
+use self::snapshot::Snapshot;
 use self::stream::{Gauges, Stream, status_every};
 use self::tables::{TableStart, Tables};
 use crate::catalog::{self, CatalogTable};
 use crate::config::Settings;
 use crate::decode::Lsn;
 use crate::fault;
-use crate::plan::{Server, lsn_of, plan, refuse_ahead, wal_partition};
+use crate::plan::{Server, copy_partition, lsn_of, plan, position_of, refuse_ahead, wal_partition};
 use crate::shape::{Shape, TypeNames};
 use crate::wire::{Connection, ReplicationStream, Session, WireError};
 
@@ -33,19 +37,20 @@ const SLOT_PATIENCE: Duration = Duration::from_secs(10);
 const SLOT_RETRY: Duration = Duration::from_millis(250);
 
 /// Runs the source; see [`millstream_core::Source::run`].
-pub(crate) async fn run(settings: &Settings, source: &str, context: SourceContext) -> Result<()> {
+pub(crate) async fn run(settings: Settings, source: &str, context: SourceContext) -> Result<()> {
     let cancel = context.cancel.clone();
+    let settings = Arc::new(settings);
     let stream = tokio::select! {
         biased;
         () = cancel.cancelled() => return Ok(()),
-        started = start(settings, source, context) => started?,
+        started = start(&settings, source, context) => started?,
     };
     stream.run().await
 }
 
 /// Everything before the first byte of the stream. Dropping it ends it: the server rolls back
 /// the snapshot's transaction and drops a temporary slot.
-async fn start<'a>(settings: &'a Settings, source: &str, context: SourceContext) -> Result<Stream<'a>> {
+async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceContext) -> Result<Stream<'a>> {
     let catalog_failed = |error| fault::explain(error, "cannot read the catalog", &settings.connect);
     let mut sql = connect(settings).await?;
     let used = |table: &&TableId| context.resume.contains(table);
@@ -63,11 +68,14 @@ async fn start<'a>(settings: &'a Settings, source: &str, context: SourceContext)
     let plan = plan(&server, &tables, &context.resume)?;
     // It would idle while the tables are copied, which not every server or network suffers.
     sql.close().await;
-    let copied = if plan.copy.is_empty() {
-        None
+    // Where nothing is held the stream begins with the first copies' snapshot. It is taken now,
+    // since its slot may have to be made.
+    let snapshot = if plan.held.is_none() && !plan.copy.is_empty() {
+        Some(Snapshot::of(settings, &plan.copy, plan.create_slot).await?)
     } else {
-        Some(copy_tables(settings, &plan, &context.events).await?)
+        None
     };
+    let copied_as_of = snapshot.as_ref().map(Snapshot::held);
 
     let mut sql = connect(settings).await?;
     let (shapes, types) = describe(settings, &mut sql, &wanted).await?;
@@ -77,31 +85,36 @@ async fn start<'a>(settings: &'a Settings, source: &str, context: SourceContext)
         .iter()
         .zip(shapes)
         .map(|(table, shape)| {
-            let copied = copied.as_ref().filter(|_| plan.copy.contains(&table.id));
+            let copied = snapshot.iter().flat_map(|snapshot| &snapshot.tables);
+            let copied = copied.filter(|copied| copied.id == table.id).map(|copied| copied.oid);
             let held = context.resume.least_held(&table.id, &wal_partition(source));
-            let held = held
-                .and_then(lsn_of)
-                .into_iter()
-                .chain(copied.map(|copied| copied.held));
             TableStart {
-                oid: copied
-                    .and_then(|copied| copied.oids.get(&table.id).copied())
-                    .unwrap_or(table.oid),
-                held: held.min().unwrap_or_default(),
+                oid: copied.last().unwrap_or(table.oid),
+                // Of a table without a position everything comes with its copy.
+                held: held.and_then(lsn_of).or(copied_as_of).unwrap_or(Lsn(u64::MAX)),
                 shape,
             }
         })
         .collect();
     let binary = starts.iter().all(|start| start.shape.binary_is_exact(&types.catalog));
-    let held = plan.stream_after(copied.map(|copied| copied.held)).unwrap_or_default();
+    let held = plan.held.or(copied_as_of).unwrap_or_default();
     let wire = replicate(settings, held, binary, SLOT_PATIENCE).await?;
     refuse_moved_slot(settings, held).await?;
     tracing::info!(slot = %settings.slot, after = %held, binary, "streaming");
     let partition = wal_partition(source);
+    let mut outbox = Outbox::new(context.events);
+    for table in &plan.copy {
+        outbox.push(begin_copy(table, held));
+    }
+    let oids = starts.iter().map(|start| (start.shape.id.clone(), start.oid));
+    let mut copies = Copies::new(settings, oids.collect(), context.resume, context.copies, held);
+    copies.start_first(&plan.copy, snapshot);
+    copies.start_unfinished();
     let tables = Tables::new(partition.clone(), starts, types, binary);
-    let outbox = Outbox::new(context.events);
     Ok(Stream {
         settings,
+        copies,
+        backfills: context.backfills,
         partition: partition.clone(),
         wire,
         replay: Replay::default(),
@@ -110,6 +123,20 @@ async fn start<'a>(settings: &'a Settings, source: &str, context: SourceContext)
         cancel: context.cancel,
         status_every: status_every(settings.status_interval, sender_timeout),
         gauges: Gauges::of(source),
+    })
+}
+
+/// The boundary that begins the copy of `table`: from here on it follows the stream, which begins
+/// behind `held`, and of which the copy's snapshot will include the first part.
+fn begin_copy(table: &TableId, held: Lsn) -> SourceEvent {
+    SourceEvent::Boundary(Boundary {
+        partition: copy_partition(table),
+        from: Position::Beginning,
+        position: position_of(held),
+        table: Some(table.clone()),
+        raises: vec![(wal_partition(&table.source), position_of(held))],
+        committed_at: None,
+        urgent: false,
     })
 }
 

@@ -28,6 +28,11 @@ impl Outbox {
         self.waiting.push_back(event);
     }
 
+    /// Events that wait, the one under way left out.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether everything was taken.
     pub(super) fn is_empty(&self) -> bool {
         self.sending.is_none() && self.waiting.is_empty()

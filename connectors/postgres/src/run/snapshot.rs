@@ -1,4 +1,4 @@
-//! A snapshot of the database at one place in the log, and the first copies made under it.
+//! A snapshot of the database at one place in the log.
 
 use std::time::Duration;
 
@@ -32,8 +32,12 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// before the snapshot instead could block for ever: the slot waits for all transactions that
 /// write, and one of those may wait for our lock.
 pub(super) struct Snapshot {
-    pub(super) point: Lsn,
+    point: Lsn,
     pub(super) sql: Connection,
+    /// By this name other sessions enter it, as long as `sql` lives.
+    pub(super) name: String,
+    /// Every transaction before this one had ended when it was taken: `pg_snapshot_xmin`.
+    pub(super) horizon: u64,
     /// The tables, and the types they have.
     pub(super) tables: Vec<CatalogTable>,
     pub(super) types: Catalog,
@@ -56,8 +60,12 @@ impl Snapshot {
                 let used = tables.iter().flat_map(CatalogTable::types);
                 let types = catalog::read_types(&mut reader, used).await.map_err(failed)?;
                 reader.close().await;
+                let exported = sql.query(EXPORT).await.map_err(failed)?;
+                let exported = exported.first().ok_or_else(|| failed(not_exported()))?;
                 return Ok(Self {
                     point,
+                    name: exported.get(0).unwrap_or_default().to_owned(),
+                    horizon: exported.parse(1).map_err(failed)?,
                     sql,
                     tables,
                     types,
@@ -78,12 +86,31 @@ impl Snapshot {
         .hint("start it while nothing alters the tables that it copies"))
     }
 
-    /// Ends the transaction.
-    pub(super) async fn close(mut self) {
-        // It was read only: nothing depends on how it ends.
-        let _ = self.sql.query("COMMIT").await;
-        self.sql.close().await;
+    /// The last commit that it includes: every transaction whose commit record begins before its
+    /// point is in it.
+    pub(super) fn held(&self) -> Lsn {
+        Lsn(self.point.0.saturating_sub(1))
     }
+}
+
+/// A session in the snapshot that was exported as `name`.
+pub(super) async fn join(settings: &Settings, name: &str) -> Result<Connection, WireError> {
+    let mut sql = Connection::open(&settings.connect, Session::Sql).await?;
+    sql.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    sql.query(&format!(
+        "SET TRANSACTION SNAPSHOT {}",
+        escape_literal(name).trim_start()
+    ))
+    .await?;
+    Ok(sql)
+}
+
+/// Names the snapshot of the session's transaction for others, and tells its horizon.
+const EXPORT: &str = "SELECT pg_catalog.pg_export_snapshot(), \
+    pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())";
+
+fn not_exported() -> WireError {
+    WireError::Protocol("no snapshot was exported".to_owned())
 }
 
 /// The tables as they are now, and the versions of their columns.
@@ -112,18 +139,10 @@ async fn enter(settings: &Settings, make_slot: bool) -> Result<(Lsn, Connection)
         .first()
         .ok_or_else(|| WireError::Protocol("no answer to CREATE_REPLICATION_SLOT".to_owned()))?;
     let point = row.parse(1)?;
-    let snapshot = row
-        .get(2)
-        .ok_or_else(|| WireError::Protocol("no snapshot was exported".to_owned()))?;
+    let snapshot = row.get(2).ok_or_else(not_exported)?;
     tracing::info!(%slot, temporary = !make_slot, consistent_point = %point, "replication slot created");
     // Opened only now, since making a slot may take long.
-    let mut sql = Connection::open(&settings.connect, Session::Sql).await?;
-    sql.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    sql.query(&format!(
-        "SET TRANSACTION SNAPSHOT {}",
-        escape_literal(snapshot).trim_start()
-    ))
-    .await?;
+    let sql = join(settings, snapshot).await?;
     // Imported: it lives as long as our transaction now, and a temporary slot would hold back WAL.
     exporter.close().await;
     Ok((point, sql))
@@ -136,72 +155,14 @@ fn temporary_slot(slot: &str, pid: u32) -> String {
     format!("{}{suffix}", &slot[..slot.len().min(LONGEST - suffix.len())])
 }
 
-/// The statement that reads a table as the stream would send it: published columns, filtered
-/// rows, and as text what we cannot read in binary.
-pub(super) fn copy_statement(table: &CatalogTable, needs_text: &[bool]) -> String {
-    use postgres_protocol::escape::escape_identifier;
-
-    let columns = table.columns.iter().zip(needs_text).map(|(column, text)| {
-        let name = escape_identifier(&column.name);
-        if *text {
-            format!("{name}::pg_catalog.text")
-        } else {
-            name
-        }
-    });
-    // Children of a table that is inherited from are tables of their own in a publication.
-    let only = if table.kind == "p" { "" } else { "ONLY " };
-    let filter = table
-        .row_filter
-        .as_ref()
-        .map(|filter| format!(" WHERE {filter}"))
-        .unwrap_or_default();
-    let columns: Vec<String> = columns.collect();
-    format!(
-        "COPY (SELECT {} FROM {only}{}{filter}) TO STDOUT (FORMAT binary)",
-        columns.join(", "),
-        catalog::quoted(&table.id)
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{CatalogColumn, ReplicaIdentity};
 
     #[test]
     fn a_temporary_slot_has_a_name_that_fits() {
         let name = temporary_slot(&"x".repeat(63), 4_000_000);
         assert_eq!(name.len(), 63);
         assert!(name.ends_with("_copy_4000000"));
-    }
-
-    #[test]
-    fn the_copy_reads_what_the_stream_would_send() {
-        let column = |name: &str| CatalogColumn {
-            name: name.to_owned(),
-            type_oid: 25,
-            typmod: -1,
-            type_name: "text".to_owned(),
-            not_null: false,
-            key: false,
-        };
-        let table = CatalogTable {
-            id: TableId::new("s", Some("public"), "o\"dd"),
-            oid: 1,
-            kind: "r".to_owned(),
-            identity: ReplicaIdentity::Default,
-            readable: true,
-            schema_usable: true,
-            published: true,
-            row_filter: Some("(a > 1)".to_owned()),
-            row_security: false,
-            columns: vec![column("a"), column("place")],
-        };
-        assert_eq!(
-            copy_statement(&table, &[false, true]),
-            "COPY (SELECT \"a\", \"place\"::pg_catalog.text FROM ONLY \"public\".\"o\"\"dd\" WHERE (a > 1)) \
-             TO STDOUT (FORMAT binary)"
-        );
     }
 }

@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
-use millstream_core::{Checkpoint, Error, ErrorKind, PartitionId, Result};
+use millstream_core::{BackfillRequests, Checkpoint, Error, ErrorKind, PartitionId, Result};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::assembler::Assembler;
+use super::copies::Copies;
+use super::copy::Message;
 use super::messages::{Envelope, status_update};
 use super::replay::Replay;
 use super::tables::{Need, UnknownTypes};
@@ -60,6 +62,10 @@ pub(super) struct Stream<'a> {
     /// How often the server hears of us, at least.
     pub(super) status_every: Duration,
     pub(super) gauges: Gauges,
+    /// What is copied beside it.
+    pub(super) copies: Copies,
+    /// What is to be copied again.
+    pub(super) backfills: BackfillRequests,
 }
 
 /// Where the stream stands, for metrics.
@@ -73,6 +79,41 @@ impl Gauges {
         let received = metrics::gauge!("millstream_postgres_received_lsn", "source" => source.to_owned());
         let confirmed = metrics::gauge!("millstream_postgres_confirmed_lsn", "source" => source.to_owned());
         Self { received, confirmed }
+    }
+}
+
+/// What came for the engine.
+enum Input {
+    /// The socket may be looked at again.
+    Waited,
+    /// So many bytes are there to be decoded.
+    Filled(Result<usize, WireError>),
+    /// A copy sent something.
+    Copied(Result<Message>),
+}
+
+/// Waits for the socket or for a copy, whichever has something; in turns where both always have.
+///
+/// Cancel safe.
+async fn next_input(
+    wire: &mut ReplicationStream,
+    copies: &mut Copies,
+    wait: Option<Instant>,
+    copies_may_follow: bool,
+) -> Input {
+    let read = async {
+        match wait {
+            Some(until) => {
+                sleep_until(until).await;
+                Input::Waited
+            }
+            None => Input::Filled(wire.fill().await),
+        }
+    };
+    // Not biased: each of them may be ready all the time.
+    tokio::select! {
+        input = read => input,
+        message = copies.next(), if copies_may_follow => Input::Copied(message),
     }
 }
 
@@ -90,16 +131,19 @@ impl Stream<'_> {
     async fn serve(&mut self) -> Result<()> {
         let mut status = interval(self.status_every);
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut engine_listens = true;
+        let (mut engine_listens, mut may_be_asked) = (true, true);
         let (mut next_read, mut last_heard) = (Instant::now(), Instant::now());
         loop {
             if self.assembler.outbox.is_empty() && self.decode().await? {
                 // Looking things up took its time, in which nothing was read.
                 last_heard = Instant::now();
             }
+            self.copies.settle(self.assembler.settled());
             let taking = self.assembler.outbox.is_empty();
             let due = self.assembler.due();
             let now = Instant::now();
+            let wait_for_wire = (next_read > now).then_some(next_read);
+            let copies_may_follow = self.copies.are_running() && self.assembler.is_at_boundary();
             tokio::select! {
                 biased;
                 changed = self.durable.changed(), if engine_listens => {
@@ -118,18 +162,36 @@ impl Stream<'_> {
                     }
                     self.send_status(silence > SILENCE).await?;
                 }
+                request = self.backfills.next(), if may_be_asked => match request {
+                    Some(request) => self.copies.ask(request),
+                    None => may_be_asked = false,
+                },
                 sent = self.assembler.outbox.drive(), if !taking => sent?,
-                () = sleep_until(next_read), if taking && next_read > now => {}
-                filled = self.wire.fill(), if taking && next_read <= now => {
-                    let bytes = filled.map_err(|error| fault::explain(error, "the replication stream broke", &self.settings.connect))?;
-                    last_heard = Instant::now();
-                    next_read = if bytes < SMALL_READ { last_heard + PAUSE } else { last_heard };
-                }
+                input = next_input(&mut self.wire, &mut self.copies, wait_for_wire, copies_may_follow), if taking => match input {
+                    Input::Waited => {}
+                    Input::Filled(filled) => {
+                        let bytes = filled.map_err(|error| fault::explain(error, "the replication stream broke", &self.settings.connect))?;
+                        last_heard = Instant::now();
+                        next_read = if bytes < SMALL_READ { last_heard + PAUSE } else { last_heard };
+                    }
+                    Input::Copied(message) => self.take_copied(message?),
+                },
                 // Only where the socket was found to have nothing ready.
                 () = sleep_until(due.unwrap_or(now)), if taking && due.is_some() && next_read <= now => {
                     self.assembler.hand_on_when_due(Instant::now())?;
                 }
             }
+        }
+    }
+
+    fn take_copied(&mut self, message: Message) {
+        match message {
+            Message::Snapshot(held, tables) => {
+                for table in &tables {
+                    self.assembler.tables.copied_as_of(table, held);
+                }
+            }
+            Message::Piece(events) => events.into_iter().for_each(|event| self.assembler.outbox.push(event)),
         }
     }
 

@@ -217,6 +217,14 @@ impl Tables {
         self.types.catalog.extend(catalog);
     }
 
+    /// Takes the news that the target is given all of a table as of `held`, which it held nothing
+    /// of: what cannot be decoded up to there is of no interest.
+    pub(super) fn copied_as_of(&mut self, id: &millstream_core::TableId, held: Lsn) {
+        for table in self.tables.iter_mut().filter(|table| table.shape.id == *id) {
+            table.held = table.held.min(held);
+        }
+    }
+
     /// Takes the news that the stream sends text from now on.
     pub(super) fn read_text(&mut self) {
         self.binary = false;
@@ -244,15 +252,18 @@ pub(super) fn rows_counter(table: &millstream_core::TableId, phase: &'static str
 }
 
 /// Moves the rows of a decoder to the outbox.
-pub(super) fn take_batches(decoder: &mut TableDecoder, outbox: &mut Outbox) -> Result<()> {
-    if let Some(batch) = decoder.finish()? {
-        outbox.push(SourceEvent::Changes(batch));
-    }
-    if let Some(rows) = decoder.finish_rejects()? {
-        outbox.push(SourceEvent::Rejected {
-            origin: decoder.schema().id.clone(),
-            rows,
-        });
-    }
+fn take_batches(decoder: &mut TableDecoder, outbox: &mut Outbox) -> Result<()> {
+    batches(decoder)?.into_iter().for_each(|event| outbox.push(event));
     Ok(())
+}
+
+/// The rows that a decoder holds, decoded and rejected.
+pub(super) fn batches(decoder: &mut TableDecoder) -> Result<Vec<SourceEvent>> {
+    let rejected = |rows, decoder: &TableDecoder| SourceEvent::Rejected {
+        origin: decoder.schema().id.clone(),
+        rows,
+    };
+    let changes = decoder.finish()?.map(SourceEvent::Changes);
+    let rejects = decoder.finish_rejects()?.map(|rows| rejected(rows, decoder));
+    Ok(changes.into_iter().chain(rejects).collect())
 }

@@ -194,6 +194,30 @@ impl Connection {
         failure.map_or(Ok(rows), |error| Err(error.into()))
     }
 
+    /// Has the server parse and analyse one statement, which is not run (PostgreSQL manual, 55.2.3
+    /// "Extended Query").
+    ///
+    /// # Errors
+    /// What the server says of it; that it is more than one statement, too.
+    pub async fn parse(&mut self, sql: &str) -> Result<(), WireError> {
+        self.send(|out| {
+            frontend::parse("", sql, [], out)?;
+            frontend::sync(out);
+            Ok(())
+        })
+        .await?;
+        let mut failure = None;
+        loop {
+            let (tag, body) = self.message().await?;
+            match tag {
+                b'1' => {}
+                b'E' => failure = Some(ServerError::parse(&body)),
+                b'Z' => return failure.map_or(Ok(()), |error| Err(error.into())),
+                other => return Err(unexpected(other, "in reply to a statement")),
+            }
+        }
+    }
+
     /// Starts a `COPY … TO STDOUT`.
     pub async fn copy_out(&mut self, sql: &str) -> Result<CopyOut<'_>, WireError> {
         self.send(|out| frontend::query(sql, out)).await?;

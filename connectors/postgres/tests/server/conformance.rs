@@ -25,8 +25,8 @@ impl SourceSubject for Subject {
     }
 
     fn is_complete(&self, read: &Checkpoint) -> bool {
-        // The last table's copy; it also raises the log's position.
-        *read.position(&PartitionId::new("shop", "copy/public.lines")) == Position::End
+        let copied = |table| *read.position(&PartitionId::new("shop", format!("copy/public.{table}"))) == Position::End;
+        copied("orders") && copied("lines")
     }
 
     fn rows(&self) -> usize {

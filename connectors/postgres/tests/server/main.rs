@@ -3,8 +3,10 @@
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 mod authority;
+mod backfills;
 mod changes;
 mod conformance;
+mod copies;
 mod login;
 mod old_rows;
 mod preflight;

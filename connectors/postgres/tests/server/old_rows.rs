@@ -22,7 +22,7 @@ async fn rows_that_could_not_be_decoded_are_repaired_and_deleted() {
     let mut target = Target::of(&["notes"]);
     target.may_reject = true;
     let mut run = Running::start(source(&config(&cluster, &["notes"])), target);
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     cluster
         .psql(
             "UPDATE notes SET amount = 'NaN' WHERE id < 4; \
@@ -50,7 +50,7 @@ async fn large_old_rows_are_counted() {
     let mut small = config(&cluster, &["notes"]);
     small["batch"] = serde_json::json!({"bytes": "1MB"});
     let mut run = Running::start(source(&small), Target::of(&["notes"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     let copied = run.target.batches.len();
     cluster.psql("UPDATE notes SET version = 1; DELETE FROM notes").unwrap();
     run.catch_up(&cluster).await;
@@ -66,7 +66,7 @@ async fn large_old_rows_are_counted() {
 async fn a_renamed_key_column_stays_the_key() {
     let cluster = cluster("id int PRIMARY KEY, body text");
     let mut run = Running::start(source(&config(&cluster, &["notes"])), Target::of(&["notes"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     cluster
         .psql(
             "INSERT INTO notes VALUES (1, 'a'); ALTER TABLE notes RENAME id TO number; \

@@ -16,7 +16,7 @@ async fn the_server_is_answered_while_the_engine_takes_nothing() {
     let mut small = config(&cluster, &["orders"]);
     small["batch"] = serde_json::json!({"rows": 100});
     let mut run = Running::with_budget(source(&small), Target::of(&["orders"]), ByteBudget::new(64 * 1024));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     cluster
         .psql("INSERT INTO orders SELECT i, repeat('x', 200) FROM generate_series(1, 100000) i")
         .unwrap();

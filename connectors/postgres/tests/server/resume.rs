@@ -42,7 +42,7 @@ async fn a_stop_at_any_place_leaves_no_gap_and_no_overlap() {
     let mut target = Target::of(&["orders"]);
     for round in 0u32..6 {
         let mut run = Running::start(source(&config), target);
-        run.until(|target| !target.boundaries.is_empty()).await;
+        run.until_copied().await;
         write(&cluster, 1000 * (round + 1));
         let some = run.target.tables[&table("orders")].rows.len() + 70 * round as usize;
         run.until(|target| target.tables[&table("orders")].rows.len() >= some)
@@ -69,7 +69,7 @@ async fn a_stop_at_any_place_leaves_no_gap_and_no_overlap() {
 async fn only_what_is_durable_is_confirmed() {
     let cluster = cluster();
     let mut run = Running::start(source(&config(&cluster, &["orders"])), Target::of(&["orders"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     let at_copy = confirmed(&cluster);
     write(&cluster, 1000);
     // Taken, and never declared durable.
@@ -100,7 +100,7 @@ async fn a_table_added_later_is_copied_beside_the_stream() {
         .psql("CREATE TABLE later (id int PRIMARY KEY, amount int); INSERT INTO later VALUES (1, 1)")
         .unwrap();
     let mut run = Running::start(source(&config(&cluster, &["orders"])), Target::of(&["orders"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     let mut target = run.stop().await;
     target.boundaries.clear();
     write(&cluster, 1000);
@@ -109,7 +109,7 @@ async fn a_table_added_later_is_copied_beside_the_stream() {
         .unwrap();
     target.tables.insert(table("later"), crate::target::Held::default());
     let mut run = Running::start(source(&config(&cluster, &["orders", "later"])), target);
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     cluster
         .psql("INSERT INTO later VALUES (3, 3); DELETE FROM later WHERE id = 2")
         .unwrap();
@@ -131,7 +131,7 @@ async fn a_slot_that_is_ahead_or_gone_is_refused() {
     let cluster = cluster();
     let config = config(&cluster, &["orders"]);
     let mut run = Running::start(source(&config), Target::of(&["orders"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     let old = run.target.clone();
     write(&cluster, 1000);
     run.catch_up(&cluster).await;

@@ -148,7 +148,7 @@ async fn a_long_copy_leaves_no_session_idle() {
     eventually("the copy runs", || {
         let copies =
             "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND application_name = 'millstream'";
-        cluster.psql(copies).unwrap() == "1"
+        cluster.psql(copies).unwrap() != "0"
     })
     .await;
     tokio::time::sleep(Duration::from_millis(2500)).await;
@@ -169,7 +169,7 @@ async fn a_crash_between_slot_and_copy_is_made_up_for() {
         .psql("DELETE FROM orders WHERE id % 2 = 0; UPDATE orders SET note = 'y' WHERE id < 100")
         .unwrap();
     let mut run = Running::start(source(&small), Target::of(&["orders"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     cluster.psql("INSERT INTO orders VALUES (2, 'again')").unwrap();
     run.catch_up(&cluster).await;
     let target = run.stop().await;
@@ -202,7 +202,7 @@ async fn a_text_that_is_not_utf8_halts_with_its_own_error() {
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].code, Some("PG0037"));
     let mut run = Running::start(source(&config), Target::of(&["orders"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     cluster
         .psql_in("odd", "INSERT INTO orders VALUES (2, E'caf\\xe9 ')")
         .unwrap();

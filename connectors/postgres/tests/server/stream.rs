@@ -89,7 +89,7 @@ async fn a_large_transaction_flows_in_many_batches_and_shows_one_boundary() {
     let mut small = config(&cluster, &["orders"]);
     small["batch"] = serde_json::json!({"rows": 1000});
     let mut run = Running::start(source(&small), Target::of(&["orders"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     cluster
         .psql("INSERT INTO orders SELECT i, repeat('x', 50), i FROM generate_series(1, 50000) i")
         .unwrap();
@@ -121,7 +121,7 @@ async fn toast_keys_and_truncation_keep_their_meaning() {
     let cluster = TestCluster::new().unwrap();
     cluster.psql(ORDERS).unwrap();
     let mut run = Running::start(source(&config(&cluster, &["orders"])), Target::of(&["orders"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     cluster
         .psql(
             "ALTER TABLE orders ALTER note SET STORAGE EXTERNAL; \
@@ -162,7 +162,7 @@ async fn columns_change_while_it_runs() {
     cluster.psql(ORDERS).unwrap();
     cluster.psql("INSERT INTO orders VALUES (1, 'a', 1)").unwrap();
     let mut run = Running::start(source(&config(&cluster, &["orders"])), Target::of(&["orders"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     cluster
         .psql(
             "INSERT INTO orders VALUES (2, 'b', 2); \
@@ -249,7 +249,7 @@ async fn a_new_column_with_a_reserved_name_stops_the_stream() {
     target.boundaries.clear();
     target.tables.insert(table("orders"), crate::target::Held::default());
     let mut run = Running::start(source(&tables), target);
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     cluster.psql("INSERT INTO orders VALUES (2, 'b', 2)").unwrap();
     run.catch_up(&cluster).await;
     let target = run.stop().await;
@@ -283,7 +283,7 @@ async fn filters_text_only_types_and_full_identity_agree_between_copy_and_stream
         )
         .unwrap();
     let mut run = Running::start(source(&config(&cluster, &["spans"])), Target::of(&["spans"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     cluster.psql("INSERT INTO spans VALUES (0, '[0,9)', 'h'), (3, '[3,4)', 'h'); UPDATE spans SET span = '[5,6)' WHERE id = 2").unwrap();
     run.until(|target| target.tables[&table("spans")].rows.len() >= 3).await;
     let target = run.stop().await;
@@ -302,7 +302,7 @@ async fn an_idle_table_in_a_busy_log_moves_on_and_frees_it() {
         )
         .unwrap();
     let mut run = Running::start(source(&config(&cluster, &["quiet"])), Target::of(&["quiet"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     cluster
         .psql("INSERT INTO busy SELECT generate_series(1, 100000)")
         .unwrap();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{
-    Boundary, ByteBudget, Checkpoint, EventReceiver, PartitionId, Position, Result, ResumePoints, Source,
-    SourceContext, SourceEvent, TableId, TableSchema, event_channel,
+    BackfillDesk, Boundary, ByteBudget, Checkpoint, EventReceiver, PartitionId, Position, Result, ResumePoints, Source,
+    SourceContext, SourceEvent, TableId, TableSchema, backfill_desk, event_channel,
 };
 use millstream_postgres::{PostgresConfig, PostgresSource};
 use millstream_testkit::change_log::{Cells, ChangeRow, FoldedTable, change_rows, fold_rows};
@@ -54,6 +54,8 @@ pub struct Target {
     pub boundaries: Vec<Boundary>,
     /// Whether rows may be rejected, and how many were.
     pub may_reject: bool,
+    /// Whether the source wants to be started anew, since it has other tables to read.
+    pub tables_changed: bool,
     pub rejected: usize,
 }
 
@@ -77,6 +79,11 @@ impl Target {
         checkpoints.fold(first, |least, checkpoint| least.least(&checkpoint))
     }
 
+    /// Whether every table has its first copy.
+    pub fn is_copied(&self) -> bool {
+        self.tables.iter().all(|(id, held)| holds_copy(held, id))
+    }
+
     /// Forgets what no boundary followed, as a crash does.
     pub fn crash(&mut self) {
         self.pending.clear();
@@ -93,6 +100,7 @@ impl Target {
             SourceEvent::Rejected { rows, .. } if self.may_reject => self.rejected += rows.num_rows(),
             SourceEvent::Rejected { origin, rows } => panic!("{} rows of {origin} were rejected", rows.num_rows()),
             SourceEvent::Boundary(boundary) => self.cut(boundary),
+            SourceEvent::TablesChanged => self.tables_changed = true,
         }
     }
 
@@ -154,6 +162,8 @@ pub struct Running {
     pub target: Target,
     pub events: EventReceiver,
     pub durable: watch::Sender<Checkpoint>,
+    /// Where copies are asked for.
+    pub desk: BackfillDesk,
     cancel: CancellationToken,
     task: JoinHandle<Result<()>>,
 }
@@ -167,19 +177,32 @@ impl Running {
         let (sender, events) = event_channel(budget, 16);
         let (durable, watched) = watch::channel(target.least());
         let cancel = CancellationToken::new();
+        let (desk, backfills) = backfill_desk();
         let context = SourceContext {
-            resume: target.resume(),
-            events: sender,
-            durable: watched,
-            cancel: cancel.clone(),
+            backfills,
+            ..SourceContext::new(target.resume(), sender, watched, cancel.clone())
         };
         let task = tokio::spawn(Box::new(source).run(context));
         Self {
             target,
             events,
             durable,
+            desk,
             cancel,
             task,
+        }
+    }
+
+    /// Asks for a copy, and takes events until there is an answer.
+    pub async fn ask(&mut self, table: &str, condition: Option<&str>) -> Result<()> {
+        let desk = self.desk.clone();
+        let (table, condition) = (table.to_owned(), condition.map(str::to_owned));
+        let mut asked = tokio::spawn(async move { desk.ask(table, condition).await });
+        loop {
+            tokio::select! {
+                answer = &mut asked => return answer.expect("no panic"),
+                event = self.events.recv() => self.target.take(event.expect("the source runs")),
+            }
         }
     }
 
@@ -203,13 +226,18 @@ impl Running {
     /// Takes events until all that is committed now has come.
     pub async fn catch_up(&mut self, cluster: &TestCluster) {
         let lsn = flushed(cluster);
-        self.until(|target| target.least().position(&wal()).ordered() >= Some(lsn.as_str()))
+        self.until(|target| target.is_copied() && target.least().position(&wal()).ordered() >= Some(lsn.as_str()))
             .await;
+    }
+
+    /// Takes events until the first copies are done.
+    pub async fn until_copied(&mut self) {
+        self.until(Target::is_copied).await;
     }
 
     /// Takes events until the first copies are done and the stream has begun.
     pub async fn until_streaming(&mut self, cluster: &TestCluster) {
-        self.until(|target| !target.boundaries.is_empty()).await;
+        self.until_copied().await;
         // What is committed from now on is in no copy.
         self.catch_up(cluster).await;
     }
@@ -236,7 +264,7 @@ impl Running {
 
     /// Stops behind the first boundary that comes; rows before it are not asked for.
     pub async fn target_after_copy(mut self) -> Target {
-        self.until(|target| !target.boundaries.is_empty()).await;
+        self.until_copied().await;
         self.stop().await
     }
 
@@ -279,12 +307,15 @@ pub fn position(lsn: u64) -> String {
     format!("{lsn:016X}")
 }
 
-/// Whether the position of the log is known to `held`.
+/// Whether the target has the first copy of a table of the schema `public`.
 pub fn is_copied(held: &Held, name: &str) -> bool {
-    *held
-        .checkpoint
-        .position(&PartitionId::new("shop", format!("copy/public.{name}")))
-        == Position::End
+    holds_copy(held, &table(name))
+}
+
+fn holds_copy(held: &Held, id: &TableId) -> bool {
+    let name = id.within_source().replace('%', "%25").replace('/', "%2F");
+    let partition = PartitionId::new("shop", format!("copy/{name}"));
+    *held.checkpoint.position(&partition) == Position::End
 }
 
 /// The present rows of a table with these columns, as the target folds them. Empty is NULL.

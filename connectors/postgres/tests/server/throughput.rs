@@ -18,7 +18,7 @@ async fn take(run: &mut Running, rows: usize) -> (Duration, usize) {
                 batches += 1;
             }
             SourceEvent::Rejected { rows, .. } => taken += rows.num_rows(),
-            SourceEvent::Boundary(_) => {}
+            SourceEvent::Boundary(_) | SourceEvent::TablesChanged => {}
         }
     }
     (start.elapsed(), batches)

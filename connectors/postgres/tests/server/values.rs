@@ -17,7 +17,7 @@ async fn as_text_every_value_is_exact() {
     let mut texts = config(&cluster, &["things"]);
     (texts["numeric"], texts["arrays"]) = ("text".into(), "text".into());
     let mut run = Running::start(source(&texts), Target::of(&["things"]));
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     cluster.psql(STREAMED).unwrap();
     run.catch_up(&cluster).await;
     let target = run.stop().await;
@@ -32,7 +32,7 @@ async fn what_a_decimal_or_a_list_cannot_hold_is_rejected() {
     let mut target = Target::of(&["things"]);
     target.may_reject = true;
     let mut run = Running::start(source(&config(&cluster, &["things"])), target);
-    run.until(|target| !target.boundaries.is_empty()).await;
+    run.until_copied().await;
     cluster.psql(STREAMED).unwrap();
     run.catch_up(&cluster).await;
     let target = run.stop().await;

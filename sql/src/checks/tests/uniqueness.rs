@@ -161,3 +161,20 @@ fn an_epoch_that_has_failed_is_not_followed_on() {
     assert_eq!(failing(&mut checks, &[create(1, "a"), create(2, "b")]), 0);
     assert!(checks.on_epoch_end().failed.is_none());
 }
+
+#[test]
+fn rows_of_a_copy_are_held_against_their_own_reading() {
+    let mut checks = checks("- unique: [status]\n  then: warn");
+    let read = |id, status| Row {
+        op: Op::Read,
+        ..create(id, status)
+    };
+    // A change that is later than the reading may have come before it.
+    assert_eq!(failing(&mut checks, &[create(1, "a"), read(2, "a")]), 0);
+    assert_eq!(failing(&mut checks, &[read(3, "b"), create(4, "b")]), 0);
+    assert_eq!(failing(&mut checks, &[read(5, "b")]), 1);
+    assert_eq!(failing(&mut checks, &[create(6, "b")]), 1);
+    // What a change tells is not forgotten for a reading.
+    assert_eq!(failing(&mut checks, &[delete(4), create(7, "b")]), 1);
+    assert_eq!(failing(&mut checks, &[delete(6), delete(7), create(8, "b")]), 0);
+}

@@ -1,0 +1,72 @@
+//! Copies that somebody asks for while the stream runs.
+
+use millstream_core::{Error, ErrorKind, Result};
+
+use super::copy::{Copier, Purpose, Wanted, selects};
+use crate::catalog;
+use crate::config::Settings;
+use crate::fault;
+
+/// Runs a copy that was asked for. One that the server refuses is given up, and its reason is logged: the
+/// stream must not end for it.
+pub(super) async fn run(mut copier: Copier) -> Result<()> {
+    let statements: Vec<String> = copier.wanted.iter().map(tried).collect();
+    let outcome = match check(&copier.settings.clone(), &statements).await {
+        Ok(()) => copier.run().await,
+        refused => refused,
+    };
+    let awaited = copier.wanted.iter().any(|wanted| wanted.answer.is_some());
+    match outcome {
+        Err(error) if awaited || is_final(&error) => refuse(copier, error).await,
+        outcome => outcome,
+    }
+}
+
+/// Tells who waits for an answer; where it was given, the copy has begun and is given up.
+async fn refuse(mut copier: Copier, error: Error) -> Result<()> {
+    let answer = copier.wanted.iter_mut().find_map(|wanted| wanted.answer.take());
+    let Some(answer) = answer else {
+        return copier.give_up(&error).await;
+    };
+    // Who asked may have gone.
+    let _ = answer.send(Err(error));
+    Ok(())
+}
+
+/// Whether a copy that failed so would fail again.
+fn is_final(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Config | ErrorKind::Unsupported | ErrorKind::Denied | ErrorKind::SchemaChange
+    )
+}
+
+/// The statement by which a request is tried.
+fn tried(wanted: &Wanted) -> String {
+    let condition = match &wanted.purpose {
+        Purpose::Backfill { condition, .. } => condition.as_str(),
+        Purpose::First => "",
+    };
+    selects(&catalog::quoted(&wanted.table), condition)
+}
+
+/// Has the server look at statements without running them. Each is sent as one, so that a
+/// condition cannot end it and begin another.
+async fn check(settings: &Settings, statements: &[String]) -> Result<()> {
+    let mut sql = super::connect(settings).await?;
+    for statement in statements {
+        sql.parse(statement).await.map_err(|error| {
+            fault::explain(error, "the table cannot be copied again", &settings.connect)
+                .hint("the condition is one of SQL over the table's columns, such as `placed_at >= '2026-01-01'`")
+        })?;
+    }
+    sql.close().await;
+    Ok(())
+}
+
+/// Why a request is refused.
+pub(super) fn refusal(message: &str) -> Error {
+    Error::new(ErrorKind::Config, message)
+        .code("PG0070")
+        .hint("`millstream status` lists the tables of a pipeline, and the copies that run")
+}

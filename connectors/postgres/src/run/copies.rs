@@ -1,0 +1,196 @@
+//! The copies that run beside the stream, as the stream sees them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use millstream_core::{Backfill, CopyBoard, Error, ErrorKind, Result, ResumePoints, TableId};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::backfill;
+use super::copy::{Begun, Copier, Message, Purpose, Wanted};
+use super::snapshot::Snapshot;
+use crate::config::Settings;
+use crate::decode::Lsn;
+
+/// The running copies. Dropping them ends them.
+pub(super) struct Copies {
+    settings: Arc<Settings>,
+    /// The pipeline's tables, with the relations that the stream takes for them.
+    tables: HashMap<TableId, u32>,
+    resume: ResumePoints,
+    board: CopyBoard,
+    copiers: JoinSet<(Vec<TableId>, Result<()>)>,
+    /// The tables that are being copied.
+    busy: Vec<TableId>,
+    /// How often each table was asked for since the start.
+    asked: HashMap<TableId, u64>,
+    sender: mpsc::Sender<Message>,
+    messages: mpsc::Receiver<Message>,
+    settled: watch::Sender<Lsn>,
+}
+
+impl Copies {
+    /// No copies yet of `tables`, of which the target holds what `resume` says, beside a stream that
+    /// begins behind `held`.
+    pub(super) fn new(
+        settings: &Arc<Settings>,
+        tables: HashMap<TableId, u32>,
+        resume: ResumePoints,
+        board: CopyBoard,
+        held: Lsn,
+    ) -> Self {
+        // One waits while another is sent: each holds memory.
+        let (sender, messages) = mpsc::channel(1);
+        Self {
+            settings: settings.clone(),
+            tables,
+            resume,
+            board,
+            copiers: JoinSet::new(),
+            busy: Vec::new(),
+            asked: HashMap::new(),
+            sender,
+            messages,
+            settled: watch::channel(held).0,
+        }
+    }
+
+    /// Starts the first copies of `tables`; `snapshot` is their first, where the stream begins with it.
+    pub(super) fn start_first(&mut self, tables: &[TableId], snapshot: Option<Snapshot>) {
+        if tables.is_empty() {
+            return;
+        }
+        let wanted = tables.iter().map(|table| Wanted {
+            table: table.clone(),
+            oid: self.tables[table],
+            purpose: Purpose::First,
+            begun: Begun::of(table, &self.resume),
+            answer: None,
+        });
+        let copier = self.copier(wanted.collect(), self.settings.copy.workers, snapshot);
+        self.start(copier, |mut copier| async move { copier.run().await });
+    }
+
+    /// Goes on with the copies that were asked for and had not ended.
+    pub(super) fn start_unfinished(&mut self) {
+        let unfinished = |table: &TableId| Some((table.clone(), Purpose::unfinished(table, &self.resume)?));
+        let unfinished: Vec<_> = self.resume.tables().filter_map(unfinished).collect();
+        for (table, (purpose, begun)) in unfinished {
+            let wanted = Wanted {
+                oid: self.tables[&table],
+                table,
+                purpose,
+                begun,
+                answer: None,
+            };
+            let copier = self.copier(vec![wanted], 1, None);
+            self.start(copier, backfill::run);
+        }
+    }
+
+    /// Takes a request for a copy.
+    pub(super) fn ask(&mut self, request: Backfill) {
+        let Backfill {
+            table: name,
+            condition,
+            answer,
+        } = request;
+        let named =
+            |table: &&TableId| *table.name == *name || table.within_source() == name || table.to_string() == name;
+        let mut found = self.tables.keys().filter(named).cloned();
+        let refused = match (found.next(), found.next()) {
+            (Some(table), None) if self.busy.contains(&table) => {
+                backfill::refusal("the table is being copied already").with("table", &table)
+            }
+            (Some(table), None) => {
+                let mut purpose = Purpose::asked(&table, condition, &self.resume);
+                if let Purpose::Backfill { number, .. } = &mut purpose {
+                    let earlier = self.asked.entry(table.clone()).or_default();
+                    *number += *earlier;
+                    *earlier += 1;
+                }
+                let wanted = Wanted {
+                    oid: self.tables[&table],
+                    table,
+                    purpose,
+                    begun: Begun::nothing(),
+                    answer: Some(answer),
+                };
+                let copier = self.copier(vec![wanted], 1, None);
+                return self.start(copier, backfill::run);
+            }
+            (None, _) => backfill::refusal("the pipeline reads no such table").with("table", &name),
+            (Some(_), Some(_)) => backfill::refusal("more than one table has this name").with("table", &name),
+        };
+        // Who asked may have gone.
+        let _ = answer.send(Err(refused));
+    }
+
+    fn copier(&self, wanted: Vec<Wanted>, workers: u32, first: Option<Snapshot>) -> Copier {
+        Copier {
+            settings: self.settings.clone(),
+            workers,
+            wanted,
+            first,
+            board: self.board.clone(),
+            messages: self.sender.clone(),
+            settled: self.settled.subscribe(),
+        }
+    }
+
+    fn start<F>(&mut self, copier: Copier, run: impl FnOnce(Copier) -> F)
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let tables: Vec<TableId> = copier.wanted.iter().map(|wanted| wanted.table.clone()).collect();
+        self.busy.extend(tables.iter().cloned());
+        let running = run(copier);
+        self.copiers.spawn(async move { (tables, running.await) });
+    }
+
+    /// Whether anything is copied.
+    pub(super) fn are_running(&self) -> bool {
+        !self.copiers.is_empty()
+    }
+
+    /// The next message; pending for ever if no copy runs.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// Why a copy ended before its time.
+    pub(super) async fn next(&mut self) -> Result<Message> {
+        loop {
+            tokio::select! {
+                biased;
+                message = self.messages.recv() => match message {
+                    Some(message) => return Ok(message),
+                    None => return Err(gone()),
+                },
+                ended = self.copiers.join_next(), if !self.copiers.is_empty() => match ended {
+                    Some(Ok((tables, outcome))) => {
+                        // Its last message may have come since the channel was looked at.
+                        self.busy.retain(|table| !tables.contains(table));
+                        outcome?;
+                    }
+                    Some(Err(failure)) if failure.is_panic() => std::panic::resume_unwind(failure.into_panic()),
+                    Some(Err(_)) | None => return Err(gone()),
+                },
+            }
+        }
+    }
+
+    /// Tells the copies up to where the stream was handed on.
+    pub(super) fn settle(&self, lsn: Lsn) {
+        self.settled.send_if_modified(|known| {
+            let moved = *known < lsn;
+            *known = lsn.max(*known);
+            moved
+        });
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Cancelled, "a copy was given up")
+}

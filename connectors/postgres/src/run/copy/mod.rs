@@ -1,0 +1,279 @@
+//! Copies of tables, beside the stream.
+//!
+//! Several sessions read ranges of blocks ([`ranges`]) under one snapshot, in pieces that each end
+//! at a boundary: what was committed of them stays, whatever happens. After a restart, or when a
+//! snapshot was kept for long enough, the rest is read under another one, and stands among the
+//! changes of the log at the place that it was read as of ([`place`]).
+
+mod job;
+mod pace;
+mod place;
+mod purpose;
+mod ranges;
+mod reader;
+mod statement;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use millstream_core::{Boundary, CopyBoard, Error, ErrorKind, Position, Result, SourceEvent, TableId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+pub(super) use self::job::Begun;
+use self::job::TableJob;
+use self::pace::Pace;
+pub(super) use self::purpose::Purpose;
+use self::reader::{Round, Task};
+pub(super) use self::statement::selects;
+use super::snapshot::{Snapshot, join};
+use crate::catalog;
+use crate::config::Settings;
+use crate::decode::Lsn;
+use crate::fault;
+use crate::wire::Connection;
+
+/// What a copier tells the stream.
+pub(super) enum Message {
+    /// A snapshot was taken of these tables: it includes every commit up to this one.
+    Snapshot(Lsn, Vec<TableId>),
+    /// Rows, with the boundary that ends them.
+    Piece(Vec<SourceEvent>),
+}
+
+/// A table to be copied.
+pub(super) struct Wanted {
+    pub(super) table: TableId,
+    /// The relation that the stream takes for it.
+    pub(super) oid: u32,
+    pub(super) purpose: Purpose,
+    /// What was read of it before.
+    pub(super) begun: Begun,
+    /// Where the answer goes, if somebody waits for one: whether the copy begins.
+    pub(super) answer: Option<oneshot::Sender<Result<()>>>,
+}
+
+/// Copies tables, beside the stream that its messages go to.
+pub(super) struct Copier {
+    pub(super) settings: Arc<Settings>,
+    /// How many sessions may read at the same time.
+    pub(super) workers: u32,
+    pub(super) wanted: Vec<Wanted>,
+    /// The first snapshot, where the stream begins with it.
+    pub(super) first: Option<Snapshot>,
+    pub(super) board: CopyBoard,
+    pub(super) messages: mpsc::Sender<Message>,
+    /// Up to where the stream was handed on.
+    pub(super) settled: watch::Receiver<Lsn>,
+}
+
+impl Copier {
+    /// Copies what the target lacks of its tables.
+    ///
+    /// Dropping it ends it: the server rolls the snapshots' transactions back.
+    ///
+    /// After an error it can be run again, or given up.
+    pub(super) async fn run(&mut self) -> Result<()> {
+        while !self.wanted.is_empty() {
+            let snapshot = match self.first.take() {
+                Some(snapshot) => snapshot,
+                None => self.snapshot().await?,
+            };
+            for job in self.copy_under(snapshot).await? {
+                if job.is_finished() {
+                    self.wanted.retain(|wanted| wanted.table != job.table.id);
+                } else if let Some(wanted) = self.wanted.iter_mut().find(|wanted| wanted.table == job.table.id) {
+                    wanted.begun = job.begun();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a snapshot, once the stream has come near to the end of the log: rows of a snapshot
+    /// wait until the stream has reached it, and it would be kept for nothing.
+    async fn snapshot(&mut self) -> Result<Snapshot> {
+        let mut sql = super::connect(&self.settings).await?;
+        let failed = |error| fault::explain(error, "cannot read the catalog", &self.settings.connect);
+        let end = catalog::read_log_end(&mut sql).await.map_err(failed)?;
+        sql.close().await;
+        if let Some(end) = end {
+            let near = Lsn(end.0.saturating_sub(1));
+            let reached = self.settled.wait_for(|lsn| *lsn >= near).await;
+            reached.map_err(|_| Error::new(ErrorKind::Cancelled, "the source is stopping"))?;
+        }
+        let wanted: Vec<TableId> = self.wanted.iter().map(|wanted| wanted.table.clone()).collect();
+        Snapshot::of(&self.settings, &wanted, false).await
+    }
+
+    /// Reads as much as there is time for under `snapshot`.
+    async fn copy_under(&mut self, mut snapshot: Snapshot) -> Result<Vec<Arc<TableJob>>> {
+        let settings = self.settings.clone();
+        let failed = |error| fault::explain(error, "the copy failed", &settings.connect);
+        let held = snapshot.held();
+        let tables = std::mem::take(&mut snapshot.tables);
+        let firsts = self.wanted.iter().filter(|wanted| wanted.purpose == Purpose::First);
+        let firsts: Vec<TableId> = firsts.map(|wanted| wanted.table.clone()).collect();
+        self.tell(Message::Snapshot(held, firsts)).await?;
+
+        let (mut jobs, mut queue, mut first_events) = (Vec::new(), VecDeque::new(), Vec::new());
+        let mut may_change_snapshot = true;
+        let mut block_bytes = 0;
+        for table in tables {
+            let Some(wanted) = self.wanted.iter_mut().find(|wanted| wanted.table == table.id) else {
+                continue;
+            };
+            if wanted.oid != table.oid {
+                return Err(replaced_meanwhile(&table.id));
+            }
+            let files;
+            (files, block_bytes) = catalog::read_files(&mut snapshot.sql, &table).await.map_err(failed)?;
+            let may_leave_out = catalog::may_leave_out(&mut snapshot.sql, &table)
+                .await
+                .map_err(failed)?;
+            let as_of = (held, snapshot.horizon);
+            let files = (files.as_slice(), may_leave_out);
+            let purpose = &wanted.purpose;
+            let (job, ranges) = TableJob::plan(
+                &self.settings,
+                table,
+                &snapshot.types,
+                purpose,
+                as_of,
+                files,
+                &wanted.begun,
+            )?;
+            may_change_snapshot &= job.is_keyed() && files.0.iter().all(|file| file.addressable);
+            if matches!(purpose, Purpose::Backfill { .. }) {
+                first_events.push(job.beginning());
+            }
+            if wanted.begun.rows && !job.is_keyed() {
+                first_events.extend(job.emptied()?);
+            }
+            let (bytes, total) = (job.blocks_read * block_bytes, job.blocks * block_bytes);
+            self.board.start(&job.table.id, job.purpose.kind(), bytes, total);
+            tracing::info!(table = %job.table.id, kind = ?job.purpose.kind(), as_of = %held, ranges = ranges.len(), bytes_read = bytes, bytes = total, "copying");
+            let job = Arc::new(job);
+            if ranges.is_empty() {
+                queue.push_back((job.clone(), Task::End));
+            }
+            queue.extend(ranges.into_iter().map(|range| (job.clone(), Task::Read(range))));
+            jobs.push(job);
+        }
+        for answer in self.wanted.iter_mut().filter_map(|wanted| wanted.answer.take()) {
+            // Who asked may have gone.
+            let _ = answer.send(Ok(()));
+        }
+        let workers = queue.len().min(self.workers as usize).max(1);
+        let until = may_change_snapshot.then(|| Instant::now() + self.settings.copy.snapshot_for.0);
+        let round = Arc::new(Round {
+            settings: self.settings.clone(),
+            held,
+            queue: Mutex::new(queue),
+            until,
+            block_bytes,
+            pace: Pace::new(self.settings.copy.rate.map(|rate| rate.0)),
+            board: self.board.clone(),
+            messages: self.messages.clone(),
+            settled: self.settled.clone(),
+        });
+        for events in pieces(first_events) {
+            self.tell(Message::Piece(events)).await?;
+        }
+        let mut sessions: Vec<Connection> = Vec::with_capacity(workers);
+        for _ in 1..workers {
+            sessions.push(join(&self.settings, &snapshot.name).await.map_err(failed)?);
+        }
+        sessions.push(snapshot.sql);
+        let mut readers: JoinSet<Result<Connection>> = JoinSet::new();
+        for session in sessions {
+            readers.spawn(round.clone().work(session));
+        }
+        // The locks of the snapshot belong to one of the sessions: none is closed before all are done.
+        let mut idle = Vec::with_capacity(workers);
+        let mut progress = Instant::now();
+        loop {
+            tokio::select! {
+                ended = readers.join_next() => match ended {
+                    None => break,
+                    Some(Ok(session)) => idle.push(session?),
+                    Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+                },
+                () = sleep(PROGRESS_EVERY) => {}
+            }
+            if progress.elapsed() >= PROGRESS_EVERY {
+                progress = Instant::now();
+                self.tell_progress();
+            }
+        }
+        for session in idle {
+            // It was read only: nothing depends on how it ends.
+            session.close().await;
+        }
+        Ok(jobs)
+    }
+
+    /// Ends a copy that was asked for and that would fail again, so that it is not begun anew by
+    /// the next start.
+    pub(super) async fn give_up(&mut self, reason: &Error) -> Result<()> {
+        for wanted in std::mem::take(&mut self.wanted) {
+            let Purpose::Backfill { .. } = wanted.purpose else {
+                continue;
+            };
+            tracing::error!(table = %wanted.table, reason = %reason.summary(), "the backfill is given up");
+            let held = *self.settled.borrow();
+            let boundary = Boundary {
+                partition: wanted.purpose.partition(&wanted.table),
+                from: Position::Beginning,
+                position: wanted.purpose.end(held),
+                table: Some(wanted.table.clone()),
+                raises: Vec::new(),
+                committed_at: None,
+                urgent: true,
+            };
+            self.board.give_up(&wanted.table);
+            self.tell(Message::Piece(vec![SourceEvent::Boundary(boundary)])).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(&mut self, message: Message) -> Result<()> {
+        let told = self.messages.send(message).await;
+        told.map_err(|_| Error::new(ErrorKind::Cancelled, "the source is stopping"))
+    }
+
+    /// Tells operators how far copies are.
+    fn tell_progress(&self) {
+        for (table, copy) in self.board.read() {
+            if copy.finished {
+                continue;
+            }
+            let percent = (copy.ratio() * 100.0).floor();
+            tracing::info!(%table, percent, rows = copy.rows, bytes = copy.bytes, of = copy.total_bytes, seconds_left = copy.seconds_left, "copying");
+        }
+    }
+}
+
+/// Events, cut behind each boundary.
+fn pieces(events: Vec<SourceEvent>) -> Vec<Vec<SourceEvent>> {
+    let mut pieces: Vec<Vec<SourceEvent>> = vec![Vec::new()];
+    for event in events {
+        let ends = matches!(event, SourceEvent::Boundary(_));
+        pieces.last_mut().expect("there is one at least").push(event);
+        if ends {
+            pieces.push(Vec::new());
+        }
+    }
+    pieces.pop();
+    pieces
+}
+
+fn replaced_meanwhile(table: &TableId) -> Error {
+    Error::new(ErrorKind::Unavailable, "the table was replaced while its copy began")
+        .code("PG0038")
+        .with("table", table)
+}
+
+/// How often the log tells how far copies are.
+const PROGRESS_EVERY: std::time::Duration = std::time::Duration::from_secs(10);

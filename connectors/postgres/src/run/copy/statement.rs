@@ -1,0 +1,77 @@
+//! The statements that read a table as the stream would send it: published columns, filtered
+//! rows, and as text what we cannot read in binary.
+
+use postgres_protocol::escape::escape_identifier;
+
+use super::job::TableJob;
+use super::place::{LAST_BLOCK, Tid};
+use crate::catalog::TableFile as File;
+
+/// Which rows of a file are read.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Selection {
+    /// Those behind the first, up to the block.
+    Behind(Tid, u32),
+    /// Those behind the first and up to the second that were written by transactions from this
+    /// one on: the horizon of a snapshot.
+    Moved(Tid, Tid, u64),
+}
+
+/// The statement by which a condition over the columns of `relation` is tried, of one line at least.
+pub(in crate::run) fn selects(relation: &str, condition: &str) -> String {
+    if condition.is_empty() {
+        format!("SELECT FROM {relation}")
+    } else {
+        format!("SELECT FROM {relation} WHERE ({condition}\n)")
+    }
+}
+
+/// `COPY (SELECT ctid, … ) TO STDOUT (FORMAT binary)`: each row begins with its address.
+pub(super) fn statement(job: &TableJob, file: &File, selection: &Selection) -> String {
+    let columns = job.table.columns.iter().zip(&job.types).map(|(column, r#type)| {
+        let name = escape_identifier(&column.name);
+        if r#type.needs_text() {
+            format!(", {name}::pg_catalog.text")
+        } else {
+            format!(", {name}")
+        }
+    });
+    let filters = job.table.row_filter.iter().chain(job.purpose.condition());
+    // The line's end closes a comment.
+    let mut conditions: Vec<String> = filters.map(|filter| format!("({filter}\n)")).collect();
+    let address = if file.addressable {
+        match selection {
+            Selection::Behind(after, last) => {
+                conditions.push(format!("ctid > {}", after.sql()));
+                if *last < LAST_BLOCK {
+                    conditions.push(format!("ctid < {}", Tid::start_of(last + 1).sql()));
+                }
+            }
+            Selection::Moved(after, last, horizon) => {
+                conditions.push(format!("ctid > {} AND ctid <= {}", after.sql(), last.sql()));
+                conditions.push(written_since(*horizon));
+            }
+        }
+        "ctid"
+    } else {
+        "NULL::pg_catalog.tid"
+    };
+    let filter = if conditions.is_empty() {
+        String::new()
+    } else {
+        format!(" WHERE {}", conditions.join(" AND "))
+    };
+    format!(
+        "COPY (SELECT {address}{} FROM {}{filter}) TO STDOUT (FORMAT binary)",
+        columns.collect::<String>(),
+        file.relation
+    )
+}
+
+/// Whether a row was written by the transaction `horizon` or one that began later. A row's `xmin`
+/// is the lower half of a transaction's number, and wraps around: what is more than 2^31
+/// transactions old passes too, and is read for nothing.
+fn written_since(horizon: u64) -> String {
+    let lower = horizon & u64::from(u32::MAX);
+    format!("((xmin::pg_catalog.text::bigint - {lower}) & 4294967295) < 2147483648")
+}
