@@ -145,11 +145,10 @@ impl Copier {
                 &wanted.begun,
             )?;
             may_change_snapshot &= job.is_keyed() && files.0.iter().all(|file| file.addressable);
-            if matches!(purpose, Purpose::Backfill { .. }) {
-                first_events.push(job.beginning());
-            }
             if wanted.begun.rows && !job.is_keyed() {
                 first_events.extend(job.emptied()?);
+            } else if matches!(purpose, Purpose::Backfill { .. }) {
+                first_events.push(job.beginning());
             }
             let (bytes, total) = (job.blocks_read * block_bytes, job.blocks * block_bytes);
             self.board.start(&job.table.id, job.purpose.kind(), bytes, total);
