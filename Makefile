@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/tar
 export INSTA_WORKSPACE_ROOT := $(CURDIR)
 CARGO_FLAGS := --workspace --features failpoints
 
-.PHONY: help demo test bench lint
+.PHONY: help demo test test-postgres bench lint
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -18,6 +18,10 @@ demo: ## install what building needs, then show the whole system at work in unde
 test: ## install what the tests need, then run them all on real servers
 	scripts/setup.sh test
 	cargo test $(CARGO_FLAGS)
+
+test-postgres: ## the PostgreSQL source's tests on another server: make test-postgres VERSION=18, or 14 to 17
+	scripts/setup.sh test
+	scripts/test-postgres.sh "$(VERSION)" $(CARGO_FLAGS)
 
 bench: ## peak memory on two million, five million and a million rows or messages; takes minutes
 	scripts/setup.sh test

@@ -62,6 +62,33 @@ impl ClusterOptions {
     pub fn launch(self) -> Result<TestCluster> {
         TestCluster::create(&self)
     }
+
+    /// As [`launch`](Self::launch), with TLS by this certificate and key. `None`, after saying so
+    /// on the terminal, where the server was built without TLS: the test has to be skipped then.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    pub fn launch_tls(self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Result<Option<TestCluster>> {
+        match self.tls(certificate, key).launch() {
+            Ok(cluster) => Ok(Some(cluster)),
+            Err(error) if format!("{error:#}").contains(NO_TLS) => {
+                say_skipped("this PostgreSQL was built without TLS")?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// How a server that was built without TLS refuses `ssl = on`.
+const NO_TLS: &str = "SSL is not supported by this build";
+
+/// Says on the terminal that the test on this thread is skipped.
+fn say_skipped(why: &str) -> Result<()> {
+    let test = thread::current();
+    // Not by a macro, whose output is kept from the terminal.
+    writeln!(std::io::stderr(), "SKIPPED {}: {why}", test.name().unwrap_or("a test"))?;
+    Ok(())
 }
 
 /// A PostgreSQL cluster in a temporary folder, on a free loopback port and a Unix socket in that
@@ -152,6 +179,28 @@ impl TestCluster {
         self.folder.path().join("data")
     }
 
+    /// The server's major version, such as 15.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub fn major(&self) -> Result<u32> {
+        let version: u32 = self.psql("SHOW server_version_num")?.parse()?;
+        Ok(version / 10_000)
+    }
+
+    /// Whether the server is of the major version `since` or later, which `what` came with. If it
+    /// is not, that is said on the terminal: the test has to be skipped then.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub fn has(&self, what: &str, since: u32) -> Result<bool> {
+        let major = self.major()?;
+        if major < since {
+            say_skipped(&format!("PostgreSQL {major} has no {what}"))?;
+        }
+        Ok(major >= since)
+    }
+
     /// The server's process id, if it runs.
     pub fn pid(&self) -> Option<u32> {
         self.lock().as_ref().map(ServerProcess::id)
@@ -171,7 +220,7 @@ impl TestCluster {
     /// # Errors
     /// As [`psql`](Self::psql).
     pub fn psql_in(&self, database: &str, sql: &str) -> Result<String> {
-        let mut command = Command::new(self.binaries.join("psql"));
+        let mut command = Command::new(psql(&self.binaries)?);
         command
             .arg("-h")
             .arg(self.socket_dir())
@@ -336,6 +385,13 @@ pub fn binaries() -> Result<PathBuf> {
         );
         return Ok(folder);
     }
+    packaged("initdb")
+        .or_else(|| on_path("initdb").and_then(|initdb| Some(initdb.canonicalize().ok()?.parent()?.to_owned())))
+        .context("no PostgreSQL server binaries; `make test` installs them, or set MILLSTREAM_PG_BIN")
+}
+
+/// The folder of the newest of Debian's packages that have `program`.
+fn packaged(program: &str) -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -343,12 +399,22 @@ pub fn binaries() -> Result<PathBuf> {
         .filter_map(|entry| {
             let version: u32 = entry.file_name().to_str()?.parse().ok()?;
             let folder = entry.path().join("bin");
-            folder.join("initdb").is_file().then_some((version, folder))
+            folder.join(program).is_file().then_some((version, folder))
         });
-    let newest = versions.max().map(|(_, folder)| folder);
-    newest
-        .or_else(|| on_path("initdb").and_then(|initdb| Some(initdb.canonicalize().ok()?.parent()?.to_owned())))
-        .context("no PostgreSQL server binaries; `make test` installs them, or set MILLSTREAM_PG_BIN")
+    versions.max().map(|(_, folder)| folder)
+}
+
+/// The client beside the server's binaries, or where they came without one any on the machine:
+/// it speaks to servers of all versions.
+fn psql(binaries: &Path) -> Result<PathBuf> {
+    let beside = binaries.join("psql");
+    if beside.is_file() {
+        return Ok(beside);
+    }
+    packaged("psql")
+        .map(|folder| folder.join("psql"))
+        .or_else(|| on_path("psql"))
+        .context("no psql on this machine; `make test` installs it")
 }
 
 /// PostgreSQL refuses to run as root.

@@ -343,10 +343,12 @@ async fn check(client: &Client, name: &str, arrow: &DataType, literals: &[&str])
         "DROP TABLE IF EXISTS t; CREATE TABLE t (i int GENERATED ALWAYS AS IDENTITY, v {name}); \
          INSERT INTO t (v) VALUES {values}, (NULL);"
     );
-    client
-        .batch_execute(&sql)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    if let Err(error) = client.batch_execute(&sql).await {
+        let message = format!("{error:?}");
+        assert!(message.contains("built with libxml"), "{sql}: {message}");
+        eprintln!("SKIPPED {name}: this PostgreSQL was built without it");
+        return;
+    }
     let r#type = column_types(client, "t").await.remove(1).1;
     assert_eq!(r#type.arrow(), *arrow, "{name}");
     let (binary, text, shown) = copy_both(client, &r#type).await;

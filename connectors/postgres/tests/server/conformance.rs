@@ -47,7 +47,9 @@ async fn the_source_keeps_its_promises() {
 async fn the_source_keeps_its_promises_over_tls() {
     let authority = Authority::new();
     let (certificate, key) = authority.sign("localhost", false);
-    let cluster = ClusterOptions::default().tls(certificate, key).launch().unwrap();
+    let Some(cluster) = ClusterOptions::default().launch_tls(certificate, key).unwrap() else {
+        return;
+    };
     let parameters = format!("?sslmode=verify-full&sslrootcert={}", authority.root());
     keep_promises(cluster, parameters).await;
 }
