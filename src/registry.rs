@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use millstream_core::{Result, Sink, Source, TableId};
+use millstream_core::{Finding, Result, Sink, Source, TableId};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
@@ -60,19 +60,42 @@ impl SourceConfig {
     pub fn tables(&self, name: &str) -> Vec<TableId> {
         match self {
             #[cfg(feature = "postgres")]
-            Self::Postgres(config) => {
-                let tables = config.tables.iter().map(|table| {
-                    let (schema, table) = table.split_once('.').unwrap_or(("public", table));
-                    TableId::new(name, Some(schema), table)
-                });
-                tables.collect()
-            }
+            Self::Postgres(config) => config.named_tables(name),
             #[cfg(feature = "kafka")]
             Self::Kafka(config) => config
                 .topics
                 .iter()
                 .map(|topic| TableId::new(name, None, topic))
                 .collect(),
+        }
+    }
+
+    /// Whether the source may have more tables than those, which its system alone knows.
+    pub fn is_open(&self) -> bool {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => config.has_patterns(),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_) => false,
+        }
+    }
+
+    /// What an administrator has to run for the source `name`, and where. `None` for a source
+    /// that has no such statements, or whose settings cannot be used.
+    pub async fn setup(&self, pipeline: &str, name: &str) -> Option<Setup> {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => {
+                let source = millstream_postgres::PostgresSource::new(pipeline, name, config.clone()).ok()?;
+                let setup = source.setup().await;
+                Some(Setup {
+                    server: source.server(),
+                    unreachable: setup.unreachable,
+                    statements: setup.statements,
+                })
+            }
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_) => None,
         }
     }
 
@@ -88,6 +111,17 @@ impl SourceConfig {
             Self::Kafka(_) => None,
         }
     }
+}
+
+/// What an administrator has to run for a source.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The server.
+    pub server: String,
+    /// Why it could not be looked at; the statements are then all that a new one needs.
+    pub unreachable: Option<String>,
+    /// The statements, each the `sql` of a finding, in order. An `Error` must be run.
+    pub statements: Vec<Finding>,
 }
 
 /// The configuration of a sink: what stands under `parquet:` and the like.

@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod outline;
 mod run;
+mod setup;
 mod status;
 
 use std::path::PathBuf;
@@ -26,6 +27,9 @@ enum Command {
     Check(CheckArgs),
     /// Run the pipelines of a project folder until SIGTERM; SIGHUP reloads the folder
     Run(RunArgs),
+    /// Print what an administrator has to run on a source's server
+    #[command(subcommand)]
+    Setup(SetupCommand),
     /// Ask a running daemon how its pipelines are
     Status(StatusArgs),
     /// Have a running daemon copy a table again, or a part of it, while the stream goes on
@@ -58,6 +62,28 @@ struct RunArgs {
     /// How to write logs to standard error; RUST_LOG sets the level
     #[arg(long, value_enum, default_value_t = Format::Text, env = "MILLSTREAM_LOG_FORMAT")]
     log_format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum SetupCommand {
+    /// Role, grants and publication for the PostgreSQL sources: the least that they need
+    Postgres(SetupPostgresArgs),
+}
+
+#[derive(Debug, Args)]
+struct SetupPostgresArgs {
+    /// The project folder, or one pipeline's file
+    #[arg(default_value = ".")]
+    project: PathBuf,
+    /// Only the sources of this pipeline
+    #[arg(long)]
+    pipeline: Option<String>,
+    /// Print the statements; nothing is run. What a server that can be reached has is left out
+    #[arg(long, required = true)]
+    print_sql: bool,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -103,6 +129,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Check(args) => check::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Setup(SetupCommand::Postgres(args)) => setup::postgres(&args),
         Command::Status(args) => status::main(&args),
         Command::Backfill(args) => backfill::main(&args),
         Command::Demo(args) => demo::main(args),

@@ -46,7 +46,9 @@ pub async fn faults(pipeline: &LoadedPipeline, known: &[Arc<TableSchema>]) -> Ve
             // It may read a table whose columns are not known.
             Err(error) if error.error_code() == Some("SQ0002") => {
                 let error = millstream_sql::plan(&definition.model, &tables).await.err();
-                let shows = error.filter(|error| says_one_of(error, SQL_WITHOUT_COLUMNS));
+                // A table that is not named may be one that a source selects by a pattern.
+                let unsure = |error: &Error| pipeline.is_open() && error.error_code() == Some("SQ0002");
+                let shows = error.filter(|error| says_one_of(error, SQL_WITHOUT_COLUMNS) && !unsure(error));
                 (shows, check_faults(definition))
             }
             Err(error) => (Some(error), check_faults(definition)),

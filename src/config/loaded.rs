@@ -118,7 +118,17 @@ impl LoadedPipeline {
         let names: Vec<Option<Vec<String>>> = names.collect();
         let sinks = self.config.sinks.keys().zip(&names);
         let sinks: Vec<_> = sinks.map(|(name, tables)| (name.as_str(), tables.as_deref())).collect();
-        plan::targets(&self.models, &sinks, &self.named_tables())
+        let (targets, mut faults) = plan::targets(&self.models, &sinks, &self.named_tables());
+        if self.is_open() {
+            faults.retain(|fault| fault.error.error_code() != Some("EN0003"));
+        }
+        (targets, faults)
+    }
+
+    /// Whether a source may have more tables than the file names: a name that is not among them
+    /// is then no fault.
+    pub fn is_open(&self) -> bool {
+        self.config.sources.values().any(|source| source.value.is_open())
     }
 
     /// A fault of planning, with its place.

@@ -8,6 +8,7 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::decode::catalog_type::CATALOG_QUERY;
 use crate::decode::{Catalog, CatalogType, Lsn, TypeKind};
+use crate::selection::{ROOT, with_published};
 use crate::wire::{Connection, Row, WireError};
 
 /// A table that the catalog knows.
@@ -18,13 +19,14 @@ pub(crate) struct CatalogTable {
     /// `relkind`: `r` is a table, `p` a partitioned one, anything else cannot be replicated.
     pub(crate) kind: String,
     pub(crate) identity: ReplicaIdentity,
-    /// Whether our role may SELECT from it.
+    /// Whether our role may SELECT what is published of it.
     pub(crate) readable: bool,
     /// Whether our role has USAGE on its schema.
     pub(crate) schema_usable: bool,
-    /// Whether the publication covers it.
+    /// Whether one of the publications covers it, under its own name.
     pub(crate) published: bool,
-    /// The publication's row filter, an SQL expression (PostgreSQL 15 and later).
+    /// The publication's row filter, an SQL expression in parentheses (PostgreSQL 15 and later).
+    /// Of several publications a row need only pass one, and one without a filter passes all.
     pub(crate) row_filter: Option<String>,
     /// Whether row-level security hides rows of it from our role.
     pub(crate) row_security: bool,
@@ -87,12 +89,12 @@ const GENERATED_COLUMNS: u32 = 180_000;
 /// Reads those of `wanted` that exist, in the order of `wanted`.
 pub(crate) async fn read_tables(
     sql: &mut Connection,
-    publication: &str,
+    publications: &[String],
     wanted: &[TableId],
 ) -> Result<Vec<CatalogTable>, WireError> {
     let version = sql.server_version();
     let mut tables = Vec::with_capacity(wanted.len());
-    for row in sql.query(&tables_query(publication, wanted, version)).await? {
+    for row in sql.query(&tables_query(publications, wanted, version)).await? {
         let index: usize = row.parse(0)?;
         let id = wanted
             .get(index)
@@ -113,7 +115,7 @@ pub(crate) async fn read_tables(
     if tables.is_empty() {
         return Ok(tables);
     }
-    for row in sql.query(&columns_query(publication, &tables, version)).await? {
+    for row in sql.query(&columns_query(publications, &tables, version)).await? {
         let oid: u32 = row.parse(0)?;
         if let Some(table) = tables.iter_mut().find(|table| table.oid == oid) {
             table.columns.push(CatalogColumn {
@@ -129,7 +131,7 @@ pub(crate) async fn read_tables(
     Ok(tables)
 }
 
-fn tables_query(publication: &str, wanted: &[TableId], version: u32) -> String {
+fn tables_query(publications: &[String], wanted: &[TableId], version: u32) -> String {
     let mut names = String::new();
     for (index, table) in wanted.iter().enumerate() {
         let separator = if index == 0 { "" } else { "," };
@@ -138,25 +140,37 @@ fn tables_query(publication: &str, wanted: &[TableId], version: u32) -> String {
         let _ = write!(names, "{separator}({index},{schema},{})", escape_literal(&table.name));
     }
     let filter = if version >= FILTERED_PUBLICATIONS {
-        "p.rowfilter"
+        "CASE WHEN bool_and(rowfilter IS NOT NULL) \
+         THEN '(' || string_agg(DISTINCT '(' || rowfilter || ')', ' OR ') || ')' END"
     } else {
         "NULL"
     };
+    let (list, readable) = if version >= FILTERED_PUBLICATIONS {
+        // Privileges on the columns that are sent do as well.
+        (
+            "pg_catalog.min(attnames::text)::name[]",
+            "pg_catalog.has_table_privilege(c.oid, 'SELECT') OR COALESCE((SELECT \
+             bool_and(pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')) FROM pg_catalog.pg_attribute a \
+             WHERE a.attrelid = c.oid AND a.attname = ANY (p.names)), false)",
+        )
+    } else {
+        ("NULL", "pg_catalog.has_table_privilege(c.oid, 'SELECT')")
+    };
     format!(
-        "SELECT w.i, c.oid, c.relkind, c.relreplident, \
-         pg_catalog.has_table_privilege(c.oid, 'SELECT'), pg_catalog.has_schema_privilege(n.oid, 'USAGE'), \
-         p.tablename IS NOT NULL, {filter}, pg_catalog.row_security_active(c.oid) \
+        "{}, filters AS (SELECT schemaname, tablename, {filter} AS filter, {list} AS names FROM pub GROUP BY schemaname, tablename) \
+         SELECT w.i, c.oid, c.relkind, c.relreplident, \
+         {readable}, pg_catalog.has_schema_privilege(n.oid, 'USAGE'), \
+         p.tablename IS NOT NULL AND {ROOT} IS NULL, p.filter, pg_catalog.row_security_active(c.oid) \
          FROM (VALUES {names}) AS w(i, schema, name) \
          JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema \
          JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name \
-         LEFT JOIN pg_catalog.pg_publication_tables p \
-         ON p.schemaname = n.nspname AND p.tablename = c.relname AND p.pubname = {} \
+         LEFT JOIN filters p ON p.schemaname = n.nspname AND p.tablename = c.relname \
          WHERE c.relkind NOT IN ('i', 'I', 'S', 't', 'c') ORDER BY w.i",
-        escape_literal(publication)
+        with_published(publications)
     )
 }
 
-fn columns_query(publication: &str, tables: &[CatalogTable], version: u32) -> String {
+fn columns_query(publications: &[String], tables: &[CatalogTable], version: u32) -> String {
     let oids: Vec<String> = tables.iter().map(|table| table.oid.to_string()).collect();
     let published = match version {
         ..FILTERED_PUBLICATIONS => "a.attgenerated = ''",
@@ -168,18 +182,18 @@ fn columns_query(publication: &str, tables: &[CatalogTable], version: u32) -> St
         }
     };
     format!(
-        "SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod), \
+        "{}, lists AS (SELECT DISTINCT ON (schemaname, tablename) * FROM pub ORDER BY schemaname, tablename, pubname) \
+         SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod), \
          a.attnotnull, COALESCE(a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]), false) \
          FROM pg_catalog.pg_attribute a \
          JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         LEFT JOIN pg_catalog.pg_publication_tables p \
-         ON p.schemaname = n.nspname AND p.tablename = c.relname AND p.pubname = {} \
+         LEFT JOIN lists p ON p.schemaname = n.nspname AND p.tablename = c.relname \
          LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid \
          AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary AND i.indimmediate END \
          WHERE a.attrelid IN ({}) AND a.attnum > 0 AND NOT a.attisdropped AND {published} \
          ORDER BY a.attrelid, a.attnum",
-        escape_literal(publication),
+        with_published(publications),
         oids.join(",")
     )
 }

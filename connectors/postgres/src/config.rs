@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::decode::Forms;
 pub use crate::decode::forms::{ArrayForm, NumericForm};
+use crate::selection::Selection;
 use crate::wire::ConnectOptions;
 
 /// What stands under `postgres:` in a pipeline's YAML.
@@ -20,9 +21,17 @@ pub struct PostgresConfig {
     #[serde(default)]
     pub password: Option<Secret>,
     /// The publication to read. It must exist, and cover every table of `tables`.
-    pub publication: Text,
-    /// The tables to read, as `schema.table`; `public` may be left out.
+    #[serde(default)]
+    pub publication: Option<Text>,
+    /// Several publications, in place of one: each table must be covered by one of them.
+    #[serde(default)]
+    pub publications: Vec<Text>,
+    /// The tables to read, as `schema.table`; `public` may be left out. With `*` a name is a
+    /// pattern, for tables of the publications.
     pub tables: Vec<Text>,
+    /// Tables that patterns of `tables` leave out, named or by patterns.
+    #[serde(default)]
+    pub exclude: Vec<Text>,
     /// The replication slot; `millstream_<pipeline>_<source>` if absent. Made when it is missing.
     #[serde(default)]
     pub slot: Option<Text>,
@@ -89,6 +98,25 @@ impl Default for CopyLimits {
     }
 }
 
+impl PostgresConfig {
+    /// The tables that `tables` names, known without I/O. Nothing of a configuration that
+    /// [`PostgresSource::new`](crate::PostgresSource::new) refuses for its tables.
+    pub fn named_tables(&self, source: &str) -> Vec<TableId> {
+        self.selection(source).map_or(Vec::new(), |selection| selection.named)
+    }
+
+    /// Whether more tables than the named ones may be read: whether `tables` has patterns.
+    pub fn has_patterns(&self) -> bool {
+        self.selection("").is_ok_and(|selection| !selection.patterns.is_empty())
+    }
+
+    fn selection(&self, source: &str) -> Result<Selection, (&'static str, String)> {
+        let tables: Vec<&str> = self.tables.iter().map(|name| &**name).collect();
+        let exclude: Vec<&str> = self.exclude.iter().map(|name| &**name).collect();
+        Selection::read(source, &tables, &exclude)
+    }
+}
+
 fn default_status_interval() -> Period {
     Period(Duration::from_secs(10))
 }
@@ -105,8 +133,9 @@ const SLOWEST_COPY: u64 = 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) connect: ConnectOptions,
-    pub(crate) publication: String,
-    pub(crate) tables: Vec<TableId>,
+    /// At least one, each once.
+    pub(crate) publications: Vec<String>,
+    pub(crate) selection: Selection,
     pub(crate) slot: String,
     pub(crate) status_interval: Duration,
     pub(crate) batch: BatchLimits,
@@ -129,24 +158,25 @@ impl Settings {
         if let Some(password) = &config.password {
             connect.password = Some(password.clone());
         }
-        if config.publication.is_empty() {
-            return Err(invalid("`publication` is empty"));
+        let mut publications: Vec<String> = Vec::new();
+        for name in config.publication.iter().chain(&config.publications) {
+            if name.is_empty() {
+                return Err(invalid("a publication's name is empty"));
+            }
+            if publications.iter().any(|known| **known == **name) {
+                return Err(invalid("a publication is named twice").with("publication", name));
+            }
+            publications.push(name.to_string());
+        }
+        if publications.is_empty() || (config.publication.is_some() && !config.publications.is_empty()) {
+            return Err(invalid("give either `publication` or `publications`"));
         }
         if config.tables.is_empty() {
-            return Err(invalid("`tables` is empty").hint("name at least one, such as `public.orders`"));
+            return Err(invalid("`tables` is empty").hint("name at least one, such as `public.orders`, or `public.*`"));
         }
-        let mut tables: Vec<TableId> = Vec::with_capacity(config.tables.len());
-        for name in &config.tables {
-            let (schema, table) = name.split_once('.').unwrap_or(("public", name));
-            if schema.is_empty() || table.is_empty() {
-                return Err(invalid("a table's name is not `schema.table`").with("table", name));
-            }
-            let id = TableId::new(source, Some(schema), table);
-            if tables.contains(&id) {
-                return Err(invalid("a table is named twice").with("table", name));
-            }
-            tables.push(id);
-        }
+        let selection = config
+            .selection(source)
+            .map_err(|(message, name)| invalid(message).with("table", name))?;
         if config.batch.rows == 0 || config.batch.bytes.0 == 0 {
             return Err(invalid("`batch.rows` and `batch.bytes` must be above 0"));
         }
@@ -174,13 +204,12 @@ impl Settings {
             }
             None => default_slot(pipeline, source),
         };
-        let (publication, status_interval) = (config.publication.to_string(), config.status_interval.0);
         Ok(Self {
             connect,
-            publication,
-            tables,
+            publications,
+            selection,
             slot,
-            status_interval,
+            status_interval: config.status_interval.0,
             batch: config.batch,
             copy: config.copy,
             forms: Forms {
@@ -239,8 +268,8 @@ mod tests {
         let settings = Settings::read("orders", "shop", &config).unwrap();
         assert_eq!(settings.slot, "millstream_orders_shop");
         assert_eq!(settings.connect.password.unwrap().expose(), "b");
-        assert_eq!(settings.tables[0].within_source(), "public.orders");
-        assert_eq!(settings.tables[1].within_source(), "sales.lines");
+        assert_eq!(settings.selection.named[0].within_source(), "public.orders");
+        assert_eq!(settings.selection.named[1].within_source(), "sales.lines");
         assert_eq!(settings.status_interval, Duration::from_secs(10));
     }
 
@@ -255,6 +284,18 @@ mod tests {
         assert!(refused(batch).summary().contains("128MiB"));
         let slot = serde_json::json!({"url": "postgres://a@b", "publication": "p", "tables": ["t"], "slot": "My-Slot"});
         assert!(refused(slot).hint_text().unwrap().contains("a-z"));
+        for publications in [
+            serde_json::json!({}),
+            serde_json::json!({"publication": "p", "publications": ["q"]}),
+        ] {
+            let mut json = serde_json::json!({"url": "postgres://a@b", "tables": ["t"]});
+            json.as_object_mut()
+                .unwrap()
+                .extend(publications.as_object().unwrap().clone());
+            assert!(refused(json).summary().contains("either"));
+        }
+        let twice = serde_json::json!({"url": "postgres://a@b", "publications": ["p", "p"], "tables": ["t"]});
+        assert!(refused(twice).summary().contains("twice"));
         let url = serde_json::json!({"url": "postgres://a:hunter2@b:x", "publication": "p", "tables": ["t"]});
         assert!(!refused(url).summary().contains("hunter2"));
     }

@@ -35,11 +35,15 @@ mod decode;
 mod fault;
 mod plan;
 mod preflight;
+mod refusals;
 mod run;
+mod selection;
+mod setup;
 mod shape;
 mod source;
 pub mod wire;
 
 pub use config::{ArrayForm, BatchLimits, NumericForm, PostgresConfig};
+pub use setup::Setup;
 pub use shape::TYPE_METADATA;
 pub use source::PostgresSource;

@@ -2,13 +2,14 @@
 //! that mends it.
 
 use millstream_core::envelope;
-use millstream_core::{Finding, Severity};
+use millstream_core::{Finding, Severity, TableId};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
-use crate::catalog::{self, CatalogTable, ReplicaIdentity, Slot};
+use crate::catalog::{self, CatalogTable, Slot};
 use crate::config::Settings;
-use crate::fault;
+use crate::refusals::{self, Coverage, Rules};
 use crate::wire::{Connection, Session, WireError};
+use crate::{fault, selection};
 
 /// The oldest server that pgoutput's binary mode and our catalog queries work with.
 const OLDEST_SERVER: u32 = 140_000;
@@ -41,18 +42,21 @@ async fn look(sql: &mut Connection, settings: &Settings) -> Result<Facts, WireEr
     let server = rows
         .first()
         .ok_or_else(|| WireError::Protocol("no answer to a catalog query".to_owned()))?;
-    let publication = format!(
-        "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot \
-         FROM pg_catalog.pg_publication WHERE pubname = {}",
-        escape_literal(&settings.publication)
-    );
-    let publication = sql.query(&publication).await?.first().map(|row| Publication {
-        insert: row.is_true(0),
-        update: row.is_true(1),
-        delete: row.is_true(2),
-        truncate: row.is_true(3),
-        via_root: row.is_true(4),
-    });
+    let publications = sql
+        .query("SELECT pubname, pubviaroot FROM pg_catalog.pg_publication")
+        .await?;
+    let publications = publications
+        .iter()
+        .map(|row| (row.get(0).unwrap_or_default().to_owned(), row.is_true(1)));
+    let publications: Vec<(String, bool)> = publications
+        .filter(|(name, _)| settings.publications.contains(name))
+        .collect();
+    let (mut wanted, idle) = selection::published(sql, settings).await?;
+    if publications.is_empty() {
+        // So that one can be made.
+        wanted = selection::candidates(sql, settings).await?;
+    }
+    let tables = catalog::read_tables(sql, &settings.publications, &wanted).await?;
     Ok(Facts {
         wal_level: server.get(0).unwrap_or_default().to_owned(),
         may_replicate: server.is_true(1),
@@ -63,9 +67,12 @@ async fn look(sql: &mut Connection, settings: &Settings) -> Result<Facts, WireEr
         role: server.get(6).unwrap_or_default().to_owned(),
         database: server.get(7).unwrap_or_default().to_owned(),
         encoding: server.get(8).unwrap_or_default().to_owned(),
-        publication,
+        publications,
+        idle: idle.iter().map(ToString::to_string).collect(),
         slot: catalog::read_slot(sql, &settings.slot).await?,
-        tables: catalog::read_tables(sql, &settings.publication, &settings.tables).await?,
+        rules: refusals::read(sql, &settings.publications, &tables).await?,
+        wanted,
+        tables,
     })
 }
 
@@ -88,17 +95,14 @@ struct Facts {
     role: String,
     database: String,
     encoding: String,
-    publication: Option<Publication>,
+    /// Those of the configured ones that exist, each with its `publish_via_partition_root`.
+    publications: Vec<(String, bool)>,
     slot: Option<Slot>,
+    /// Patterns that match nothing.
+    idle: Vec<String>,
+    wanted: Vec<TableId>,
     tables: Vec<CatalogTable>,
-}
-
-struct Publication {
-    insert: bool,
-    update: bool,
-    delete: bool,
-    truncate: bool,
-    via_root: bool,
+    rules: Rules,
 }
 
 impl Facts {
@@ -107,7 +111,7 @@ impl Facts {
         self.judge_server(settings, &mut findings);
         self.judge_slot(settings, &mut findings);
         self.judge_publication(settings, &mut findings);
-        for id in &settings.tables {
+        for id in &self.wanted {
             match self.tables.iter().find(|table| table.id == *id) {
                 Some(table) => self.judge_table(settings, table, &mut findings),
                 None => findings.push(
@@ -211,42 +215,77 @@ impl Facts {
     }
 
     fn judge_publication(&self, settings: &Settings, findings: &mut Vec<Finding>) {
-        let name = escape_identifier(&settings.publication);
-        let subject = format!("publication {}", settings.publication);
-        let Some(publication) = &self.publication else {
-            let tables: Vec<String> = settings.tables.iter().map(catalog::quoted).collect();
-            let create = format!("CREATE PUBLICATION {name} FOR TABLE {};", tables.join(", "));
+        for name in &settings.publications {
+            if self.publications.iter().any(|(known, _)| known == name) {
+                self.judge_operations(name, findings);
+                continue;
+            }
+            let uncovered = self.tables.iter().filter(|table| !table.published);
+            let tables: Vec<String> = if self.publications.is_empty() {
+                self.wanted.iter().map(catalog::quoted).collect()
+            } else {
+                uncovered.map(|table| catalog::quoted(&table.id)).collect()
+            };
+            let mut tables = if tables.is_empty() {
+                String::new()
+            } else {
+                format!(" FOR TABLE {}", tables.join(", "))
+            };
+            if self.tables.iter().any(|table| table.kind == "p") {
+                tables.push_str(" WITH (publish_via_partition_root = true)");
+            }
+            let create = format!("CREATE PUBLICATION {}{tables};", escape_identifier(name));
             findings.push(
-                Finding::new(Severity::Error, subject, "there is no such publication")
-                    .code("PG0014")
-                    .sql(create),
-            );
-            return;
-        };
-        let operations = [
-            ("insert", publication.insert),
-            ("update", publication.update),
-            ("delete", publication.delete),
-            ("truncate", publication.truncate),
-        ];
-        let missing: Vec<&str> = operations
-            .iter()
-            .filter(|(_, sent)| !sent)
-            .map(|(name, _)| *name)
-            .collect();
-        if !missing.is_empty() {
-            let message = format!(
-                "it does not publish {}; the target will not see them",
-                missing.join(", ")
-            );
-            findings.push(
-                Finding::new(Severity::Warning, subject, message)
-                    .code("PG0016")
-                    .sql(format!(
-                        "ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');"
-                    )),
+                Finding::new(
+                    Severity::Error,
+                    format!("publication {name}"),
+                    "there is no such publication",
+                )
+                .code("PG0014")
+                .sql(create),
             );
         }
+        if !self.publications.is_empty() {
+            findings.extend(self.idle.iter().map(|pattern| {
+                Finding::new(Severity::Error, format!("tables {pattern}"), selection::NO_MATCH)
+                    .code("PG0060")
+                    .hint(selection::NO_MATCH_HINT)
+            }));
+        }
+    }
+
+    /// What the publication does not send of its tables, and none of the others does either.
+    fn judge_operations(&self, name: &str, findings: &mut Vec<Finding>) {
+        let operations: [(&str, fn(&Coverage) -> bool); 4] = [
+            ("insert", |one| one.insert),
+            ("update", |one| one.update),
+            ("delete", |one| one.delete),
+            ("truncate", |one| one.truncate),
+        ];
+        let coverage = &self.rules.coverage;
+        let missing: Vec<&str> = operations
+            .iter()
+            .filter(|(_, sent)| {
+                let mut covered = coverage.iter().filter(|one| one.publication == name);
+                covered.any(|one| !coverage.iter().any(|other| other.table == one.table && sent(other)))
+            })
+            .map(|(operation, _)| *operation)
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        let message = format!(
+            "it does not publish {}; the target will not see them",
+            missing.join(", ")
+        );
+        findings.push(
+            Finding::new(Severity::Warning, format!("publication {name}"), message)
+                .code("PG0016")
+                .sql(format!(
+                    "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate');",
+                    escape_identifier(name)
+                )),
+        );
     }
 
     fn judge_table(&self, settings: &Settings, table: &CatalogTable, findings: &mut Vec<Finding>) {
@@ -264,7 +303,12 @@ impl Facts {
             findings.push(found(Severity::Error, "PG0013", message).sql(grant));
         }
         if !table.readable {
-            let grant = format!("GRANT SELECT ON {quoted} TO {};", escape_identifier(&self.role));
+            let columns = self.rules.columns_to_read(table).map_or(String::new(), |columns| {
+                let columns: Vec<String> = columns.iter().map(|name| escape_identifier(name)).collect();
+                format!(" ({})", columns.join(", "))
+            });
+            let role = escape_identifier(&self.role);
+            let grant = format!("GRANT SELECT{columns} ON {quoted} TO {role};");
             let message = format!("role `{}` may not read it, which the first copy needs", self.role);
             findings.push(found(Severity::Error, "PG0013", message).sql(grant));
         }
@@ -288,30 +332,13 @@ impl Facts {
                     .hint("rename it, or leave it out with a column list in the publication"),
             );
         }
-        let Some(publication) = &self.publication else { return };
-        if !table.published {
-            findings.push(self.not_published(settings, table, publication, found));
+        if self.publications.is_empty() {
             return;
         }
-        let identified = match table.identity {
-            ReplicaIdentity::Full => true,
-            ReplicaIdentity::Nothing => false,
-            ReplicaIdentity::Default | ReplicaIdentity::Index => table.columns.iter().any(|column| column.key),
-        };
-        if !identified && (publication.update || publication.delete) {
-            let cause = match table.identity {
-                ReplicaIdentity::Nothing => "its replica identity is NOTHING",
-                _ => "it has no replica identity: no primary key, or a deferrable one",
-            };
-            findings.push(
-                found(
-                    Severity::Error,
-                    "PG0018",
-                    format!("{cause}, so that PostgreSQL refuses UPDATE and DELETE on it"),
-                )
-                .sql(format!("ALTER TABLE {quoted} REPLICA IDENTITY FULL;"))
-                .hint("better: give it a primary key, or ALTER TABLE … REPLICA IDENTITY USING INDEX"),
-            );
+        if table.published {
+            findings.extend(self.rules.judge(table));
+        } else {
+            findings.push(self.not_published(settings, table, found));
         }
     }
 
@@ -319,28 +346,37 @@ impl Facts {
         &self,
         settings: &Settings,
         table: &CatalogTable,
-        publication: &Publication,
         found: impl Fn(Severity, &'static str, String) -> Finding,
     ) -> Finding {
-        let name = escape_identifier(&settings.publication);
-        if table.kind == "p" && !publication.via_root {
+        let names = settings.publications.join("`, `");
+        if let Some(root) = self.rules.root(table) {
+            let message =
+                format!("its changes come under the name of {root}, which publishes its partitions as its own");
+            return found(Severity::Error, "PG0023", message)
+                .hint("name the partitioned table in `tables`, or set publish_via_partition_root = false");
+        }
+        // The first that could have it.
+        let (name, via_root) = &self.publications[0];
+        if table.kind == "p" && !via_root {
             return found(
                 Severity::Error,
                 "PG0023",
                 "it is partitioned, and the publication sends its changes under the names of its partitions".to_owned(),
             )
             .sql(format!(
-                "ALTER PUBLICATION {name} SET (publish_via_partition_root = true);"
+                "ALTER PUBLICATION {} SET (publish_via_partition_root = true);",
+                escape_identifier(name)
             ))
             .hint("then make sure that the publication lists the table; or name its partitions in `tables`");
         }
         found(
             Severity::Error,
             "PG0015",
-            format!("publication `{}` does not cover it", settings.publication),
+            format!("publication `{names}` does not cover it"),
         )
         .sql(format!(
-            "ALTER PUBLICATION {name} ADD TABLE {};",
+            "ALTER PUBLICATION {} ADD TABLE {};",
+            escape_identifier(name),
             catalog::quoted(&table.id)
         ))
     }

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use millstream_core::{Finding, Result, Source, SourceContext, TableSchema};
 
 use crate::config::{PostgresConfig, Settings};
+use crate::setup::{self, Setup};
 use crate::wire::{Connection, Session};
-use crate::{fault, preflight, run};
+use crate::{fault, preflight, run, selection};
 
 /// Tables of one PostgreSQL database, read through a publication and a replication slot.
 #[derive(Debug)]
@@ -36,6 +37,11 @@ impl PostgresSource {
         hosts.join(",")
     }
 
+    /// What an administrator has to run before this source can read its server.
+    pub async fn setup(&self) -> Setup {
+        setup::setup(&self.settings).await
+    }
+
     /// The replication slot's name.
     pub fn slot(&self) -> &str {
         &self.settings.slot
@@ -56,7 +62,8 @@ impl Source for PostgresSource {
         let mut sql = Connection::open(&self.settings.connect, Session::Sql)
             .await
             .map_err(|error| fault::explain(error, "cannot connect", &self.settings.connect))?;
-        let (shapes, types) = run::describe(&self.settings, &mut sql, &self.settings.tables).await?;
+        let tables = selection::resolve(&mut sql, &self.settings).await?;
+        let (shapes, types) = run::describe(&self.settings, &mut sql, &tables).await?;
         sql.close().await;
         shapes.iter().map(|shape| shape.schema(&types.catalog)).collect()
     }

@@ -53,8 +53,7 @@ pub(crate) async fn run(settings: Settings, source: &str, context: SourceContext
 async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceContext) -> Result<Stream<'a>> {
     let catalog_failed = |error| fault::explain(error, "cannot read the catalog", &settings.connect);
     let mut sql = connect(settings).await?;
-    let used = |table: &&TableId| context.resume.contains(table);
-    let wanted: Vec<TableId> = settings.tables.iter().filter(used).cloned().collect();
+    let wanted = settings.selection.used(&context.resume);
     let tables = read_tables(settings, &mut sql, &wanted).await?;
     let slot = catalog::read_slot(&mut sql, &settings.slot)
         .await
@@ -164,14 +163,14 @@ pub(crate) async fn read_tables(
     sql: &mut Connection,
     wanted: &[TableId],
 ) -> Result<Vec<CatalogTable>> {
-    let tables = catalog::read_tables(sql, &settings.publication, wanted)
+    let tables = catalog::read_tables(sql, &settings.publications, wanted)
         .await
         .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
     let refused = |message: &str, code, table: &TableId| {
         Error::new(ErrorKind::Config, message)
             .code(code)
             .with("table", table)
-            .with("publication", &settings.publication)
+            .with("publication", settings.publications.join(", "))
             .hint("`millstream check` names the statement that mends it")
     };
     for id in wanted {
@@ -223,12 +222,16 @@ async fn wal_sender_timeout(sql: &mut Connection) -> Result<Option<Duration>, Wi
 /// Waits a while for a reader that the server still believes in, such as our predecessor.
 async fn replicate(settings: &Settings, held: Lsn, binary: bool, patience: Duration) -> Result<ReplicationStream> {
     let quoted = |text: &str| text.replace('\'', "''");
-    let publication = postgres_protocol::escape::escape_identifier(&settings.publication);
+    let publications: Vec<String> = settings
+        .publications
+        .iter()
+        .map(|name| postgres_protocol::escape::escape_identifier(name))
+        .collect();
     let command = format!(
         "START_REPLICATION SLOT \"{}\" LOGICAL {} (proto_version '1', publication_names '{}', binary '{binary}')",
         settings.slot,
         Lsn(held.0 + 1),
-        quoted(&publication),
+        quoted(&publications.join(",")),
     );
     let deadline = Instant::now() + patience;
     loop {

@@ -51,8 +51,11 @@ impl Snapshot {
         let (_, mut versions) = look(settings, wanted).await?;
         for _ in 0..ATTEMPTS {
             let (point, mut sql) = enter(settings, make_slot).await.map_err(failed)?;
-            let names: Vec<String> = wanted.iter().map(catalog::quoted).collect();
-            let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
+            // LOCK TABLE would want the privilege to read the whole table, and not its published columns alone.
+            let reads = wanted
+                .iter()
+                .map(|id| format!("SELECT FROM {} LIMIT 0", catalog::quoted(id)));
+            let lock = reads.collect::<Vec<_>>().join("; ");
             sql.query(&lock).await.map_err(failed)?;
             let (tables, versions_now) = look(settings, wanted).await?;
             if versions == versions_now {
