@@ -1,5 +1,7 @@
 //! What the server's catalog says about tables, types and slots.
 
+mod slot_facts;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -10,6 +12,8 @@ use crate::decode::catalog_type::CATALOG_QUERY;
 use crate::decode::{Catalog, CatalogType, Lsn, TypeKind};
 use crate::selection::{ROOT, with_published};
 use crate::wire::{Connection, Row, WireError};
+
+pub(crate) use self::slot_facts::{Age, SlotFacts, SlotState, bytes_between, read_slot_facts};
 
 /// A table that the catalog knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -350,13 +354,28 @@ pub(crate) struct Slot {
     pub(crate) wal_status: Option<String>,
     /// What its reader confirmed; streaming cannot begin before it.
     pub(crate) confirmed: Option<Lsn>,
+    /// Why it can no longer be read, where the server says (version 16 and later).
+    pub(crate) invalidation: Option<String>,
+}
+
+impl Slot {
+    /// Why a lost slot is lost, in words (PostgreSQL manual, 53.19 `invalidation_reason`).
+    pub(crate) fn loss(&self) -> &'static str {
+        match self.invalidation.as_deref() {
+            Some("rows_removed" | "conflict") => "the standby removed catalog rows that the slot still needed",
+            Some("wal_level_insufficient") => "the primary's wal_level no longer serves the slot",
+            Some("idle_timeout") => "the server gave the slot up because nobody read it for too long",
+            _ => "the server removed WAL that the slot still needed",
+        }
+    }
 }
 
 /// Reads the slot called `name`, if there is one.
 pub(crate) async fn read_slot(sql: &mut Connection, name: &str) -> Result<Option<Slot>, WireError> {
     let query = format!(
-        "SELECT plugin, database, active_pid, wal_status, confirmed_flush_lsn \
-         FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+        "SELECT s.plugin, s.database, s.active_pid, s.wal_status, s.confirmed_flush_lsn, {} \
+         FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = {}",
+        slot_facts::invalidation_column(sql.server_version()),
         escape_literal(name)
     );
     let rows = sql.query(&query).await?;
@@ -368,6 +387,7 @@ pub(crate) async fn read_slot(sql: &mut Connection, name: &str) -> Result<Option
             active_pid: row.get(2).and_then(|pid| pid.parse().ok()),
             wal_status: text(3),
             confirmed: row.get(4).and_then(|lsn| lsn.parse().ok()),
+            invalidation: text(5),
         }
     }))
 }

@@ -9,6 +9,8 @@ use serde::Deserialize;
 use crate::decode::Forms;
 pub use crate::decode::forms::{ArrayForm, NumericForm};
 use crate::selection::Selection;
+use crate::slot_config::SlotCare;
+pub use crate::slot_config::{GovernorConfig, HeartbeatConfig, WalBudget};
 use crate::wire::ConnectOptions;
 
 /// What stands under `postgres:` in a pipeline's YAML.
@@ -51,6 +53,18 @@ pub struct PostgresConfig {
     /// What arrays become.
     #[serde(default)]
     pub arrays: ArrayForm,
+    /// How often the slot is looked at.
+    #[serde(default)]
+    pub governor: GovernorConfig,
+    /// A message in the log now and then; none if absent.
+    #[serde(default)]
+    pub heartbeat: Option<HeartbeatConfig>,
+    /// How much the slot may hold back before it is told.
+    #[serde(default)]
+    pub wal_budget: Option<WalBudget>,
+    /// Whether standbys keep a copy of the slot (PostgreSQL 17 and later).
+    #[serde(default)]
+    pub failover: bool,
 }
 
 /// When decoded rows are handed on.
@@ -141,6 +155,7 @@ pub(crate) struct Settings {
     pub(crate) batch: BatchLimits,
     pub(crate) copy: CopyLimits,
     pub(crate) forms: Forms,
+    pub(crate) care: SlotCare,
 }
 
 impl Settings {
@@ -195,6 +210,8 @@ impl Settings {
         if config.status_interval.0.is_zero() {
             return Err(invalid("`status_interval` must be above 0"));
         }
+        let care =
+            SlotCare::read(config.governor, config.heartbeat, config.wal_budget, config.failover).map_err(invalid)?;
         let slot = match &config.slot {
             Some(slot) if is_slot_name(slot) => slot.to_string(),
             Some(slot) => {
@@ -216,6 +233,7 @@ impl Settings {
                 numeric: config.numeric,
                 arrays: config.arrays,
             },
+            care,
         })
     }
 }

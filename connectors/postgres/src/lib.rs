@@ -27,6 +27,7 @@
 //! | `millstream_source_rows_total` | counter | `source`, `table`, `phase` (`copy`, `stream`) | changes decoded |
 //! | `millstream_postgres_received_lsn` | gauge | `source` | the log's end in the server's last keepalive, bytes |
 //! | `millstream_postgres_confirmed_lsn` | gauge | `source` | what the server was told is durable, bytes |
+//! | `millstream_postgres_…` | gauge | `source` | what the governor sees of the slot: `run/governor/gauges.rs` |
 
 mod catalog;
 mod clock;
@@ -40,10 +41,11 @@ mod run;
 mod selection;
 mod setup;
 mod shape;
+mod slot_config;
 mod source;
 pub mod wire;
 
-pub use config::{ArrayForm, BatchLimits, NumericForm, PostgresConfig};
+pub use config::{ArrayForm, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, PostgresConfig, WalBudget};
 pub use setup::Setup;
 pub use shape::TYPE_METADATA;
 pub use source::PostgresSource;

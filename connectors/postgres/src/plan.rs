@@ -86,13 +86,14 @@ pub(crate) fn plan(server: &Server<'_>, tables: &[CatalogTable], resume: &Resume
     let slot = server.slot_name;
     if let Some(found) = server.slot {
         if found.wal_status.as_deref() == Some("lost") {
-            return Err(Error::new(
-                ErrorKind::PositionLost,
-                "the server removed WAL that the slot still needed",
-            )
-            .code("PG0022")
-            .with("slot", slot)
-            .hint("drop the slot and this source's tables in the target, so that they are copied anew"));
+            let error = Error::new(ErrorKind::PositionLost, found.loss())
+                .code("PG0022")
+                .with("slot", slot)
+                .hint("drop the slot and this source's tables in the target, so that they are copied anew");
+            return Err(found
+                .invalidation
+                .iter()
+                .fold(error, |error, reason| error.with("reason", reason)));
         }
         if found.plugin.as_deref() != Some("pgoutput") {
             return Err(Error::new(ErrorKind::Config, "the slot exists, but not for `pgoutput`")
@@ -259,6 +260,7 @@ mod tests {
             active_pid: None,
             wal_status: Some("reserved".to_owned()),
             confirmed: Some(Lsn(confirmed)),
+            invalidation: None,
         }
     }
 

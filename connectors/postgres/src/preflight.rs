@@ -198,7 +198,8 @@ impl Facts {
             error("PG0021", format!("the slot exists, but in database `{database}`"));
         }
         if slot.wal_status.as_deref() == Some("lost") {
-            error("PG0022", "the server removed WAL that the slot still needed".to_owned());
+            let reason = slot.invalidation.iter().map(|reason| format!(" ({reason})"));
+            error("PG0022", format!("{}{}", slot.loss(), reason.collect::<String>()));
         }
         if let Some(pid) = slot.active_pid {
             findings.push(

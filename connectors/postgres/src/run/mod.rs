@@ -4,6 +4,7 @@ mod assembler;
 mod backfill;
 mod copies;
 mod copy;
+mod governor;
 mod messages;
 mod outbox;
 mod replay;
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use self::assembler::Assembler;
 use self::copies::Copies;
+use self::governor::Governor;
 use self::outbox::Outbox;
 use self::replay::Replay;
 use self::snapshot::Snapshot;
@@ -40,6 +42,8 @@ const SLOT_RETRY: Duration = Duration::from_millis(250);
 pub(crate) async fn run(settings: Settings, source: &str, context: SourceContext) -> Result<()> {
     let cancel = context.cancel.clone();
     let settings = Arc::new(settings);
+    // Ends with the run.
+    let _governor = Governor::watch(&settings, source);
     let stream = tokio::select! {
         biased;
         () = cancel.cancelled() => return Ok(()),

@@ -15,6 +15,7 @@ mod refusals;
 mod replies;
 mod resume;
 mod setup;
+mod slots;
 mod snapshot;
 mod stream;
 mod target;
