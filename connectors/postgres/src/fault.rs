@@ -61,6 +61,17 @@ fn judge(error: &WireError) -> (ErrorKind, &'static str, Option<String>) {
             "PG0002",
             hint("give the password in `password:` or in the URL, and see pg_hba.conf"),
         ),
+        WireError::NotBound(_) => (
+            ErrorKind::Denied,
+            "PG0050",
+            hint("use TLS and a role whose password is stored as scram-sha-256, or channel_binding=prefer"),
+        ),
+        // A failover may be under way.
+        WireError::NotWanted { .. } => (
+            ErrorKind::Unavailable,
+            "PG0049",
+            hint("name all servers of the cluster in the URL, and see which of them is in recovery"),
+        ),
         WireError::TlsNotOffered => (
             ErrorKind::Config,
             "PG0004",

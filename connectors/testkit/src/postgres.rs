@@ -1,5 +1,7 @@
 //! Throw-away PostgreSQL clusters from the machine's own server binaries.
 
+mod standby;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};

@@ -6,7 +6,7 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCR
 use postgres_protocol::message::frontend;
 
 use super::connection::Connection;
-use super::{ConnectOptions, WireError};
+use super::{ChannelBindingMode, ConnectOptions, WireError};
 
 /// Answers the server's requests until it says AuthenticationOk.
 pub(super) async fn authenticate(connection: &mut Connection, options: &ConnectOptions) -> Result<(), WireError> {
@@ -14,7 +14,14 @@ pub(super) async fn authenticate(connection: &mut Connection, options: &ConnectO
         let body = connection.authentication_request().await?;
         let (kind, rest) = body.split_at_checked(4).ok_or_else(|| malformed("request"))?;
         match u32::from_be_bytes(kind.try_into().map_err(|_| malformed("request"))?) {
+            0 if requires_binding(options) && !connection.is_channel_bound() => {
+                return Err(WireError::NotBound("the server lets us in without SCRAM"));
+            }
             0 => return Ok(()),
+            // Whoever asks for it could pass it on.
+            3 | 5 if requires_binding(options) => {
+                return Err(WireError::NotBound("the server asks for the password in another way"));
+            }
             3 => {
                 let password = password(options)?;
                 connection
@@ -44,7 +51,14 @@ async fn scram(connection: &mut Connection, options: &ConnectOptions, offered: &
             .split(|byte| *byte == 0)
             .any(|name| name == mechanism.as_bytes())
     };
-    let end_point = connection.end_point();
+    let end_point = connection
+        .end_point()
+        .filter(|_| options.channel_binding != ChannelBindingMode::Disable);
+    if requires_binding(options) && !(end_point.is_some() && offers(SCRAM_SHA_256_PLUS)) {
+        return Err(WireError::NotBound(
+            "it needs TLS, and a server that offers SCRAM-SHA-256-PLUS",
+        ));
+    }
     let (mechanism, binding) = match end_point {
         Some(hash) if offers(SCRAM_SHA_256_PLUS) => {
             (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(hash.to_vec()))
@@ -81,6 +95,10 @@ async fn scram(connection: &mut Connection, options: &ConnectOptions, offered: &
         connection.bind_channel();
     }
     Ok(())
+}
+
+fn requires_binding(options: &ConnectOptions) -> bool {
+    options.channel_binding == ChannelBindingMode::Require
 }
 
 fn password(options: &ConnectOptions) -> Result<&Secret, WireError> {

@@ -12,8 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::error::ServerError;
+use super::session_attrs::ServerState;
 use super::socket::{Duplex, Socket};
-use super::{ConnectOptions, WireError, auth};
+use super::{ConnectOptions, SessionAttrs, WireError, auth};
 
 /// Room for one read. Large, since a system call costs more than the copy.
 const READ_BYTES: usize = 256 * 1024;
@@ -44,6 +45,8 @@ pub struct Connection {
     channel_bound: bool,
     backend_pid: u32,
     server_version: u32,
+    in_recovery: Option<bool>,
+    read_only: Option<bool>,
 }
 
 /// A row of text values.
@@ -78,10 +81,16 @@ impl Connection {
     /// Those of the last host tried.
     pub async fn open(options: &ConnectOptions, session: Session) -> Result<Self, WireError> {
         let mut failure = WireError::Protocol("no host is configured".to_owned());
-        for host in &options.hosts {
+        for (wanted, host) in options.tries() {
             let attempt = async {
                 let socket = Socket::open(host, options).await?;
-                Self::start(socket, options, session).await
+                let mut connection = Self::start(socket, options, session).await?;
+                if wanted == SessionAttrs::Any || wanted.accepts(connection.state().await?) {
+                    return Ok(connection);
+                }
+                connection.close().await;
+                let host = host.to_string();
+                Err(WireError::NotWanted { host, wanted })
             };
             match timeout(options.connect_timeout, attempt).await {
                 Ok(Ok(connection)) => return Ok(connection),
@@ -111,6 +120,8 @@ impl Connection {
             channel_bound: false,
             backend_pid: 0,
             server_version: 0,
+            in_recovery: None,
+            read_only: None,
         };
         let mut parameters = vec![
             ("user", options.user.as_str()),
@@ -299,9 +310,28 @@ impl Connection {
 
     fn parameter(&mut self, body: &[u8]) {
         let mut parts = body.split(|byte| *byte == 0);
-        if parts.next() == Some(b"server_version") {
-            self.server_version = version_number(&String::from_utf8_lossy(parts.next().unwrap_or_default()));
+        let (name, value) = (parts.next(), parts.next().unwrap_or_default());
+        match name {
+            Some(b"server_version") => self.server_version = version_number(&String::from_utf8_lossy(value)),
+            Some(b"in_hot_standby") => self.in_recovery = Some(value == b"on"),
+            Some(b"default_transaction_read_only") => self.read_only = Some(value == b"on"),
+            _ => {}
         }
+    }
+
+    /// What the server is. It says so by itself from version 14 on; what stands in between may not.
+    async fn state(&mut self) -> Result<ServerState, WireError> {
+        if let (Some(in_recovery), Some(read_only)) = (self.in_recovery, self.read_only) {
+            return Ok(ServerState { in_recovery, read_only });
+        }
+        let query = "SELECT pg_catalog.pg_is_in_recovery(), \
+                     pg_catalog.current_setting('default_transaction_read_only') = 'on'";
+        let rows = self.query(query).await?;
+        let is = |column| rows.first().is_some_and(|row| row.is_true(column));
+        Ok(ServerState {
+            in_recovery: is(0),
+            read_only: is(1),
+        })
     }
 
     /// Waits for bytes, then takes all that are there, up to one read's room. Returns how many.
@@ -532,6 +562,8 @@ mod tests {
             channel_bound: false,
             backend_pid: 0,
             server_version: 0,
+            in_recovery: None,
+            read_only: None,
         };
         (connection, theirs)
     }

@@ -5,6 +5,8 @@ use std::io;
 
 use tokio_rustls::rustls;
 
+use super::SessionAttrs;
+
 /// A failure of the transport or of the server at its other end.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
@@ -42,6 +44,17 @@ pub enum WireError {
     /// The server wants a way of authenticating that we do not have, or a password we were not given.
     #[error("{0}")]
     Authentication(String),
+    /// The login would not be bound to the TLS channel, and `channel_binding=require` asks for it.
+    #[error("the login cannot be bound to the TLS channel: {0}")]
+    NotBound(&'static str),
+    /// The host is not of the kind that `target_session_attrs` asks for.
+    #[error("{host} is not what target_session_attrs={wanted} asks for")]
+    NotWanted {
+        /// The host that was tried last.
+        host: String,
+        /// What was asked for.
+        wanted: SessionAttrs,
+    },
     /// The server said so.
     #[error(transparent)]
     Server(#[from] ServerError),

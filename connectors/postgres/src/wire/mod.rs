@@ -7,9 +7,13 @@ mod auth;
 mod connection;
 mod error;
 mod options;
+mod session_attrs;
 mod socket;
+mod tcp;
 mod tls;
 
 pub use connection::{Connection, CopyOut, ReplicationStream, Row, Session};
 pub use error::{ServerError, WireError};
-pub use options::{ConnectOptions, Host, InvalidUrl, TlsMode};
+pub use options::{ChannelBindingMode, ConnectOptions, Host, InvalidUrl, TlsMode};
+pub use session_attrs::SessionAttrs;
+pub use tcp::TcpOptions;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use millstream_core::config::Secret;
 
+use super::{SessionAttrs, TcpOptions};
+
 /// How far TLS is asked for, with libpq's meaning of each word (PostgreSQL manual, 34.19).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsMode {
@@ -19,6 +21,18 @@ pub enum TlsMode {
     VerifyCa,
     /// Always; the certificate must also name the host.
     VerifyFull,
+}
+
+/// Whether a login is bound to the TLS channel that it goes through (SCRAM-SHA-256-PLUS), so
+/// that nobody in between can pass it on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChannelBindingMode {
+    /// Never.
+    Disable,
+    /// Where the server offers it.
+    Prefer,
+    /// Always: any other way of logging in is refused, before a password is sent.
+    Require,
 }
 
 /// A place where a server listens.
@@ -59,6 +73,12 @@ pub struct ConnectOptions {
     pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// How long one host may take from the first packet to the end of authentication.
     pub connect_timeout: Duration,
+    /// Which of the hosts will do.
+    pub session_attrs: SessionAttrs,
+    /// Whether the login is bound to the TLS channel.
+    pub channel_binding: ChannelBindingMode,
+    /// How a peer that is gone is noticed.
+    pub tcp: TcpOptions,
 }
 
 /// Why a URL is not one. Never holds the URL itself, which may hold a password.
@@ -88,6 +108,9 @@ pub enum InvalidUrl {
     /// A value that the parameter cannot take.
     #[error("its parameter `{0}` cannot have that value; expected {1}")]
     InvalidParameter(&'static str, &'static str),
+    /// A value of the parameter that is no number.
+    #[error("its parameter `{0}` cannot have that value; expected {1}")]
+    InvalidNumber(String, &'static str),
 }
 
 impl ConnectOptions {
@@ -96,7 +119,9 @@ impl ConnectOptions {
     /// This is libpq's form (PostgreSQL manual, 34.1.1.2), which allows several hosts, an
     /// empty host and `host=/socket/folder`, none of which a WHATWG URL does. Parameters:
     /// `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `connect_timeout` (seconds), `host`,
-    /// `port`, `user`, `password`, `dbname`; `application_name` is accepted and ignored.
+    /// `port`, `user`, `password`, `dbname`, `target_session_attrs`, `channel_binding`,
+    /// `keepalives`, `keepalives_idle`, `keepalives_interval`, `keepalives_count` (seconds),
+    /// `tcp_user_timeout` (milliseconds); `application_name` is accepted and ignored.
     ///
     /// # Errors
     /// [`InvalidUrl`] says which part is wrong, and never repeats the URL.
@@ -124,9 +149,16 @@ impl ConnectOptions {
         let mut tls = TlsMode::Prefer;
         let (mut root_certificate, mut certificate, mut key) = (None, None, None);
         let mut connect_timeout = Duration::from_secs(10);
+        let mut session_attrs = SessionAttrs::Any;
+        let mut channel_binding = ChannelBindingMode::Prefer;
+        let mut tcp = TcpOptions::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = decode(value, "query")?;
+            if let Some(taken) = tcp.take(name, &value) {
+                taken.map_err(|expected| InvalidUrl::InvalidNumber(name.to_owned(), expected))?;
+                continue;
+            }
             match name {
                 "sslmode" => tls = parse_tls_mode(&value)?,
                 "sslrootcert" if value == "system" => root_certificate = None,
@@ -139,6 +171,13 @@ impl ConnectOptions {
                     // libpq reads 0 as "for ever"; a daemon that hangs for ever helps nobody.
                     connect_timeout = Duration::from_secs(if seconds == 0 { 60 } else { seconds.into() });
                 }
+                "target_session_attrs" => {
+                    session_attrs = SessionAttrs::parse(&value).ok_or(InvalidUrl::InvalidParameter(
+                        "target_session_attrs",
+                        SessionAttrs::EXPECTED,
+                    ))?;
+                }
+                "channel_binding" => channel_binding = parse_channel_binding(&value)?,
                 "host" => host_parameter = Some(value),
                 "port" => port = parse_port(&value)?,
                 "user" => user = value,
@@ -183,7 +222,19 @@ impl ConnectOptions {
             root_certificate,
             client_certificate,
             connect_timeout,
+            session_attrs,
+            channel_binding,
+            tcp,
         })
+    }
+
+    /// The hosts in the order in which they are tried, and what each must be.
+    pub(super) fn tries(&self) -> Vec<(SessionAttrs, &Host)> {
+        let mut tries = Vec::new();
+        for wanted in self.session_attrs.passes() {
+            tries.extend(self.hosts.iter().map(|host| (wanted, host)));
+        }
+        tries
     }
 
     /// `host:port/database`, for errors and logs.
@@ -208,6 +259,18 @@ fn parse_tls_mode(value: &str) -> Result<TlsMode, InvalidUrl> {
         _ => Err(InvalidUrl::InvalidParameter(
             "sslmode",
             "one of `disable`, `prefer`, `require`, `verify-ca`, `verify-full`",
+        )),
+    }
+}
+
+fn parse_channel_binding(value: &str) -> Result<ChannelBindingMode, InvalidUrl> {
+    match value {
+        "disable" => Ok(ChannelBindingMode::Disable),
+        "prefer" => Ok(ChannelBindingMode::Prefer),
+        "require" => Ok(ChannelBindingMode::Require),
+        _ => Err(InvalidUrl::InvalidParameter(
+            "channel_binding",
+            "one of `disable`, `prefer`, `require`",
         )),
     }
 }
@@ -270,6 +333,29 @@ mod tests {
         assert_eq!(options.connect_timeout, Duration::from_secs(3));
         assert_eq!(options.place(), "a:6000,[::1]:6001,b:5432/shop");
         assert!(!format!("{options:?}").contains("p@ss"));
+    }
+
+    #[test]
+    fn parameters_of_the_session_and_the_socket_are_read() {
+        let read = |parameters: &str| ConnectOptions::parse(&format!("postgres://me@a,b/shop?{parameters}"));
+        let options = read("target_session_attrs=prefer-standby&channel_binding=require").unwrap();
+        assert_eq!(options.session_attrs, SessionAttrs::PreferStandby);
+        assert_eq!(options.channel_binding, ChannelBindingMode::Require);
+        let system = TcpOptions {
+            idle: None,
+            user_timeout: None,
+            ..TcpOptions::default()
+        };
+        assert_eq!(read("keepalives_idle=0&tcp_user_timeout=0").unwrap().tcp, system);
+        for wrong in [
+            "target_session_attrs=master",
+            "channel_binding=always",
+            "keepalives_count=many",
+            "tcp_user_timeout=-1",
+        ] {
+            let name = wrong.split('=').next().unwrap();
+            assert!(read(wrong).unwrap_err().to_string().contains(name), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,16 +1,15 @@
 //! Sockets: TCP or Unix, plain or TLS.
 
 use std::io;
-use std::time::Duration;
 
 use postgres_protocol::message::frontend;
 use rustls_pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, UnixStream};
 use tokio_rustls::{TlsConnector, rustls};
 
-use super::{ConnectOptions, Host, TlsMode, WireError, tls};
+use super::{ConnectOptions, Host, TcpOptions, TlsMode, WireError, tls};
 
 /// A byte stream in both directions.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -44,7 +43,7 @@ impl Socket {
                 })
             }
             Host::Tcp(name, port) => {
-                let stream = connect_tcp(name, *port).await.map_err(unreachable)?;
+                let stream = connect_tcp(name, *port, &options.tcp).await.map_err(unreachable)?;
                 if options.tls == TlsMode::Disable {
                     return Ok(Self {
                         stream: Box::new(stream),
@@ -58,7 +57,7 @@ impl Socket {
     }
 }
 
-async fn connect_tcp(name: &str, port: u16) -> io::Result<tokio::net::TcpStream> {
+async fn connect_tcp(name: &str, port: u16, tcp: &TcpOptions) -> io::Result<tokio::net::TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in tokio::net::lookup_host((name, port)).await? {
         let socket = if address.is_ipv4() {
@@ -67,28 +66,13 @@ async fn connect_tcp(name: &str, port: u16) -> io::Result<tokio::net::TcpStream>
             TcpSocket::new_v6()?
         };
         socket.set_nodelay(true)?;
-        watch_peer(SockRef::from(&socket))?;
+        tcp.apply(SockRef::from(&socket))?;
         match socket.connect(address).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
     }
     Err(last)
-}
-
-/// After this long without a word, the kernel asks the peer whether it is there.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-/// The kernel breaks a connection whose peer acknowledges nothing for so long.
-const PEER_LIMIT: Duration = Duration::from_secs(90);
-
-/// Has the kernel notice a peer that is gone without a word, as after a failure of its host:
-/// its own default takes two hours, and a first copy or a query waits for nothing else.
-fn watch_peer(socket: SockRef<'_>) -> io::Result<()> {
-    let interval = KEEPALIVE / 3;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(interval))?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(PEER_LIMIT))?;
-    Ok(())
 }
 
 /// Asks for TLS (PostgreSQL manual, 55.2.11).
@@ -139,18 +123,33 @@ fn handshake_error(error: io::Error) -> WireError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
-    async fn a_peer_that_is_gone_is_noticed() {
+    async fn a_peer_that_is_gone_is_noticed_in_the_time_that_the_url_gives() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = connect_tcp("127.0.0.1", listener.local_addr().unwrap().port())
-            .await
-            .unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connect = async |parameters: &str| {
+            let options = ConnectOptions::parse(&format!("postgres://a@b/c?{parameters}")).unwrap();
+            connect_tcp("127.0.0.1", port, &options.tcp).await.unwrap()
+        };
+        let seconds = Duration::from_secs;
+        let stream = connect("").await;
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), seconds(30));
         #[cfg(target_os = "linux")]
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(PEER_LIMIT));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(seconds(90)));
+        let stream = connect("keepalives_idle=7&keepalives_interval=5&keepalives_count=4&tcp_user_timeout=2500").await;
+        let socket = SockRef::from(&stream);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), seconds(7));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), seconds(5));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_millis(2500)));
+        let stream = connect("keepalives=0").await;
+        assert!(!SockRef::from(&stream).keepalive().unwrap());
     }
 }
