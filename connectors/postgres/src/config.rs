@@ -65,6 +65,10 @@ pub struct PostgresConfig {
     /// Whether standbys keep a copy of the slot (PostgreSQL 17 and later).
     #[serde(default)]
     pub failover: bool,
+    /// The system identifier of a server that takes the place of the one that the target was
+    /// filled from, after an upgrade for which all was drained.
+    #[serde(default)]
+    pub adopt: Option<Text>,
 }
 
 /// When decoded rows are handed on.
@@ -156,6 +160,7 @@ pub(crate) struct Settings {
     pub(crate) copy: CopyLimits,
     pub(crate) forms: Forms,
     pub(crate) care: SlotCare,
+    pub(crate) adopt: Option<String>,
 }
 
 impl Settings {
@@ -234,6 +239,7 @@ impl Settings {
                 arrays: config.arrays,
             },
             care,
+            adopt: config.adopt.as_ref().map(ToString::to_string),
         })
     }
 }

@@ -55,7 +55,9 @@ fn judge(error: &WireError) -> (ErrorKind, &'static str, Option<String>) {
             "PG0001",
             hint("check host and port, that the server listens there (listen_addresses), and the firewall between"),
         ),
-        WireError::TimedOut(..) | WireError::Io(_) | WireError::Closed => (ErrorKind::Unavailable, "PG0026", None),
+        WireError::TimedOut(..) | WireError::Io(_) | WireError::Closed | WireError::AnotherServer => {
+            (ErrorKind::Unavailable, "PG0026", None)
+        }
         WireError::Authentication(_) => (
             ErrorKind::Denied,
             "PG0002",

@@ -17,6 +17,9 @@
 //! `<source>/relation/<schema>.<table>` is the OID of the relation that a table was copied from,
 //! a token, so that another table under its name is noticed. It never moves.
 //!
+//! `<source>/system` is the server that the positions are of: system identifier, timeline and
+//! where that began. It moves when a standby is promoted.
+//!
 //! What is told to the server as durable is one past such a position, and never more; the slot
 //! of a target that holds position `p` is therefore confirmed at `p + 1` at most, and a start
 //! that finds it further ahead refuses to run.
@@ -34,6 +37,7 @@ mod clock;
 mod config;
 mod decode;
 mod fault;
+mod identity;
 mod plan;
 mod preflight;
 mod refusals;
@@ -43,6 +47,7 @@ mod setup;
 mod shape;
 mod slot_config;
 mod source;
+mod standby;
 pub mod wire;
 
 pub use config::{ArrayForm, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, PostgresConfig, WalBudget};

@@ -52,6 +52,8 @@ pub(crate) struct Server<'a> {
     pub(crate) slot: Option<&'a Slot>,
     /// Where its log ends, unless that is not known.
     pub(crate) log_end: Option<Lsn>,
+    /// Whether it was adopted in the place of another one, from which all had been read.
+    pub(crate) adopted: bool,
 }
 
 /// What to do before the stream, and where the stream begins.
@@ -64,6 +66,9 @@ pub(crate) struct Plan {
     pub(crate) copy: Vec<TableId>,
     /// The least commit LSN that a target table holds; `None` if none holds any.
     pub(crate) held: Option<Lsn>,
+    /// Whether the slot is ahead because its server was adopted: what lies between was never
+    /// written.
+    pub(crate) adopts: bool,
 }
 
 /// Compares what each table holds with the slot.
@@ -115,6 +120,7 @@ pub(crate) fn plan(server: &Server<'_>, tables: &[CatalogTable], resume: &Resume
         create_slot: server.slot.is_none(),
         copy: Vec::new(),
         held: None,
+        adopts: server.adopted,
     };
     let mut furthest = Lsn(0);
     // A table that feeds no target table needs no copy, and nobody would record that it has one.
@@ -162,7 +168,20 @@ pub(crate) fn plan(server: &Server<'_>, tables: &[CatalogTable], resume: &Resume
             slot,
             held,
         )),
+        Some(found) if plan.adopts => refuse_unadoptable(slot, found, furthest).map(|()| plan),
         Some(found) => refuse_ahead(slot, found, held).map(|()| plan),
+    }
+}
+
+/// Refuses the slot of an adopted server whose log does not go on behind what the target holds:
+/// new changes would be taken for old ones. `pg_upgrade` sees to it that the log goes on.
+fn refuse_unadoptable(name: &str, slot: &Slot, furthest: Lsn) -> Result<()> {
+    match slot.confirmed {
+        Some(confirmed) if confirmed > furthest => Ok(()),
+        _ => {
+            let message = "the adopted server's log does not follow on what the target holds";
+            Err(lost(message, "PG0046", name, furthest))
+        }
     }
 }
 
@@ -270,6 +289,7 @@ mod tests {
             slot_name: "s",
             slot,
             log_end: Some(Lsn(90)),
+            adopted: false,
         };
         super::plan(&server, tables, resume)
     }
@@ -302,7 +322,8 @@ mod tests {
             Plan {
                 create_slot: true,
                 copy: tables.map(|table| table.id).to_vec(),
-                held: None
+                held: None,
+                adopts: false,
             }
         );
     }
@@ -319,7 +340,8 @@ mod tests {
             Plan {
                 create_slot: false,
                 copy,
-                held: Some(Lsn(40))
+                held: Some(Lsn(40)),
+                adopts: false,
             }
         );
     }
@@ -341,6 +363,26 @@ mod tests {
         let lost = |code| (ErrorKind::PositionLost, code);
         assert_eq!(refusal(Some(&slot(42)), &tables, &resume), lost("PG0025"));
         assert_eq!(refusal(None, &tables, &resume), lost("PG0024"));
+    }
+
+    #[test]
+    fn an_adopted_server_may_be_ahead_and_not_behind() {
+        let tables = [table("a"), table("b")];
+        let resume = copied(&[(&tables[0], 40), (&tables[1], 45)]);
+        let slot = |confirmed| slot(confirmed);
+        let adopt = |slot: Option<&Slot>| {
+            let server = Server {
+                database: "shop",
+                slot_name: "s",
+                slot,
+                log_end: Some(Lsn(90)),
+                adopted: true,
+            };
+            super::plan(&server, &tables, &resume).map_err(|error| error.error_code().unwrap())
+        };
+        assert!(adopt(Some(&slot(80))).unwrap().adopts);
+        assert_eq!(adopt(Some(&slot(45))), Err("PG0046"));
+        assert_eq!(adopt(None), Err("PG0024"));
     }
 
     #[test]

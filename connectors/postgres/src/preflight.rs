@@ -7,7 +7,9 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::catalog::{self, CatalogTable, Slot};
 use crate::config::Settings;
+use crate::fault;
 use crate::refusals::{self, Coverage, Rules};
+use crate::standby;
 use crate::wire::{Connection, Session, WireError};
 use crate::{fault, selection};
 
@@ -30,7 +32,17 @@ pub(crate) async fn preflight(settings: &Settings) -> Vec<Finding> {
         ];
     }
     let findings = match look(&mut sql, settings).await {
-        Ok(facts) => facts.findings(settings),
+        Ok(facts) => {
+            let (version, failover) = (sql.server_version(), settings.care.failover);
+            let mut findings = facts.findings(settings);
+            findings.extend(standby::finding(
+                &settings.connect.place(),
+                version,
+                facts.in_recovery,
+                failover,
+            ));
+            findings
+        }
         Err(error) => vec![fault::finding(error, "cannot read the catalog", &settings.connect)],
     };
     sql.close().await;
@@ -67,6 +79,7 @@ async fn look(sql: &mut Connection, settings: &Settings) -> Result<Facts, WireEr
         role: server.get(6).unwrap_or_default().to_owned(),
         database: server.get(7).unwrap_or_default().to_owned(),
         encoding: server.get(8).unwrap_or_default().to_owned(),
+        in_recovery: catalog::read_log_end(sql).await?.is_none(),
         publications,
         idle: idle.iter().map(ToString::to_string).collect(),
         slot: catalog::read_slot(sql, &settings.slot).await?,
@@ -95,6 +108,7 @@ struct Facts {
     role: String,
     database: String,
     encoding: String,
+    in_recovery: bool,
     /// Those of the configured ones that exist, each with its `publish_via_partition_root`.
     publications: Vec<(String, bool)>,
     slot: Option<Slot>,

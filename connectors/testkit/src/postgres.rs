@@ -1,6 +1,7 @@
 //! Throw-away PostgreSQL clusters from the machine's own server binaries.
 
 mod standby;
+mod upgrade;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
+pub use self::upgrade::newer_binaries;
 use crate::ports::free_port;
 use crate::process::{ServerProcess, SystemUser, is_root, on_path, tied_command};
 
@@ -131,13 +133,7 @@ impl TestCluster {
     fn create(options: &ClusterOptions) -> Result<Self> {
         let binaries = binaries()?;
         let user = if is_root() { Some(unprivileged_user()?) } else { None };
-        let folder = tempfile::Builder::new()
-            .prefix("millstream-pg-")
-            .tempdir()
-            .context("cannot create a folder")?;
-        if let Some(SystemUser { uid, gid }) = user {
-            chown(folder.path(), Some(uid), Some(gid))?;
-        }
+        let folder = server_folder(user)?;
         let cluster = Self {
             server: Mutex::new(None),
             binaries,
@@ -145,7 +141,7 @@ impl TestCluster {
             port: free_port(),
             folder,
         };
-        cluster.initialise()?;
+        cluster.initialise(None)?;
         cluster.configure(options)?;
         cluster.start()?;
         Ok(cluster)
@@ -297,14 +293,14 @@ impl TestCluster {
         self.server.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn initialise(&self) -> Result<()> {
+    fn initialise(&self, option: Option<&str>) -> Result<()> {
         let password = self.folder.path().join("password");
         self.write_owned(&password, PASSWORD.as_bytes())?;
         let mut command = tied_command(&self.binaries.join("initdb"), self.user);
         command.arg("-D").arg(self.data_dir()).current_dir(self.folder.path());
         command.args(["-U", SUPERUSER, "--encoding=UTF8", "--locale=C", "--no-sync"]);
         command.args(["--auth-local=trust", "--auth-host=scram-sha-256"]);
-        command.arg(format!("--pwfile={}", password.display()));
+        command.arg(format!("--pwfile={}", password.display())).args(option);
         let output = command.output().context("cannot run initdb")?;
         ensure!(
             output.status.success(),
@@ -417,6 +413,18 @@ fn psql(binaries: &Path) -> Result<PathBuf> {
         .map(|folder| folder.join("psql"))
         .or_else(|| on_path("psql"))
         .context("no psql on this machine; `make test` installs it")
+}
+
+/// A temporary folder that the server may write to.
+fn server_folder(user: Option<SystemUser>) -> Result<TempDir> {
+    let folder = tempfile::Builder::new()
+        .prefix("millstream-pg-")
+        .tempdir()
+        .context("cannot create a folder")?;
+    if let Some(SystemUser { uid, gid }) = user {
+        chown(folder.path(), Some(uid), Some(gid))?;
+    }
+    Ok(folder)
 }
 
 /// PostgreSQL refuses to run as root.

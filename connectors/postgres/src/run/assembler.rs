@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use millstream_core::{Boundary, PartitionId, Result, SourceEvent};
+use millstream_core::{Boundary, PartitionId, Position, Result, SourceEvent};
 use tokio::time::Instant;
 
 use super::outbox::Outbox;
@@ -49,6 +49,8 @@ pub(super) struct Assembler {
     /// Whether the server asked for a reply since the last idle advance.
     asked: bool,
     last_advance: Instant,
+    /// What every boundary raises: the server that is read from.
+    pub(super) raises: Vec<(PartitionId, Position)>,
 }
 
 struct Transaction {
@@ -77,6 +79,7 @@ impl Assembler {
             open: false,
             asked: false,
             last_advance: Instant::now(),
+            raises: Vec::new(),
         }
     }
 
@@ -294,7 +297,7 @@ impl Assembler {
             from,
             position: position_of(lsn),
             table: None,
-            raises: Vec::new(),
+            raises: self.raises.clone(),
             committed_at,
             urgent,
         }));

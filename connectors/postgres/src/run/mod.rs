@@ -5,6 +5,7 @@ mod backfill;
 mod copies;
 mod copy;
 mod governor;
+mod identify;
 mod messages;
 mod outbox;
 mod replay;
@@ -30,8 +31,10 @@ use crate::catalog::{self, CatalogTable};
 use crate::config::Settings;
 use crate::decode::Lsn;
 use crate::fault;
+use crate::identity::{self, Identity};
 use crate::plan::{Server, copy_partition, lsn_of, plan, position_of, refuse_ahead, wal_partition};
 use crate::shape::{Shape, TypeNames};
+use crate::standby;
 use crate::wire::{Connection, ReplicationStream, Session, WireError};
 
 /// How long to wait for the slot's last reader to be missed by the server.
@@ -56,6 +59,8 @@ pub(crate) async fn run(settings: Settings, source: &str, context: SourceContext
 /// the snapshot's transaction and drops a temporary slot.
 async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceContext) -> Result<Stream<'a>> {
     let catalog_failed = |error| fault::explain(error, "cannot read the catalog", &settings.connect);
+    let identity = identify::identify(settings).await?;
+    let system = identity::judge(source, &identity, settings.adopt.as_deref(), &context.resume)?;
     let mut sql = connect(settings).await?;
     let wanted = settings.selection.used(&context.resume);
     let tables = read_tables(settings, &mut sql, &wanted).await?;
@@ -67,7 +72,9 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         slot_name: &settings.slot,
         slot: slot.as_ref(),
         log_end: catalog::read_log_end(&mut sql).await.map_err(catalog_failed)?,
+        adopted: identity::is_adoption(source, &identity, &context.resume),
     };
+    standby::refuse(sql.server_version(), server.log_end.is_none(), settings.care.failover)?;
     let plan = plan(&server, &tables, &context.resume)?;
     // It would idle while the tables are copied, which not every server or network suffers.
     sql.close().await;
@@ -101,8 +108,10 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         .collect();
     let binary = starts.iter().all(|start| start.shape.binary_is_exact(&types.catalog));
     let held = plan.held.or(copied_as_of).unwrap_or_default();
-    let wire = replicate(settings, held, binary, SLOT_PATIENCE).await?;
-    refuse_moved_slot(settings, held).await?;
+    let wire = replicate(settings, &identity, held, binary, SLOT_PATIENCE).await?;
+    if !plan.adopts {
+        refuse_moved_slot(settings, held).await?;
+    }
     tracing::info!(slot = %settings.slot, after = %held, binary, "streaming");
     let partition = wal_partition(source);
     let mut outbox = Outbox::new(context.events);
@@ -114,14 +123,17 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     copies.start_first(&plan.copy, snapshot);
     copies.start_unfinished();
     let tables = Tables::new(partition.clone(), starts, types, binary);
+    let mut assembler = Assembler::new(partition.clone(), settings.batch, tables, outbox, held);
+    assembler.raises.push(system);
     Ok(Stream {
         settings,
         copies,
         backfills: context.backfills,
-        partition: partition.clone(),
+        partition,
+        identity,
         wire,
         replay: Replay::default(),
-        assembler: Assembler::new(partition, settings.batch, tables, outbox, held),
+        assembler,
         durable: context.durable,
         cancel: context.cancel,
         status_every: status_every(settings.status_interval, sender_timeout),
@@ -224,7 +236,13 @@ async fn wal_sender_timeout(sql: &mut Connection) -> Result<Option<Duration>, Wi
 
 /// Starts the stream with the first transaction whose commit record begins after `held`.
 /// Waits a while for a reader that the server still believes in, such as our predecessor.
-async fn replicate(settings: &Settings, held: Lsn, binary: bool, patience: Duration) -> Result<ReplicationStream> {
+async fn replicate(
+    settings: &Settings,
+    server: &Identity,
+    held: Lsn,
+    binary: bool,
+    patience: Duration,
+) -> Result<ReplicationStream> {
     let quoted = |text: &str| text.replace('\'', "''");
     let publications: Vec<String> = settings
         .publications
@@ -240,14 +258,23 @@ async fn replicate(settings: &Settings, held: Lsn, binary: bool, patience: Durat
     let deadline = Instant::now() + patience;
     loop {
         let attempt = async {
-            Connection::open(&settings.connect, Session::Replication)
-                .await?
-                .replicate(&command)
-                .await
+            let mut connection = Connection::open(&settings.connect, Session::Replication).await?;
+            if identify::of(&mut connection).await? != *server {
+                // The next start judges it.
+                return Err(WireError::AnotherServer);
+            }
+            if settings.care.failover {
+                let alter = format!("ALTER_REPLICATION_SLOT \"{}\" (FAILOVER true)", settings.slot);
+                connection.query(&alter).await?;
+            }
+            connection.replicate(&command).await
         };
         match attempt.await {
             Ok(stream) => return Ok(stream),
-            Err(error) if error.sqlstate() == Some("55006") && Instant::now() < deadline => sleep(SLOT_RETRY).await,
+            // The slot's reader, or the sender that we have just left, is not yet missed.
+            Err(error) if matches!(error.sqlstate(), Some("55006" | "53300")) && Instant::now() < deadline => {
+                sleep(SLOT_RETRY).await;
+            }
             Err(error) => {
                 return Err(
                     fault::explain(error, "cannot start replication", &settings.connect).with("slot", &settings.slot)

@@ -135,8 +135,13 @@ async fn enter(settings: &Settings, make_slot: bool) -> Result<(Lsn, Connection)
     } else {
         (temporary_slot(&settings.slot, exporter.backend_pid()), "TEMPORARY ")
     };
-    // The form with parentheses came with PostgreSQL 15; this one is understood by all.
-    let create = format!("CREATE_REPLICATION_SLOT \"{slot}\" {temporary}LOGICAL pgoutput EXPORT_SNAPSHOT");
+    // The form with parentheses came with PostgreSQL 15; the other one is understood by all.
+    let options = if make_slot && settings.care.failover {
+        "(SNAPSHOT 'export', FAILOVER)"
+    } else {
+        "EXPORT_SNAPSHOT"
+    };
+    let create = format!("CREATE_REPLICATION_SLOT \"{slot}\" {temporary}LOGICAL pgoutput {options}");
     let rows = exporter.query(&create).await?;
     let row = rows
         .first()

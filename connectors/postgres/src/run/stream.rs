@@ -19,6 +19,7 @@ use crate::clock;
 use crate::config::Settings;
 use crate::decode::{Catalog, Lsn};
 use crate::fault;
+use crate::identity::Identity;
 use crate::plan::lsn_of;
 use crate::wire::{Connection, ReplicationStream, Session, WireError};
 
@@ -54,6 +55,7 @@ pub(super) fn status_every(wished: Duration, sender_timeout: Option<Duration>) -
 pub(super) struct Stream<'a> {
     pub(super) settings: &'a Settings,
     pub(super) partition: PartitionId,
+    pub(super) identity: Identity,
     pub(super) wire: ReplicationStream,
     pub(super) replay: Replay,
     pub(super) assembler: Assembler,
@@ -272,7 +274,7 @@ impl Stream<'_> {
         tracing::info!(slot = %self.settings.slot, transaction = %commit, "restarting the stream in text mode");
         self.wire.close().await;
         let before = Lsn(commit.0.saturating_sub(1));
-        self.wire = super::replicate(self.settings, before, false, OWN_SLOT_PATIENCE).await?;
+        self.wire = super::replicate(self.settings, &self.identity, before, false, OWN_SLOT_PATIENCE).await?;
         super::refuse_moved_slot(self.settings, before).await?;
         self.assembler.tables.read_text();
         Ok(())

@@ -55,6 +55,9 @@ pub enum WireError {
         /// What was asked for.
         wanted: SessionAttrs,
     },
+    /// Of several hosts another one answers than a moment ago, or one was promoted meanwhile.
+    #[error("another server answers than a moment ago")]
+    AnotherServer,
     /// The server said so.
     #[error(transparent)]
     Server(#[from] ServerError),

@@ -7,6 +7,7 @@ mod backfills;
 mod changes;
 mod conformance;
 mod copies;
+mod failover;
 mod hosts;
 mod login;
 mod old_rows;

@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::chown;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{SUPERUSER, SystemUser, TestCluster};
+use super::{SUPERUSER, TestCluster};
 use crate::ports::free_port;
 use crate::process::tied_command;
 
@@ -19,19 +18,12 @@ impl TestCluster {
     /// # Errors
     /// If `pg_basebackup` or the server fail; with their output.
     pub fn standby(&self, settings: &[(&str, &str)]) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("millstream-pg-")
-            .tempdir()
-            .context("cannot create a folder")?;
-        if let Some(SystemUser { uid, gid }) = self.user {
-            chown(folder.path(), Some(uid), Some(gid))?;
-        }
         let standby = Self {
             server: Mutex::new(None),
             binaries: self.binaries.clone(),
             user: self.user,
             port: free_port(),
-            folder,
+            folder: super::server_folder(self.user)?,
         };
         let mut command = tied_command(&self.binaries.join("pg_basebackup"), self.user);
         command
