@@ -155,7 +155,9 @@ async fn a_budget_is_watched_over_restarts_of_the_pipeline_and_of_the_server() {
     let cluster = with_slot();
     let budget = serde_json::json!({"wal_budget": {"time": "50ms"}});
     let (mut first, shown) = governor(&cluster.url(), budget.clone());
-    cluster.psql("INSERT INTO t SELECT generate_series(1, 100)").unwrap();
+    cluster
+        .psql("SET synchronous_commit = on; INSERT INTO t SELECT generate_series(1, 100)")
+        .unwrap();
     first.look().await;
     assert_eq!(shown.of("wal_over_budget"), 0.0);
     drop(first);
