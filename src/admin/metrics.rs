@@ -184,7 +184,7 @@ fn describe() {
         ),
         (
             Gauge,
-            "millstream_postgres_slot_catalog_xmin_age",
+            "millstream_postgres_slot_catalog_xmin_xids",
             Count,
             "Transactions since the oldest whose catalog rows the slot holds back",
         ),

@@ -33,14 +33,12 @@ pub(crate) async fn preflight(settings: &Settings) -> Vec<Finding> {
     }
     let findings = match look(&mut sql, settings).await {
         Ok(facts) => {
-            let (version, failover) = (sql.server_version(), settings.care.failover);
             let mut findings = facts.findings(settings);
-            findings.extend(standby::finding(
-                &settings.connect.place(),
-                version,
-                facts.in_recovery,
-                failover,
-            ));
+            let (place, failover) = (settings.connect.place(), settings.care.failover);
+            let refused = standby::finding(&place, sql.server_version(), facts.in_recovery, failover);
+            let (held_back, standbys) = (facts.held_back.as_deref(), facts.standbys.as_deref());
+            findings.extend(refused);
+            findings.extend(standby::unguarded(&place, failover, held_back, standbys));
             findings
         }
         Err(error) => vec![fault::finding(error, "cannot read the catalog", &settings.connect)],
@@ -82,6 +80,8 @@ async fn look(sql: &mut Connection, settings: &Settings) -> Result<Facts, WireEr
         in_recovery: catalog::read_log_end(sql).await?.is_none(),
         publications,
         idle: idle.iter().map(ToString::to_string).collect(),
+        held_back: server.get(9).map(str::to_owned),
+        standbys: server.get(10).map(str::to_owned),
         slot: catalog::read_slot(sql, &settings.slot).await?,
         rules: refusals::read(sql, &settings.publications, &tables).await?,
         wanted,
@@ -96,7 +96,10 @@ const SERVER_QUERY: &str = "SELECT current_setting('wal_level'), \
     AND pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER')), \
     current_setting('max_replication_slots'), (SELECT count(*) FROM pg_catalog.pg_replication_slots), \
     current_setting('max_wal_senders'), (SELECT count(*) FROM pg_catalog.pg_stat_replication), \
-    current_user, current_database(), current_setting('server_encoding')";
+    current_user, current_database(), current_setting('server_encoding'), \
+    current_setting('synchronized_standby_slots', true), \
+    (SELECT string_agg(slot_name, ', ') FROM pg_catalog.pg_replication_slots \
+    WHERE slot_type = 'physical' AND NOT temporary)";
 
 struct Facts {
     wal_level: String,
@@ -111,6 +114,10 @@ struct Facts {
     in_recovery: bool,
     /// Those of the configured ones that exist, each with its `publish_via_partition_root`.
     publications: Vec<(String, bool)>,
+    /// `synchronized_standby_slots`, where there is such a setting.
+    held_back: Option<String>,
+    /// The names of the physical slots.
+    standbys: Option<String>,
     slot: Option<Slot>,
     /// Patterns that match nothing.
     idle: Vec<String>,

@@ -1,6 +1,7 @@
 //! What a server cannot do with slots: standbys, and those that are to be known to standbys.
 
 use millstream_core::{Error, ErrorKind, Finding, Result, Severity};
+use postgres_protocol::escape::escape_literal;
 
 /// Slots of a standby came with this version.
 const STANDBY_SLOTS: u32 = 160_000;
@@ -43,9 +44,46 @@ pub(crate) fn finding(place: &str, version: u32, in_recovery: bool, failover: bo
     Some(Finding::new(Severity::Error, place, message).code("PG0048").hint(hint))
 }
 
+/// Whether the stream may be ahead of the standbys: a warning, since a pipeline that has read what
+/// the promoted standby lacks is refused there. `held_back` is `synchronized_standby_slots`;
+/// `standbys` are the physical slots.
+pub(crate) fn unguarded(
+    place: &str,
+    failover: bool,
+    held_back: Option<&str>,
+    standbys: Option<&str>,
+) -> Option<Finding> {
+    if !failover || held_back != Some("") {
+        return None;
+    }
+    let message = "`failover` is on, and nothing holds the stream back until a standby has received what it sends";
+    let finding = Finding::new(Severity::Warning, place, message).code("PG0051");
+    Some(match standbys {
+        Some(names) => finding
+            .sql(format!(
+                "ALTER SYSTEM SET synchronized_standby_slots = {};",
+                escape_literal(names)
+            ))
+            .hint("then SELECT pg_reload_conf(); name the slots of those standbys that may be promoted"),
+        None => finding.hint("give the standby a physical slot, and name it in synchronized_standby_slots"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_that_no_standby_holds_back_is_a_warning() {
+        let finding = |failover, held_back, standbys| unguarded("db", failover, held_back, standbys);
+        let sql = finding(true, Some(""), Some("a, b")).unwrap().sql.unwrap();
+        assert!(sql.contains("'a, b'"), "{sql}");
+        assert!(finding(true, Some(""), None).unwrap().hint.is_some());
+        assert_eq!(finding(false, Some(""), None), None);
+        assert_eq!(finding(true, Some("a"), None), None);
+        // An older server has no such setting, and no such slots.
+        assert_eq!(finding(true, None, None), None);
+    }
 
     #[test]
     fn each_version_does_what_it_can() {

@@ -46,12 +46,12 @@ fn statement(dice: &mut Dice, name: &str) -> String {
         4 => format!(
             "UPDATE {name} SET body = repeat(md5('{}'), {}) WHERE id = {id}",
             dice.roll(999),
-            dice.roll(200)
+            1 + dice.roll(200)
         ),
         // Rows grow, so that they move to other blocks.
         5 => format!(
             "UPDATE {name} SET note = repeat('y', {}) WHERE id % 10 = {}",
-            dice.roll(900),
+            1 + dice.roll(900),
             dice.roll(10)
         ),
         _ => format!("UPDATE {name} SET n = n + 1 WHERE id BETWEEN {id} AND {}", id + 20),

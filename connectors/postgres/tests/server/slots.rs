@@ -2,7 +2,7 @@
 
 use millstream_testkit::postgres::TestCluster;
 
-use crate::target::{Running, Target, config, source};
+use crate::target::{Running, Target, config, eventually, source};
 
 const MEGABYTE: u64 = 1 << 20;
 
@@ -33,4 +33,26 @@ async fn an_idle_database_holds_nothing_back_while_another_one_writes() {
     cluster.psql_in("busy", "CHECKPOINT").unwrap();
     run.until(|_| retained(&cluster) < MEGABYTE).await;
     run.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_governor_has_a_session_of_its_own_which_the_stream_does_not_need() {
+    let cluster = TestCluster::new().unwrap();
+    cluster
+        .psql("CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE t")
+        .unwrap();
+    let mut config = config(&cluster, &["t"]);
+    config["governor"] = serde_json::json!({"every": "20ms"});
+    let mut run = Running::start(source(&config), Target::of(&["t"]));
+    run.until_streaming(&cluster).await;
+    let sessions = "FROM pg_stat_activity WHERE application_name = 'millstream' AND query LIKE '%pg_prepared_xacts%'";
+    let session = || cluster.psql(&format!("SELECT pid {sessions}")).unwrap();
+    eventually("it looks", || !session().is_empty()).await;
+    let first = session();
+    cluster.psql(&format!("SELECT pg_terminate_backend({first})")).unwrap();
+    eventually("it looks again", || !["", first.as_str()].contains(&session().as_str())).await;
+    cluster.psql("INSERT INTO t VALUES (1)").unwrap();
+    run.catch_up(&cluster).await;
+    assert_eq!(run.stop().await.folded("t", "id").len(), 1);
+    eventually("it leaves", || session().is_empty()).await;
 }

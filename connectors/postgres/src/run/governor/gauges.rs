@@ -57,7 +57,7 @@ impl Gauges {
             states: STATES.map(state),
             reasons: REASONS.map(reason),
             inactive: of("millstream_postgres_slot_inactive_seconds"),
-            catalog_xmin: of("millstream_postgres_slot_catalog_xmin_age"),
+            catalog_xmin: of("millstream_postgres_slot_catalog_xmin_xids"),
             failover: of("millstream_postgres_slot_failover"),
             synced: of("millstream_postgres_slot_synced"),
             transaction: (

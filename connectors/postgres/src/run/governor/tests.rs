@@ -95,7 +95,7 @@ async fn what_the_slot_holds_back_and_why_is_shown() {
     assert!(shown.of("oldest_transaction_seconds") > 0.0);
     assert!(shown.of("oldest_prepared_xids") >= 3.0);
     assert!(shown.of("oldest_prepared_seconds") > 0.0);
-    assert!(shown.of("slot_catalog_xmin_age") >= 3.0);
+    assert!(shown.of("slot_catalog_xmin_xids") >= 3.0);
     open.query("COMMIT").await.unwrap();
     cluster
         .psql("COMMIT PREPARED 'x'; SELECT pg_drop_replication_slot('watched')")
