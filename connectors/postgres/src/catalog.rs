@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use millstream_core::TableId;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
-use crate::decode::catalog_type::CATALOG_QUERY;
-use crate::decode::{Catalog, CatalogType, Lsn, TypeKind};
+use crate::decode::catalog_type::{CATALOG_QUERY, PARTS_QUERY};
+use crate::decode::{Catalog, CatalogType, Lsn};
 use crate::selection::{ROOT, with_published};
 use crate::wire::{Connection, Row, WireError};
 
@@ -214,26 +214,15 @@ pub(crate) async fn read_types(
          SELECT pg_catalog.unnest('{{{}}}'::oid[]) \
          UNION SELECT part.oid FROM needed \
          JOIN pg_catalog.pg_type t ON t.oid = needed.oid \
-         CROSS JOIN LATERAL (VALUES (t.typbasetype), (t.typelem)) AS part(oid)) \
+         CROSS JOIN LATERAL ({PARTS_QUERY}) AS part(oid)) \
          SELECT known.* FROM ({CATALOG_QUERY}) AS known JOIN needed ON needed.oid = known.oid",
         oids.join(",")
     );
     let mut catalog = Catalog::new();
     for row in sql.query(&query).await? {
-        let oid: u32 = row.parse(0)?;
-        let base: u32 = row.parse(3)?;
-        let base = if base == 0 { None } else { Some((base, row.parse(4)?)) };
-        let element: u32 = row.parse(5)?;
-        catalog.insert(
-            oid,
-            CatalogType {
-                oid,
-                name: row.get(1).unwrap_or_default().to_owned(),
-                kind: TypeKind::from_letter(row.get(2).unwrap_or_default()),
-                base,
-                element: (element != 0).then_some(element),
-            },
-        );
+        let found = CatalogType::read(|index| row.get(index));
+        let found = found.ok_or_else(|| WireError::Protocol("a type without a name".to_owned()))?;
+        catalog.insert(found.oid, found);
     }
     Ok(catalog)
 }

@@ -110,7 +110,7 @@ impl Shape {
 
     /// Whether every column's binary form can be read without loss.
     pub(crate) fn binary_is_exact(&self, catalog: &Catalog) -> bool {
-        !self.column_types(catalog).iter().any(ColumnType::needs_text)
+        !self.column_types(catalog).iter().any(ColumnType::needs_text_stream)
     }
 
     /// The schema of the table's batches.

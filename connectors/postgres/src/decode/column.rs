@@ -12,6 +12,7 @@ use super::column_type::{ColumnType, Form, Scalar, TextForm};
 use super::list::ListColumn;
 use super::text_form::{exactly, utf8, versioned, write_char, write_text_form};
 use super::value_error::{Result, ValueError};
+use super::vector::VectorColumn;
 use super::{calendar, numeric};
 
 /// Most bytes that one column of one batch holds: Arrow's offsets have 31 bits.
@@ -44,6 +45,8 @@ pub(super) enum ColumnBuilder {
     },
     Bytes {
         values: BinaryBuilder,
+        /// What the text begins with, before the hex digits.
+        prefix: &'static [u8],
         scratch: Vec<u8>,
     },
     Text {
@@ -52,19 +55,21 @@ pub(super) enum ColumnBuilder {
         scratch: String,
     },
     List(Box<ListColumn>),
+    Vector(VectorColumn),
 }
 
 impl ColumnBuilder {
     /// An empty builder for a column of this type.
     pub(super) fn new(r#type: &ColumnType) -> Self {
-        match r#type.form {
+        match &r#type.form {
             Form::Scalar(scalar) => Self::scalar(scalar),
             Form::List(element) => Self::List(Box::new(ListColumn::new(element))),
+            Form::Vector(width) => Self::Vector(VectorColumn::new(*width)),
         }
     }
 
-    pub(super) fn scalar(scalar: Scalar) -> Self {
-        match scalar {
+    pub(super) fn scalar(scalar: &Scalar) -> Self {
+        match *scalar {
             Scalar::Bool => Self::Bool(BooleanBuilder::new()),
             Scalar::Int2 => Self::Int16(Int16Builder::new()),
             Scalar::Int4 => Self::Int32(Int32Builder::new()),
@@ -95,11 +100,17 @@ impl ColumnBuilder {
             }
             Scalar::Bytea => Self::Bytes {
                 values: BinaryBuilder::new(),
+                prefix: b"\\x",
                 scratch: Vec::new(),
             },
-            Scalar::Text(form) => Self::Text {
+            Scalar::Ewkb => Self::Bytes {
+                values: BinaryBuilder::new(),
+                prefix: b"",
+                scratch: Vec::new(),
+            },
+            Scalar::Text(ref form) => Self::Text {
                 values: StringBuilder::new(),
-                form,
+                form: form.clone(),
                 scratch: String::new(),
             },
         }
@@ -154,10 +165,11 @@ impl ColumnBuilder {
             } => append_str(values, utf8(versioned(bytes)?)?)?,
             Self::Text { values, form, scratch } => {
                 scratch.clear();
-                write_text_form(scratch, *form, bytes)?;
+                write_text_form(scratch, form, bytes)?;
                 append_str(values, scratch)?;
             }
             Self::List(list) => list.append_binary(bytes)?,
+            Self::Vector(vectors) => vectors.append_binary(bytes)?,
         }
         Ok(())
     }
@@ -198,8 +210,12 @@ impl ColumnBuilder {
             } => {
                 values.append_value(numeric::unscaled_from_text(text, *precision, *scale)?);
             }
-            Self::Bytes { values, scratch } => {
-                parse_hex(text, scratch)?;
+            Self::Bytes {
+                values,
+                prefix,
+                scratch,
+            } => {
+                parse_hex(text, prefix, scratch)?;
                 append_bytes(values, scratch)?;
             }
             Self::Text {
@@ -213,6 +229,7 @@ impl ColumnBuilder {
             }
             Self::Text { values, .. } => append_str(values, utf8(text)?)?,
             Self::List(list) => list.append_text(text)?,
+            Self::Vector(vectors) => vectors.append_text(text)?,
         }
         Ok(())
     }
@@ -234,6 +251,7 @@ impl ColumnBuilder {
             Self::Bytes { values, .. } => values.append_null(),
             Self::Text { values, .. } => values.append_null(),
             Self::List(list) => list.append_null(),
+            Self::Vector(vectors) => vectors.append_null(),
         }
     }
 
@@ -255,6 +273,7 @@ impl ColumnBuilder {
             Self::Bytes { values, .. } => values.len(),
             Self::Text { values, .. } => values.len(),
             Self::List(list) => list.len(),
+            Self::Vector(vectors) => vectors.len(),
         }
     }
 
@@ -275,6 +294,7 @@ impl ColumnBuilder {
             Self::Bytes { values, .. } => Arc::new(values.finish()),
             Self::Text { values, .. } => Arc::new(values.finish()),
             Self::List(list) => list.finish(),
+            Self::Vector(vectors) => vectors.finish(),
         }
     }
 }
@@ -319,8 +339,8 @@ fn parse_integer(text: &[u8]) -> Result<i64> {
     value.ok_or(NOT_AN_INTEGER)
 }
 
-/// Reads `\x0aff` into `out`.
-fn parse_hex(text: &[u8], out: &mut Vec<u8>) -> Result<()> {
+/// Reads `0aff`, behind `prefix`, into `out`.
+fn parse_hex(text: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<()> {
     const NOT_HEX: ValueError = ValueError::Malformed("bytes are not in hex format");
     let digit = |byte: u8| {
         char::from(byte)
@@ -328,7 +348,7 @@ fn parse_hex(text: &[u8], out: &mut Vec<u8>) -> Result<()> {
             .and_then(|digit| u8::try_from(digit).ok())
             .ok_or(NOT_HEX)
     };
-    let (pairs, []) = text.strip_prefix(b"\\x").ok_or(NOT_HEX)?.as_chunks::<2>() else {
+    let (pairs, []) = text.strip_prefix(prefix).ok_or(NOT_HEX)?.as_chunks::<2>() else {
         return Err(NOT_HEX);
     };
     out.clear();

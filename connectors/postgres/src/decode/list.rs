@@ -29,9 +29,9 @@ pub(super) struct ListColumn {
 }
 
 impl ListColumn {
-    pub(super) fn new(element: Scalar) -> Self {
+    pub(super) fn new(element: &Scalar) -> Self {
         Self {
-            element,
+            element: element.clone(),
             values: ColumnBuilder::scalar(element),
             offsets: vec![0],
             nulls: NullBufferBuilder::new(0),
@@ -180,7 +180,7 @@ impl ListColumn {
     pub(super) fn finish(&mut self) -> ArrayRef {
         let offsets = OffsetBuffer::new(ScalarBuffer::from(std::mem::replace(&mut self.offsets, vec![0])));
         let (values, nulls) = (self.values.finish(), self.nulls.finish());
-        Arc::new(ListArray::new(element_field(self.element), offsets, values, nulls))
+        Arc::new(ListArray::new(element_field(&self.element), offsets, values, nulls))
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
     const TEXT: Scalar = Scalar::Text(TextForm::Verbatim);
 
     fn from_text(element: Scalar, text: &str) -> Result<String> {
-        let mut list = ListColumn::new(element);
+        let mut list = ListColumn::new(&element);
         list.append_text(text.as_bytes())?;
         Ok(array_value_to_string(&list.finish(), 0).unwrap())
     }
@@ -253,19 +253,19 @@ mod tests {
         assert_eq!(from_text(Scalar::Int4, "[0:1]={1,2}"), Err(ValueError::LowerBound));
         let zero_based = [1i32, 0, 23, 1, 0, 4, 7].map(i32::to_be_bytes).concat();
         assert_eq!(
-            ListColumn::new(Scalar::Int4).append_binary(&zero_based),
+            ListColumn::new(&Scalar::Int4).append_binary(&zero_based),
             Err(ValueError::LowerBound)
         );
         let two = [2i32, 0, 23, 1, 1, 1, 1].map(i32::to_be_bytes).concat();
         assert_eq!(
-            ListColumn::new(Scalar::Int4).append_binary(&two),
+            ListColumn::new(&Scalar::Int4).append_binary(&two),
             Err(ValueError::MultiDimensional)
         );
     }
 
     #[test]
     fn a_null_takes_what_a_refused_list_left() {
-        let mut list = ListColumn::new(Scalar::Int4);
+        let mut list = ListColumn::new(&Scalar::Int4);
         assert!(list.append_text(b"{1,2,x}").is_err());
         assert!(list.append_text(b"{3}").is_err());
         list.append_null();
@@ -285,7 +285,7 @@ mod tests {
                     Some(text) => format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")),
                 })
                 .collect();
-            let mut list = ListColumn::new(TEXT);
+            let mut list = ListColumn::new(&TEXT);
             list.append_text(format!("{{{}}}", quoted.join(",")).as_bytes()).unwrap();
             let wire: Vec<Option<&[u8]>> = elements.iter().map(|e| e.as_ref().map(|text| text.as_bytes())).collect();
             list.append_binary(&binary(&wire)).unwrap();

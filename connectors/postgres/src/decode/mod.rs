@@ -3,37 +3,46 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`catalog_type`], [`column_type`], [`forms`] | which Arrow type a PostgreSQL column becomes |
-//! | [`column`], [`list`] | builders that take one wire value at a time |
-//! | [`numeric`], [`calendar`], [`text_form`], [`network`] | the values themselves |
+//! | [`catalog_type`], [`column_type`], [`built_in`], [`resolve`], [`forms`] | which Arrow type a PostgreSQL column becomes |
+//! | [`column`], [`list`], [`vector`] | builders that take one wire value at a time |
+//! | [`numeric`], [`calendar`], [`network`] | the values themselves |
+//! | [`text_form`], [`float`], [`geometry`], [`search`], [`nested`], [`extension`] | their text, as PostgreSQL writes it |
 //! | [`pgoutput`], [`tuple`] | messages of logical replication |
 //! | [`copy`] | the `COPY … (FORMAT binary)` stream |
 //! | [`rows`], [`raw_row`] | changes of one table, and the rows that were rejected |
 
+mod built_in;
 pub(crate) mod calendar;
 pub(crate) mod catalog_type;
 mod column;
 pub(crate) mod column_type;
 pub(crate) mod copy;
+mod extension;
+mod float;
 pub(crate) mod forms;
+mod geometry;
 mod list;
 pub(crate) mod lsn;
+mod nested;
 mod network;
 mod numeric;
 pub(crate) mod pgoutput;
 mod protocol_error;
 mod raw_row;
 mod reader;
+mod resolve;
 pub(crate) mod rows;
+mod search;
 mod text_form;
 pub(crate) mod tuple;
 mod value_error;
+mod vector;
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 mod server_tests;
 
-pub(crate) use catalog_type::{Catalog, CatalogType, TypeKind};
+pub(crate) use catalog_type::{Catalog, CatalogType};
 pub(crate) use column_type::ColumnType;
 pub(crate) use copy::{CopyDecoder, CopyRow};
 pub(crate) use forms::Forms;

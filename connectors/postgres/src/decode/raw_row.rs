@@ -1,9 +1,8 @@
 //! A rejected row as JSON: what quarantine keeps of it.
 //!
 //! `{"__op": "u", "id": "7", "blob": {"hex": "00ff"}, "note": null, "__before": {…}}`.
-//! A value is its text where it came as such or we can make it (as PostgreSQL would, but for the
-//! way that floats are written), else the bytes that were sent, in hex: `bytea`, lists, what is
-//! malformed or not UTF-8.
+//! A value is its text where it came as such or we can make it, else the bytes that were sent, in
+//! hex: `bytea`, `geometry`, lists, what is malformed or not UTF-8.
 //! A column that the source did not send is left out, and so is the before-image of a row that
 //! has none.
 
@@ -60,7 +59,7 @@ fn write_value(out: &mut String, r#type: &ColumnType, value: TupleValue<'_>) {
         },
         TupleValue::Binary(bytes) => {
             let mut text = String::new();
-            if write_any(&mut text, r#type.form, bytes).is_ok() {
+            if write_any(&mut text, &r#type.form, bytes).is_ok() {
                 return push_string(out, &text);
             }
             bytes

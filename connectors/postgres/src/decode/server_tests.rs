@@ -14,7 +14,7 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use super::catalog_type::CATALOG_QUERY;
 use super::column::ColumnBuilder;
 use super::{
-    Catalog, CatalogType, ChangeContext, ColumnType, CopyDecoder, ProtocolError, TableDecoder, TypeKind,
+    Catalog, CatalogType, ChangeContext, ColumnType, CopyDecoder, ProtocolError, TableDecoder,
     pgoutput::{self, Message},
 };
 
@@ -261,18 +261,9 @@ async fn rows(client: &Client, sql: &str) -> Vec<Vec<Option<String>>> {
 }
 
 async fn catalog(client: &Client) -> Catalog {
-    let number = |text: &Option<String>| text.as_ref().unwrap().parse::<i64>().unwrap();
     let entry = |row: Vec<Option<String>>| {
-        let oid = u32::try_from(number(&row[0])).unwrap();
-        let base = u32::try_from(number(&row[3])).ok().filter(|oid| *oid != 0);
-        let found = CatalogType {
-            oid,
-            name: row[1].clone().unwrap(),
-            kind: TypeKind::from_letter(row[2].as_ref().unwrap()),
-            base: base.map(|base| (base, i32::try_from(number(&row[4])).unwrap())),
-            element: u32::try_from(number(&row[5])).ok().filter(|oid| *oid != 0),
-        };
-        (oid, found)
+        let found = CatalogType::read(|index| row[index].as_deref()).unwrap();
+        (found.oid, found)
     };
     rows(client, CATALOG_QUERY).await.into_iter().map(entry).collect()
 }

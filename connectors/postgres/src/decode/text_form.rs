@@ -3,16 +3,17 @@
 use std::fmt::Write;
 
 use super::column_type::{Form, Scalar, TextForm};
+use super::float::{write_float4, write_float8};
 use super::reader::Reader;
 use super::value_error::{Result, ValueError};
-use super::{Lsn, ProtocolError, calendar, network, numeric};
+use super::{Lsn, ProtocolError, calendar, extension, geometry, nested, network, numeric, search};
 
 /// Writes the text of a binary value whose column becomes Utf8.
-pub(super) fn write_text_form(out: &mut String, form: TextForm, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_text_form(out: &mut String, form: &TextForm, bytes: &[u8]) -> Result<()> {
     match form {
         TextForm::Verbatim => out.push_str(utf8(bytes)?),
         TextForm::Char => write_char(out, bytes)?,
-        TextForm::Versioned => out.push_str(utf8(versioned(bytes)?)?),
+        TextForm::Versioned | TextForm::Ltree => out.push_str(utf8(versioned(bytes)?)?),
         TextForm::Uuid => write_uuid(out, exactly(bytes)?),
         TextForm::TimeTz => {
             let (micros, west) = fields(bytes, |r| Ok((r.i64()?, r.i32()?)))?;
@@ -33,32 +34,54 @@ pub(super) fn write_text_form(out: &mut String, form: TextForm, bytes: &[u8]) ->
         }
         TextForm::Unsigned32 => put(out, format_args!("{}", u32::from_be_bytes(exactly(bytes)?))),
         TextForm::Unsigned64 => put(out, format_args!("{}", u64::from_be_bytes(exactly(bytes)?))),
-        TextForm::Unknown => return Err(ValueError::NoBinaryForm),
+        TextForm::Snapshot => write_snapshot(out, bytes)?,
+        TextForm::Int2Vector => nested::write_plain_vector(out, &Scalar::Int2, bytes)?,
+        TextForm::OidVector => nested::write_plain_vector(out, &Scalar::Oid, bytes)?,
+        TextForm::Geometry(shape) => geometry::write_shape(out, *shape, bytes)?,
+        TextForm::TsVector => search::write_vector(out, bytes)?,
+        TextForm::TsQuery => search::write_query(out, bytes)?,
+        TextForm::Hstore => extension::write_hstore(out, bytes)?,
+        TextForm::Vector(width) => extension::write_vector(out, *width, bytes)?,
+        TextForm::SparseVector => extension::write_sparse_vector(out, bytes)?,
+        TextForm::Array(array) => nested::write_array(out, &array.element, array.delimiter, bytes)?,
+        TextForm::Record(parts) => nested::write_record(out, parts, bytes)?,
+        TextForm::Range(bound) => nested::write_range(out, bound, bytes)?,
+        TextForm::Multirange(bound) => nested::write_multirange(out, bound, bytes)?,
+        TextForm::Unsent | TextForm::Unknown => return Err(ValueError::NoBinaryForm),
     }
     Ok(())
 }
 
-/// Writes a readable text of any binary value we know, for rejected rows: the text that
-/// PostgreSQL would write, but for floats, which are written as Rust does (`1e23`, `inf`).
+/// Writes the text of any binary value we know, for rejected rows.
 ///
 /// # Errors
-/// `NoBinaryForm` for lists and `bytea`, and whatever is wrong with the value.
-pub(super) fn write_any(out: &mut String, form: Form, bytes: &[u8]) -> Result<()> {
-    let Form::Scalar(scalar) = form else {
-        return Err(ValueError::NoBinaryForm);
-    };
+/// `NoBinaryForm` for arrays and what becomes Binary, and whatever is wrong with the value.
+pub(super) fn write_any(out: &mut String, form: &Form, bytes: &[u8]) -> Result<()> {
+    match form {
+        Form::List(_) | Form::Scalar(Scalar::Bytea | Scalar::Ewkb) => Err(ValueError::NoBinaryForm),
+        Form::Vector(width) => extension::write_vector(out, *width, bytes),
+        Form::Scalar(scalar) => write_scalar(out, scalar, bytes),
+    }
+}
+
+/// Writes PostgreSQL's text of a binary value.
+pub(super) fn write_scalar(out: &mut String, scalar: &Scalar, bytes: &[u8]) -> Result<()> {
     match scalar {
         Scalar::Bool => out.push_str(if exactly::<1>(bytes)? == [0] { "f" } else { "t" }),
         Scalar::Int2 => put(out, format_args!("{}", i16::from_be_bytes(exactly(bytes)?))),
         Scalar::Int4 => put(out, format_args!("{}", i32::from_be_bytes(exactly(bytes)?))),
         Scalar::Int8 => put(out, format_args!("{}", i64::from_be_bytes(exactly(bytes)?))),
         Scalar::Oid => put(out, format_args!("{}", u32::from_be_bytes(exactly(bytes)?))),
-        Scalar::Float4 => put(out, format_args!("{:?}", f32::from_be_bytes(exactly(bytes)?))),
-        Scalar::Float8 => put(out, format_args!("{:?}", f64::from_be_bytes(exactly(bytes)?))),
-        Scalar::Bytea => return Err(ValueError::NoBinaryForm),
+        Scalar::Float4 => write_float4(out, f32::from_be_bytes(exactly(bytes)?)),
+        Scalar::Float8 => write_float8(out, f64::from_be_bytes(exactly(bytes)?)),
+        Scalar::Bytea => {
+            out.push_str("\\x");
+            write_hex(out, b"0123456789abcdef", bytes);
+        }
+        Scalar::Ewkb => write_hex(out, b"0123456789ABCDEF", bytes),
         Scalar::Date => calendar::write_date(out, i32::from_be_bytes(exactly(bytes)?)),
         Scalar::Time => calendar::write_time(out, calendar::time_from_wire(i64::from_be_bytes(exactly(bytes)?))?),
-        Scalar::Timestamp { utc } => calendar::write_timestamp(out, i64::from_be_bytes(exactly(bytes)?), utc),
+        Scalar::Timestamp { utc } => calendar::write_timestamp(out, i64::from_be_bytes(exactly(bytes)?), *utc),
         Scalar::Decimal128 { .. } | Scalar::Decimal256 { .. } => numeric::write_text(out, bytes)?,
         Scalar::Text(form) => write_text_form(out, form, bytes)?,
     }
@@ -106,6 +129,34 @@ fn write_uuid(out: &mut String, bytes: [u8; 16]) {
     }
 }
 
+fn write_hex(out: &mut String, digits: &[u8; 16], bytes: &[u8]) {
+    out.reserve(bytes.len() * 2);
+    for byte in bytes {
+        out.push(char::from(digits[usize::from(byte >> 4)]));
+        out.push(char::from(digits[usize::from(byte & 15)]));
+    }
+}
+
+/// `xmin:xmax:xid,xid`; in binary the count comes first.
+fn write_snapshot(out: &mut String, bytes: &[u8]) -> Result<()> {
+    let (head, running) = bytes.split_first_chunk::<20>().ok_or(ValueError::Length)?;
+    let [a, b, c, d, ends @ ..] = *head;
+    let (ids, rest) = running.as_chunks::<8>();
+    let ([from, to], []) = ends.as_chunks::<8>() else {
+        return Err(ValueError::Length);
+    };
+    if !rest.is_empty() || usize::try_from(u32::from_be_bytes([a, b, c, d])) != Ok(ids.len()) {
+        return Err(ValueError::Length);
+    }
+    let number = |id: &[u8; 8]| u64::from_be_bytes(*id);
+    put(out, format_args!("{}:{}:", number(from), number(to)));
+    for (index, id) in ids.iter().enumerate() {
+        let separator = if index == 0 { "" } else { "," };
+        put(out, format_args!("{separator}{}", number(id)));
+    }
+    Ok(())
+}
+
 fn write_bits(out: &mut String, bytes: &[u8]) -> Result<()> {
     let (len, packed) = bytes.split_first_chunk::<4>().ok_or(ValueError::Length)?;
     let len = usize::try_from(i32::from_be_bytes(*len)).map_err(|_| ValueError::Length)?;
@@ -144,7 +195,7 @@ mod tests {
 
     fn text(form: TextForm, bytes: &[u8]) -> Result<String> {
         let mut out = String::new();
-        write_text_form(&mut out, form, bytes).map(|()| out)
+        write_text_form(&mut out, &form, bytes).map(|()| out)
     }
 
     #[test]
@@ -166,6 +217,13 @@ mod tests {
         assert_eq!(text(TextForm::Tid, &[0, 0, 0, 7, 0, 2]).unwrap(), "(7,2)");
         assert_eq!(text(TextForm::Unsigned32, &[255; 4]).unwrap(), "4294967295");
         assert_eq!(text(TextForm::Unsigned64, &[255; 8]).unwrap(), "18446744073709551615");
+        let snapshot = [
+            &2u32.to_be_bytes()[..],
+            &[10u64, 20, 11, 13].map(u64::to_be_bytes).concat(),
+        ]
+        .concat();
+        assert_eq!(text(TextForm::Snapshot, &snapshot).unwrap(), "10:20:11,13");
+        assert_eq!(text(TextForm::Snapshot, &snapshot[..28]), Err(ValueError::Length));
         assert_eq!(text(TextForm::Char, &[0]).unwrap(), "");
         assert_eq!(text(TextForm::Char, b"a").unwrap(), "a");
         assert_eq!(text(TextForm::Char, &[0xE9]).unwrap(), "\\351");
@@ -202,12 +260,13 @@ mod tests {
             use TextForm::*;
             for form in [
                 Verbatim, Char, Versioned, Uuid, TimeTz, Interval, Numeric, Inet, MacAddr, Bits, Lsn, Tid, Unsigned32,
-                Unsigned64, Unknown,
+                Unsigned64, Snapshot, Int2Vector, OidVector, TsVector, TsQuery, Hstore, Ltree, SparseVector, Unsent,
+                Unknown,
             ] {
-                let _ = write_any(&mut String::new(), Form::Scalar(Scalar::Text(form)), &bytes);
+                let _ = write_any(&mut String::new(), &Form::Scalar(Scalar::Text(form)), &bytes);
             }
             for scalar in [Scalar::Date, Scalar::Time, Scalar::Timestamp { utc: true }, Scalar::Float8, Scalar::Bool] {
-                let _ = write_any(&mut String::new(), Form::Scalar(scalar), &bytes);
+                let _ = write_any(&mut String::new(), &Form::Scalar(scalar), &bytes);
             }
         }
     }
