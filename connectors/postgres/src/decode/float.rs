@@ -3,7 +3,8 @@
 //! The text has the fewest digits that read back as the same number (PostgreSQL manual, 8.1.3
 //! "Floating-Point Types"). Unlike Rust's shortest text, and as `STRICTLY_SHORTEST` is off in
 //! `src/common/d2s.c`, a text that lies just in the middle between two numbers, which reads back
-//! only because ties go to the even one, is not taken: 1e23 is `9.999999999999999e+22`.
+//! only because ties go to the even one, is not taken: 1e23 is `9.999999999999999e+22`. Where two
+//! texts are equally near, the even one is taken.
 
 use std::fmt::Write;
 
@@ -180,16 +181,22 @@ impl Decimal {
 
 fn shortest<F: Float>(value: F) -> Decimal {
     let found = Decimal::from_scientific(&format!("{value:e}"));
-    if !found.is_halfway(value) {
-        return found;
-    }
-    let start = found.digits.to_string().len();
-    let rounded = (start..=F::MOST_DIGITS).map(|digits| {
+    // Rounded to so many digits it is the nearest, and of two that are equally near the even one.
+    let rounded = |digits: usize| {
         let decimals = digits - 1;
         Decimal::from_scientific(&format!("{value:.decimals$e}"))
-    });
-    let mut candidates = rounded.filter(|decimal| decimal.is_within(value));
-    candidates.next().unwrap_or(found)
+    };
+    let fewest = found.digits.ilog10() as usize + 1;
+    let halfway = found.is_halfway(value);
+    let nearest = rounded(fewest);
+    if nearest == found && !halfway || nearest.is_within(value) {
+        return nearest;
+    }
+    if !halfway {
+        return found;
+    }
+    let mut more = (fewest + 1..=F::MOST_DIGITS).map(rounded);
+    more.find(|decimal| decimal.is_within(value)).unwrap_or(found)
 }
 
 #[cfg(test)]
@@ -231,6 +238,8 @@ mod tests {
             (f64::MIN_POSITIVE, "2.2250738585072014e-308"),
             (100.0, "100"),
             (120.5, "120.5"),
+            // 2^-25 = 0.000000029802322387695312|5
+            (2f64.powi(-25), "2.9802322387695312e-08"),
             (f64::NAN, "NaN"),
             (f64::INFINITY, "Infinity"),
             (f64::NEG_INFINITY, "-Infinity"),

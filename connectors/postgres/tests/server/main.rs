@@ -22,4 +22,5 @@ mod snapshot;
 mod stream;
 mod target;
 mod throughput;
+mod types;
 mod values;
