@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/tar
 export INSTA_WORKSPACE_ROOT := $(CURDIR)
 CARGO_FLAGS := --workspace --features failpoints
 
-.PHONY: help demo test test-postgres bench lint
+.PHONY: help demo test test-postgres bench lint fuzz
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -33,3 +33,7 @@ lint: ## formatting, clippy with warnings denied, the import rules, the dependen
 	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
 	cargo run --quiet --package xtask -- tidy
 	"$$(scripts/fetch-cargo-deny.sh --path)" check bans licenses sources
+
+fuzz: ## run each fuzz target of the decoders for a minute, in bounded memory
+	scripts/setup.sh fuzz
+	scripts/fuzz.sh 60

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what building and testing Millstream needs: Debian or Ubuntu packages, by name.
-# Usage: scripts/setup.sh demo|test|lint. Can be run again; installs only what is missing.
+# Usage: scripts/setup.sh demo|test|lint|fuzz. Can be run again; installs only what is missing.
 # `test` also puts the servers and readers of the end-to-end tests into a cache folder, and
-# `lint` the program that checks the dependencies.
+# `lint` the program that checks the dependencies, `fuzz` the one that builds fuzz targets.
 set -euo pipefail
 
 mode=${1:-demo}
@@ -79,4 +79,7 @@ if [ "$mode" = test ]; then
 fi
 if [ "$mode" = lint ]; then
     "$here/fetch-cargo-deny.sh"
+fi
+if [ "$mode" = fuzz ]; then
+    "$here/fetch-cargo-fuzz.sh"
 fi

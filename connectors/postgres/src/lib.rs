@@ -51,6 +51,9 @@ mod standby;
 pub mod wire;
 
 pub use config::{ArrayForm, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, PostgresConfig, WalBudget};
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use decode::fuzzing;
 pub use setup::Setup;
 pub use shape::TYPE_METADATA;
 pub use source::PostgresSource;

@@ -7,7 +7,6 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::catalog::{self, CatalogTable, Slot};
 use crate::config::Settings;
-use crate::fault;
 use crate::refusals::{self, Coverage, Rules};
 use crate::standby;
 use crate::wire::{Connection, Session, WireError};

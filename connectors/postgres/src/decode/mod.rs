@@ -20,6 +20,8 @@ pub(crate) mod copy;
 mod extension;
 mod float;
 pub(crate) mod forms;
+#[cfg(any(feature = "fuzzing", test))]
+pub mod fuzzing;
 mod geometry;
 mod list;
 pub(crate) mod lsn;
@@ -38,6 +40,8 @@ pub(crate) mod tuple;
 mod value_error;
 mod vector;
 
+#[cfg(test)]
+mod documented_tests;
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 mod server_tests;

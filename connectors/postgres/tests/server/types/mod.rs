@@ -4,6 +4,7 @@
 //! A table has a column per type and a row per value. Half of the rows are there before the
 //! source starts. Values are the edges of each type, and random ones from a fixed seed.
 
+mod composed;
 mod matrix;
 mod random;
 mod shown;
@@ -51,7 +52,7 @@ async fn every_value_arrives_as_the_server_shows_it_in_text_mode() {
 #[tokio::test(flavor = "multi_thread")]
 async fn arrays_of_any_shape_arrive_as_the_server_shows_them() {
     let server = Server::start().await;
-    let columns = server.offered(matrix::as_text());
+    let columns = server.offered(composed::as_text());
     server.compare("binary_texts", &columns, Mode::Binary, "text").await;
     let mut columns = columns;
     columns.extend(server.offered(matrix::text_only()));
