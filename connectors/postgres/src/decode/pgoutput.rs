@@ -1,8 +1,11 @@
-//! Messages of the `pgoutput` plug-in, protocol version 1, without a copy.
+//! Messages of the `pgoutput` plug-in as protocol version 1 has them, without a copy. What the
+//! later versions add is in [`control`].
 //!
 //! PostgreSQL manual, 55.5 "Logical Streaming Replication Protocol" and 55.9 "Logical
 //! Replication Message Formats". Times on the wire count microseconds from 2000-01-01; here
 //! they count from 1970-01-01.
+
+pub(crate) mod control;
 
 use super::calendar::EPOCH_OFFSET_MICROS;
 use super::reader::Reader;
@@ -48,9 +51,24 @@ pub(crate) enum Message<'a> {
         /// The tables' OIDs.
         relations: RelationIds<'a>,
     },
+    /// `M`: what `pg_logical_emit_message` wrote.
+    Logical(Logical<'a>),
     /// What tells nothing about rows: `O`, the transaction came from another server; `Y`, the
-    /// name of a type that is not built in; `M`, what `pg_logical_emit_message` wrote.
+    /// name of a type that is not built in.
     Other,
+}
+
+/// A message that somebody wrote into the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Logical<'a> {
+    /// Whether it belongs to the transaction that it comes in. Others come between transactions.
+    pub(crate) transactional: bool,
+    /// Where it is in the log.
+    pub(crate) lsn: Lsn,
+    /// What tells who it is for. In the database's encoding where that knows none.
+    pub(crate) prefix: &'a [u8],
+    /// Its content.
+    pub(crate) content: &'a [u8],
 }
 
 /// What a transaction begins with.
@@ -188,7 +206,8 @@ fn read_message<'a>(tag: u8, reader: &mut Reader<'a>) -> Result<Message<'a>> {
                 relations: RelationIds(reader.bytes(len)?),
             }
         }
-        b'O' | b'Y' | b'M' => {
+        b'M' => Message::Logical(read_logical(reader)?),
+        b'O' | b'Y' => {
             reader.bytes(reader.rest().len())?;
             Message::Other
         }
@@ -222,6 +241,17 @@ fn read_commit(reader: &mut Reader<'_>) -> Result<Commit> {
     Ok(Commit {
         commit_lsn,
         committed_at: time(reader)?,
+    })
+}
+
+fn read_logical<'a>(reader: &mut Reader<'a>) -> Result<Logical<'a>> {
+    let (flags, lsn, prefix) = (reader.u8()?, lsn(reader)?, reader.terminated()?);
+    let len = usize::try_from(reader.u32()?).map_err(|_| ProtocolError::Truncated)?;
+    Ok(Logical {
+        transactional: flags & 1 != 0,
+        lsn,
+        prefix,
+        content: reader.bytes(len)?,
     })
 }
 
@@ -372,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_truncate_names_its_tables_and_what_is_no_row_is_skipped() {
+    fn a_truncate_names_its_tables_and_a_logical_message_its_prefix() {
         let truncate = message(
             b'T',
             &[&2u32.to_be_bytes(), &[2], &1u32.to_be_bytes(), &u32::MAX.to_be_bytes()],
@@ -382,8 +412,20 @@ mod tests {
         };
         assert_eq!(relations.iter().collect::<Vec<_>>(), [1, u32::MAX]);
 
-        let logical = message(b'M', &[&[1], &3u64.to_be_bytes(), b"ms\0", &2u32.to_be_bytes(), b"hi"]);
-        assert_eq!(parse(&logical).unwrap(), Message::Other);
+        for transactional in [true, false] {
+            let flags = [u8::from(transactional)];
+            let logical = message(
+                b'M',
+                &[&flags, &3u64.to_be_bytes(), b"ms\0", &2u32.to_be_bytes(), b"hi"],
+            );
+            let expected = Logical {
+                transactional,
+                lsn: Lsn(3),
+                prefix: b"ms",
+                content: b"hi",
+            };
+            assert_eq!(parse(&logical).unwrap(), Message::Logical(expected));
+        }
     }
 
     #[test]
@@ -394,7 +436,7 @@ mod tests {
             assert!(parse(&update[..len]).is_err(), "{len}");
         }
         assert_eq!(parse(&[&update[..], &[0]].concat()), Err(ProtocolError::Trailing));
-        // In-progress transactions belong to protocol 2, which is never asked for.
+        // They say which transaction others belong to, and are told apart before.
         for tag in *b"ZSEcA" {
             assert_eq!(parse(&[tag]), Err(ProtocolError::UnknownMessage(tag)));
         }

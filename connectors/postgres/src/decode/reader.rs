@@ -58,16 +58,21 @@ impl<'a> Reader<'a> {
         self.array().map(i64::from_be_bytes)
     }
 
-    /// A name that ends with a zero byte.
-    pub(crate) fn name(&mut self) -> Result<&'a str> {
+    /// Bytes up to a zero byte, which is read too.
+    pub(crate) fn terminated(&mut self) -> Result<&'a [u8]> {
         let end = self
             .0
             .iter()
             .position(|&byte| byte == 0)
             .ok_or(ProtocolError::Truncated)?;
-        let (name, rest) = self.0.split_at(end);
+        let (content, rest) = self.0.split_at(end);
         self.0 = &rest[1..];
-        std::str::from_utf8(name).map_err(|_| ProtocolError::NotUtf8)
+        Ok(content)
+    }
+
+    /// A name that ends with a zero byte.
+    pub(crate) fn name(&mut self) -> Result<&'a str> {
+        std::str::from_utf8(self.terminated()?).map_err(|_| ProtocolError::NotUtf8)
     }
 
     /// That nothing is left.
