@@ -226,6 +226,30 @@ fn describe() {
         ),
         (
             Gauge,
+            "millstream_postgres_streamed_transactions",
+            Count,
+            "Transactions that are kept until they commit",
+        ),
+        (
+            Gauge,
+            "millstream_postgres_spilled_bytes",
+            Bytes,
+            "What is on disk of transactions that are kept until they commit",
+        ),
+        (
+            Counter,
+            "millstream_postgres_spilled_bytes_total",
+            Bytes,
+            "What was written to disk of transactions that are kept until they commit",
+        ),
+        (
+            Counter,
+            "millstream_postgres_logical_messages_total",
+            Count,
+            "Messages of pg_logical_emit_message",
+        ),
+        (
+            Gauge,
             "millstream_kafka_lag_messages",
             Count,
             "Messages of a partition that are not yet read",

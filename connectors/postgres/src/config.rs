@@ -1,5 +1,6 @@
 //! The source's configuration.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use millstream_core::config::{Period, Secret, Size, Text};
@@ -69,6 +70,35 @@ pub struct PostgresConfig {
     /// filled from, after an upgrade for which all was drained.
     #[serde(default)]
     pub adopt: Option<Text>,
+    /// Whether the server sends large transactions before they commit.
+    #[serde(default = "default_streaming")]
+    pub streaming: bool,
+    /// Whether the server sends prepared transactions before they commit (PostgreSQL 15 and later).
+    #[serde(default)]
+    pub two_phase: bool,
+    /// Which transactions are sent.
+    #[serde(default)]
+    pub origin: Origin,
+    /// Whether the server sends what `pg_logical_emit_message` wrote.
+    #[serde(default)]
+    pub messages: bool,
+    /// The folder for what memory has no room for; the system's temporary folder if absent.
+    #[serde(default)]
+    pub spool: Option<Text>,
+    /// How much of transactions in progress is kept in memory.
+    #[serde(default = "default_spool_memory")]
+    pub spool_memory: Size,
+}
+
+/// Which transactions the server sends (PostgreSQL manual, `CREATE SUBSCRIPTION`, `origin`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// All of them.
+    #[default]
+    Any,
+    /// Those that it has not received from another server (PostgreSQL 16 and later).
+    None,
 }
 
 /// When decoded rows are handed on.
@@ -139,6 +169,14 @@ fn default_status_interval() -> Period {
     Period(Duration::from_secs(10))
 }
 
+fn default_streaming() -> bool {
+    true
+}
+
+fn default_spool_memory() -> Size {
+    Size(16 << 20)
+}
+
 /// A column of a batch holds at most 2 GiB, one value at most 1 GiB, and a text at most eight
 /// times the bytes that it is made from (`bit`): so a batch of this size has room for one more row.
 const MOST_BATCH_BYTES: u64 = 128 << 20;
@@ -161,6 +199,19 @@ pub(crate) struct Settings {
     pub(crate) forms: Forms,
     pub(crate) care: SlotCare,
     pub(crate) adopt: Option<String>,
+    pub(crate) streaming: bool,
+    pub(crate) two_phase: bool,
+    pub(crate) origin: Origin,
+    pub(crate) messages: bool,
+    pub(crate) spool: SpoolSettings,
+}
+
+/// Where transactions are kept until they commit.
+#[derive(Debug, Clone)]
+pub(crate) struct SpoolSettings {
+    pub(crate) folder: PathBuf,
+    /// Bytes in memory, over all transactions.
+    pub(crate) memory: usize,
 }
 
 impl Settings {
@@ -240,6 +291,17 @@ impl Settings {
             },
             care,
             adopt: config.adopt.as_ref().map(ToString::to_string),
+            streaming: config.streaming,
+            two_phase: config.two_phase,
+            origin: config.origin,
+            messages: config.messages,
+            spool: SpoolSettings {
+                folder: config
+                    .spool
+                    .as_ref()
+                    .map_or_else(std::env::temp_dir, |folder| PathBuf::from(&**folder)),
+                memory: usize::try_from(config.spool_memory.0).unwrap_or(usize::MAX),
+            },
         })
     }
 }

@@ -28,6 +28,9 @@
 //! | name | kind | labels | meaning |
 //! |---|---|---|---|
 //! | `millstream_source_rows_total` | counter | `source`, `table`, `phase` (`copy`, `stream`) | changes decoded |
+//! | `millstream_postgres_streamed_transactions` | gauge | `source` | transactions that are kept until they commit |
+//! | `millstream_postgres_spilled_bytes`, `…_total` | gauge, counter | `source` | what is on disk of them, and was ever written |
+//! | `millstream_postgres_logical_messages_total` | counter | `source` | what `pg_logical_emit_message` wrote, if asked for |
 //! | `millstream_postgres_received_lsn` | gauge | `source` | the log's end in the server's last keepalive, bytes |
 //! | `millstream_postgres_confirmed_lsn` | gauge | `source` | what the server was told is durable, bytes |
 //! | `millstream_postgres_…` | gauge | `source` | what the governor sees of the slot: `run/governor/gauges.rs` |
@@ -50,7 +53,9 @@ mod source;
 mod standby;
 pub mod wire;
 
-pub use config::{ArrayForm, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, PostgresConfig, WalBudget};
+pub use config::{
+    ArrayForm, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, Origin, PostgresConfig, WalBudget,
+};
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use decode::fuzzing;

@@ -27,11 +27,11 @@ const IDLE_ADVANCE_ASKED: Duration = Duration::from_millis(500);
 /// transaction together with later ones of an incomplete one and is followed by a boundary
 /// between them: once an incomplete transaction was handed on, the next boundary is its own.
 pub(super) struct Assembler {
-    partition: PartitionId,
+    pub(super) partition: PartitionId,
     limits: BatchLimits,
     pub(super) tables: Tables,
     pub(super) outbox: Outbox,
-    transaction: Option<Transaction>,
+    pub(super) transaction: Option<Transaction>,
     /// Rows that were decoded and not handed on.
     rows: usize,
     /// Their bytes on the wire, as often as they are stored.
@@ -53,8 +53,8 @@ pub(super) struct Assembler {
     pub(super) raises: Vec<(PartitionId, Position)>,
 }
 
-struct Transaction {
-    commit: Lsn,
+pub(super) struct Transaction {
+    pub(super) commit: Lsn,
     position: String,
     committed_at: i64,
     /// The next row's ordinal; also whether there was a row.
@@ -161,6 +161,7 @@ impl Assembler {
                     self.change(relation, 0, |decoder, context| decoder.truncate(context))?;
                 }
             }
+            Message::Logical(message) => return self.take_logical(&message),
             Message::Other => {}
         }
         Ok(None)

@@ -6,10 +6,14 @@ mod copies;
 mod copy;
 mod governor;
 mod identify;
+mod in_progress;
+mod logical;
 mod messages;
 mod outbox;
 mod replay;
 mod snapshot;
+mod spool;
+mod start_command;
 mod stream;
 mod tables;
 
@@ -22,9 +26,12 @@ use tokio::time::{Instant, sleep};
 use self::assembler::Assembler;
 use self::copies::Copies;
 use self::governor::Governor;
+use self::in_progress::InProgress;
 use self::outbox::Outbox;
 use self::replay::Replay;
 use self::snapshot::Snapshot;
+use self::spool::Spool;
+use self::start_command::{read_two_phase, refuse_old_server, start_command};
 use self::stream::{Gauges, Stream, status_every};
 use self::tables::{TableStart, Tables};
 use crate::catalog::{self, CatalogTable};
@@ -62,6 +69,7 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     let identity = identify::identify(settings).await?;
     let system = identity::judge(source, &identity, settings.adopt.as_deref(), &context.resume)?;
     let mut sql = connect(settings).await?;
+    refuse_old_server(settings, sql.server_version())?;
     let wanted = settings.selection.used(&context.resume);
     let tables = read_tables(settings, &mut sql, &wanted).await?;
     let slot = catalog::read_slot(&mut sql, &settings.slot)
@@ -108,7 +116,8 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         .collect();
     let binary = starts.iter().all(|start| start.shape.binary_is_exact(&types.catalog));
     let held = plan.held.or(copied_as_of).unwrap_or_default();
-    let wire = replicate(settings, &identity, held, binary, SLOT_PATIENCE).await?;
+    let spool = Spool::open(source, settings.spool.folder.clone(), settings.spool.memory)?;
+    let (wire, two_phase) = replicate(settings, &identity, held, binary, SLOT_PATIENCE).await?;
     if !plan.adopts {
         refuse_moved_slot(settings, held).await?;
     }
@@ -132,6 +141,7 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         partition,
         identity,
         wire,
+        in_progress: InProgress::new(spool, held, two_phase),
         replay: Replay::default(),
         assembler,
         durable: context.durable,
@@ -234,27 +244,18 @@ async fn wal_sender_timeout(sql: &mut Connection) -> Result<Option<Duration>, Wi
     Ok((millis > 0).then(|| Duration::from_millis(millis)))
 }
 
-/// Starts the stream with the first transaction whose commit record begins after `held`.
+/// Starts the stream with the first transaction whose commit record begins after `held`, or with
+/// an earlier one where [`start_command`] says so.
 /// Waits a while for a reader that the server still believes in, such as our predecessor.
+///
+/// Returns where the slot is confirmed too, if it has two-phase commit.
 async fn replicate(
     settings: &Settings,
     server: &Identity,
     held: Lsn,
     binary: bool,
     patience: Duration,
-) -> Result<ReplicationStream> {
-    let quoted = |text: &str| text.replace('\'', "''");
-    let publications: Vec<String> = settings
-        .publications
-        .iter()
-        .map(|name| postgres_protocol::escape::escape_identifier(name))
-        .collect();
-    let command = format!(
-        "START_REPLICATION SLOT \"{}\" LOGICAL {} (proto_version '1', publication_names '{}', binary '{binary}')",
-        settings.slot,
-        Lsn(held.0 + 1),
-        quoted(&publications.join(",")),
-    );
+) -> Result<(ReplicationStream, Option<Lsn>)> {
     let deadline = Instant::now() + patience;
     loop {
         let attempt = async {
@@ -267,7 +268,9 @@ async fn replicate(
                 let alter = format!("ALTER_REPLICATION_SLOT \"{}\" (FAILOVER true)", settings.slot);
                 connection.query(&alter).await?;
             }
-            connection.replicate(&command).await
+            let two_phase = read_two_phase(settings, &mut connection).await?;
+            let command = start_command(settings, connection.server_version(), two_phase.is_some(), held, binary);
+            Ok::<_, WireError>((connection.replicate(&command).await?, two_phase))
         };
         match attempt.await {
             Ok(stream) => return Ok(stream),

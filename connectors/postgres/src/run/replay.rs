@@ -31,13 +31,18 @@ impl Replay {
                     (self.commit, self.taken, self.repeated) = (commit, 0, None);
                     return Ok(true);
                 }
+                if commit < self.commit {
+                    // Sent again for its relations, which are known.
+                    return Ok(false);
+                }
                 if commit != self.commit {
                     return Err(ProtocolError::UnknownContent("another transaction than was left"));
                 }
                 self.begins_again = false;
                 Ok(false)
             }
-            [b'I' | b'U' | b'D' | b'T', ..] => match &mut self.repeated {
+            // Of messages that somebody wrote, those that belong to the transaction.
+            [b'I' | b'U' | b'D' | b'T', ..] | [b'M', 1, ..] => match &mut self.repeated {
                 Some(left @ 1..) => {
                     *left -= 1;
                     Ok(false)
@@ -47,6 +52,7 @@ impl Replay {
                     Ok(true)
                 }
             },
+            [b'M', ..] => Ok(true),
             // Relations in between are known from the first time.
             _ => Ok(!self.begins_again && self.repeated.is_none_or(|left| left == 0)),
         }

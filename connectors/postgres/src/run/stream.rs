@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use millstream_core::{BackfillRequests, Checkpoint, Error, ErrorKind, PartitionId, Result};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::assembler::Assembler;
 use super::copies::Copies;
 use super::copy::Message;
+use super::in_progress::{InProgress, Turn};
 use super::messages::{Envelope, status_update};
 use super::replay::Replay;
 use super::tables::{Need, UnknownTypes};
@@ -35,6 +37,9 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long the server may take to accept a status update. It reads them whenever it writes.
 const LONGEST_SEND: Duration = Duration::from_secs(30);
 
+/// How much of a kept transaction is read before others have their turn, in bytes.
+const MOST_IN_A_TURN: usize = 1 << 20;
+
 /// How long to wait for our own slot after we have left it: the walsender may read our goodbye
 /// only when it next looks for replies, at half its timeout.
 const OWN_SLOT_PATIENCE: Duration = Duration::from_secs(90);
@@ -57,6 +62,7 @@ pub(super) struct Stream<'a> {
     pub(super) partition: PartitionId,
     pub(super) identity: Identity,
     pub(super) wire: ReplicationStream,
+    pub(super) in_progress: InProgress,
     pub(super) replay: Replay,
     pub(super) assembler: Assembler,
     pub(super) durable: watch::Receiver<Checkpoint>,
@@ -141,7 +147,8 @@ impl Stream<'_> {
                 last_heard = Instant::now();
             }
             self.copies.settle(self.assembler.settled());
-            let taking = self.assembler.outbox.is_empty();
+            let sending = !self.assembler.outbox.is_empty();
+            let taking = !sending && !self.in_progress.is_reading();
             let due = self.assembler.due();
             let now = Instant::now();
             let wait_for_wire = (next_read > now).then_some(next_read);
@@ -168,7 +175,9 @@ impl Stream<'_> {
                     Some(request) => self.copies.ask(request),
                     None => may_be_asked = false,
                 },
-                sent = self.assembler.outbox.drive(), if !taking => sent?,
+                sent = self.assembler.outbox.drive(), if sending => sent?,
+                // A kept transaction is read on, after all of the above and a cancellation had their turn.
+                () = yield_now(), if !sending && !taking => {}
                 input = next_input(&mut self.wire, &mut self.copies, wait_for_wire, copies_may_follow), if taking => match input {
                     Input::Waited => {}
                     Input::Filled(filled) => {
@@ -200,15 +209,32 @@ impl Stream<'_> {
     /// Decodes what was read, until it is used up or something waits for the engine. Returns
     /// whether anything had to be looked up or begun anew meanwhile.
     async fn decode(&mut self) -> Result<bool> {
-        let mut interrupted = false;
+        let (mut interrupted, mut read) = (false, 0);
         while self.assembler.outbox.is_empty() {
+            if self.in_progress.is_reading() {
+                if read > MOST_IN_A_TURN {
+                    break;
+                }
+                if let Some(message) = self.in_progress.next()? {
+                    read += message.len();
+                    if self.replay.is_new(message)?
+                        && let Some(need) = self.assembler.take(message)?
+                    {
+                        let message = message.to_vec();
+                        self.meet(need, &message).await?;
+                        interrupted = true;
+                    }
+                }
+                continue;
+            }
             let broken = |error| fault::explain(error, "the replication stream ended", &self.settings.connect);
             let Some(content) = self.wire.next_buffered().map_err(broken)? else {
                 break;
             };
             match Envelope::parse(content).map_err(broken)? {
                 Envelope::Data(data) => {
-                    if self.replay.is_new(data)?
+                    if self.in_progress.take(data)? == Turn::Pass
+                        && self.replay.is_new(data)?
                         && let Some(need) = self.assembler.take(data)?
                     {
                         let message = data.to_vec();
@@ -218,7 +244,10 @@ impl Stream<'_> {
                 }
                 Envelope::KeepAlive { wal_end, reply } => {
                     self.gauges.received.set(wal_end.0 as f64);
-                    self.assembler.reached(wal_end, reply);
+                    if self.in_progress.is_between_parts() {
+                        self.in_progress.reached(wal_end);
+                        self.assembler.reached(wal_end, reply);
+                    }
                     if reply {
                         self.send_status(false).await?;
                     }
@@ -274,17 +303,21 @@ impl Stream<'_> {
         tracing::info!(slot = %self.settings.slot, transaction = %commit, "restarting the stream in text mode");
         self.wire.close().await;
         let before = Lsn(commit.0.saturating_sub(1));
-        self.wire = super::replicate(self.settings, &self.identity, before, false, OWN_SLOT_PATIENCE).await?;
+        let (wire, two_phase) =
+            super::replicate(self.settings, &self.identity, before, false, OWN_SLOT_PATIENCE).await?;
+        self.wire = wire;
         super::refuse_moved_slot(self.settings, before).await?;
+        self.in_progress.begin_again(before, two_phase);
         self.assembler.tables.read_text();
         Ok(())
     }
 
     /// Tells the server what is durable in the target: one past the last commit that it holds,
-    /// which is exactly what a later start compares its position with.
+    /// which is exactly what a later start compares its position with; less while it must be
+    /// able to send a prepared transaction again.
     async fn send_status(&mut self, ask_for_reply: bool) -> Result<()> {
         let held = lsn_of(self.durable.borrow_and_update().position(&self.partition));
-        let confirmed = held.map_or(Lsn(0), |held| Lsn(held.0 + 1));
+        let confirmed = held.map_or(Lsn(0), |held| self.in_progress.confirmable(Lsn(held.0 + 1)));
         self.gauges.confirmed.set(confirmed.0 as f64);
         let message = status_update(confirmed, clock::unix_micros(), ask_for_reply);
         let sent = timeout(LONGEST_SEND, self.wire.send(&message)).await;

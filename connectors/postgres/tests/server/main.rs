@@ -9,6 +9,7 @@ mod conformance;
 mod copies;
 mod failover;
 mod hosts;
+mod in_progress;
 mod login;
 mod old_rows;
 mod preflight;
