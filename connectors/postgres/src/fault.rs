@@ -158,6 +158,14 @@ pub(crate) fn finding(error: WireError, message: &str, options: &ConnectOptions)
     finding
 }
 
+/// What a run would be refused for, as a finding of a preflight.
+pub(crate) fn refusal(error: &Error, options: &ConnectOptions) -> Finding {
+    let mut finding = Finding::new(Severity::Error, options.place(), error.summary());
+    finding.code = error.error_code();
+    finding.hint = error.hint_text().map(str::to_owned);
+    finding
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

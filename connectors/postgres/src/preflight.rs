@@ -30,6 +30,7 @@ pub(crate) async fn preflight(settings: &Settings) -> Vec<Finding> {
                 .hint("upgrade the server, or read from a newer one"),
         ];
     }
+    let too_old = crate::run::refuse_old_server(settings, sql.server_version()).err();
     let findings = match look(&mut sql, settings).await {
         Ok(facts) => {
             let mut findings = facts.findings(settings);
@@ -38,6 +39,7 @@ pub(crate) async fn preflight(settings: &Settings) -> Vec<Finding> {
             let (held_back, standbys) = (facts.held_back.as_deref(), facts.standbys.as_deref());
             findings.extend(refused);
             findings.extend(standby::unguarded(&place, failover, held_back, standbys));
+            findings.extend(too_old.map(|error| fault::refusal(&error, &settings.connect)));
             findings
         }
         Err(error) => vec![fault::finding(error, "cannot read the catalog", &settings.connect)],

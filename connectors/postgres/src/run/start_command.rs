@@ -15,7 +15,7 @@ const ORIGIN_SINCE: u32 = 160_000;
 ///
 /// # Errors
 /// `Config` (PG0042), with the option and the version that it came with.
-pub(super) fn refuse_old_server(settings: &Settings, version: u32) -> Result<()> {
+pub(crate) fn refuse_old_server(settings: &Settings, version: u32) -> Result<()> {
     let refused = |option: &str, since: u32| {
         Error::new(ErrorKind::Config, "the server is too old for an option")
             .code("PG0042")

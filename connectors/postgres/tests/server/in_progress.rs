@@ -1,6 +1,7 @@
 //! Transactions that the server sends before they commit: the same changes at the same
 //! positions as without, whatever becomes of the transactions.
 
+use millstream_core::ByteBudget;
 use millstream_testkit::change_log::ChangeRow;
 use millstream_testkit::postgres::{Shutdown, TestCluster};
 use tokio_postgres::{Client, NoTls};
@@ -406,6 +407,78 @@ async fn messages_of_applications_do_not_disturb() {
             "BEGIN; {large} {yes} {no} SAVEPOINT s; {yes} ROLLBACK TO s; {yes} COMMIT"
         ))
         .unwrap();
+    running.catch_up(&cluster).await;
+    agrees(&running.stop().await, &cluster);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_from_another_server_is_left_out_if_that_is_wished() {
+    let cluster = cluster();
+    let mut config = streaming(&cluster);
+    let mut running = Running::start(source(&config), empty());
+    running.until_streaming(&cluster).await;
+    cluster.psql("SELECT pg_replication_origin_create('other')").unwrap();
+    let (ours, others) = (session(&cluster).await, session(&cluster).await);
+    run(&others, "SELECT pg_replication_origin_session_setup('other')").await;
+    run(
+        &others,
+        &format!(
+            "INSERT INTO lines VALUES (1, 'other'); BEGIN; {} COMMIT",
+            orders(10_000)
+        ),
+    )
+    .await;
+    run(&ours, "INSERT INTO lines VALUES (2, 'ours')").await;
+    running.catch_up(&cluster).await;
+    agrees(&running.target, &cluster);
+    let mut target = running.stop().await;
+    target.boundaries.clear();
+
+    config["origin"] = "none".into();
+    run(
+        &others,
+        &format!(
+            "INSERT INTO lines VALUES (3, 'other'); BEGIN; {} COMMIT",
+            orders(20_000)
+        ),
+    )
+    .await;
+    run(&ours, "INSERT INTO lines VALUES (4, 'ours')").await;
+    let mut running = Running::start(source(&config), target);
+    let version: u32 = cluster.psql("SHOW server_version_num").unwrap().parse().unwrap();
+    if version < 160_000 {
+        let failure = running.failure().await;
+        assert_eq!(failure.error_code(), Some("PG0042"), "{}", failure.summary());
+        return;
+    }
+    running.catch_up(&cluster).await;
+    let target = running.stop().await;
+    assert_eq!(streamed(&target, "orders").len(), 1000);
+    let ids = streamed(&target, "lines")
+        .into_iter()
+        .map(|row| row.cells["id"].clone());
+    assert_eq!(ids.collect::<Vec<_>>(), ["1", "2", "4"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_is_answered_while_a_kept_transaction_is_read() {
+    let settings = [("logical_decoding_work_mem", "64kB"), ("wal_sender_timeout", "2s")];
+    let cluster = TestCluster::with_settings(&settings).unwrap();
+    cluster.psql(TABLES).unwrap();
+    let mut config = streaming(&cluster);
+    config["batch"] = serde_json::json!({"rows": 100});
+    let mut running = Running::with_budget(source(&config), empty(), ByteBudget::new(64 * 1024));
+    running.until_streaming(&cluster).await;
+    cluster
+        .psql("INSERT INTO orders SELECT i, repeat('x', 200), i FROM generate_series(1, 50000) i")
+        .unwrap();
+    running.until(|target| !target.batches.is_empty()).await;
+    until_sent_in_parts(&cluster, 0).await;
+    let sender = || cluster.psql("SELECT pid FROM pg_stat_replication").unwrap();
+    let before = sender();
+    assert!(!before.is_empty());
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    assert_eq!(sender(), before, "the server gave us up");
     running.catch_up(&cluster).await;
     agrees(&running.stop().await, &cluster);
 }
