@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use millstream_core::{Finding, Result, Source, SourceContext, TableSchema};
+use millstream_core::{Finding, Result, Source, SourceContext, TableId, TableSchema};
 
 use crate::config::{PostgresConfig, Settings};
 use crate::setup::{self, Setup};
@@ -15,6 +15,8 @@ use crate::{fault, preflight, run, selection};
 pub struct PostgresSource {
     name: String,
     settings: Settings,
+    /// The tables that were selected when they were last asked for.
+    planned: Option<Vec<TableId>>,
 }
 
 impl PostgresSource {
@@ -28,6 +30,7 @@ impl PostgresSource {
         Ok(Self {
             name: name.to_owned(),
             settings,
+            planned: None,
         })
     }
 
@@ -65,10 +68,11 @@ impl Source for PostgresSource {
         let tables = selection::resolve(&mut sql, &self.settings).await?;
         let (shapes, types) = run::describe(&self.settings, &mut sql, &tables).await?;
         sql.close().await;
+        self.planned = Some(tables);
         shapes.iter().map(|shape| shape.schema(&types.catalog)).collect()
     }
 
     async fn run(self: Box<Self>, context: SourceContext) -> Result<()> {
-        run::run(self.settings, &self.name, context).await
+        run::run(self.settings, &self.name, self.planned, context).await
     }
 }

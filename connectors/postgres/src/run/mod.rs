@@ -8,6 +8,7 @@ mod governor;
 mod identify;
 mod in_progress;
 mod logical;
+mod membership;
 mod messages;
 mod outbox;
 mod replay;
@@ -27,6 +28,7 @@ use self::assembler::Assembler;
 use self::copies::Copies;
 use self::governor::Governor;
 use self::in_progress::InProgress;
+use self::membership::Membership;
 use self::outbox::Outbox;
 use self::replay::Replay;
 use self::snapshot::Snapshot;
@@ -50,17 +52,25 @@ const SLOT_PATIENCE: Duration = Duration::from_secs(10);
 const SLOT_RETRY: Duration = Duration::from_millis(250);
 
 /// Runs the source; see [`millstream_core::Source::run`].
-pub(crate) async fn run(settings: Settings, source: &str, context: SourceContext) -> Result<()> {
+/// `planned` are the tables that were selected when the pipeline was planned, if that is known.
+pub(crate) async fn run(
+    settings: Settings,
+    source: &str,
+    planned: Option<Vec<TableId>>,
+    context: SourceContext,
+) -> Result<()> {
     let cancel = context.cancel.clone();
     let settings = Arc::new(settings);
     // Ends with the run.
     let _governor = Governor::watch(&settings, source);
+    let used = settings.selection.used(&context.resume);
+    let membership = Membership::watch(&settings, planned, used);
     let stream = tokio::select! {
         biased;
         () = cancel.cancelled() => return Ok(()),
         started = start(&settings, source, context) => started?,
     };
-    stream.run().await
+    stream.run(membership).await
 }
 
 /// Everything before the first byte of the stream. Dropping it ends it: the server rolls back

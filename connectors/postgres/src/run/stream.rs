@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use millstream_core::{BackfillRequests, Checkpoint, Error, ErrorKind, PartitionId, Result};
+use millstream_core::{BackfillRequests, Checkpoint, Error, ErrorKind, PartitionId, Result, SourceEvent};
 use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
@@ -13,6 +13,7 @@ use super::assembler::Assembler;
 use super::copies::Copies;
 use super::copy::Message;
 use super::in_progress::{InProgress, Turn};
+use super::membership::{Membership, Notice};
 use super::messages::{Envelope, status_update};
 use super::replay::Replay;
 use super::tables::{Need, UnknownTypes};
@@ -127,16 +128,16 @@ async fn next_input(
 
 impl Stream<'_> {
     /// Runs until it is cancelled or fails.
-    pub(super) async fn run(mut self) -> Result<()> {
+    pub(super) async fn run(mut self, mut membership: Membership) -> Result<()> {
         let cancel = self.cancel.clone();
         tokio::select! {
             biased;
             () = cancel.cancelled() => Ok(()),
-            ended = self.serve() => ended,
+            ended = self.serve(&mut membership) => ended,
         }
     }
 
-    async fn serve(&mut self) -> Result<()> {
+    async fn serve(&mut self, membership: &mut Membership) -> Result<()> {
         let mut status = interval(self.status_every);
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut engine_listens, mut may_be_asked) = (true, true);
@@ -174,6 +175,10 @@ impl Stream<'_> {
                 request = self.backfills.next(), if may_be_asked => match request {
                     Some(request) => self.copies.ask(request),
                     None => may_be_asked = false,
+                },
+                notice = membership.changed() => match notice {
+                    Notice::TablesChanged => self.assembler.outbox.push(SourceEvent::TablesChanged),
+                    Notice::Left(error) => return Err(error),
                 },
                 sent = self.assembler.outbox.drive(), if sending => sent?,
                 // A kept transaction is read on, after all of the above and a cancellation had their turn.

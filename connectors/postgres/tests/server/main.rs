@@ -11,6 +11,7 @@ mod failover;
 mod hosts;
 mod in_progress;
 mod login;
+mod membership;
 mod old_rows;
 mod preflight;
 mod publications;

@@ -1,0 +1,121 @@
+//! Looks now and then whether the publications still send what is read, and nothing else that is
+//! selected: neither is told by the stream.
+
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_core::{Error, ErrorKind, TableId};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::catalog;
+use crate::config::Settings;
+use crate::selection::published;
+use crate::wire::{Connection, Session, WireError};
+
+/// How long the server may take to answer, a login included.
+const LONGEST_ANSWER: Duration = Duration::from_secs(30);
+
+/// What changed.
+pub(super) enum Notice {
+    /// Other tables are selected than when the run was planned.
+    TablesChanged,
+    /// A table that is read has left the publications.
+    Left(Error),
+}
+
+/// Watches until it is dropped, or until something changed.
+pub(super) struct Membership {
+    notices: mpsc::Receiver<Notice>,
+    /// Ends with it.
+    _watcher: JoinSet<()>,
+}
+
+impl Membership {
+    /// Watches, for a run that reads `used`, and that was planned when `planned` were selected:
+    /// as of the first look if that is not known.
+    pub(super) fn watch(settings: &Arc<Settings>, planned: Option<Vec<TableId>>, used: Vec<TableId>) -> Self {
+        let (sender, notices) = mpsc::channel(1);
+        let watcher = Watcher {
+            settings: settings.clone(),
+            planned: planned.map(|tables| tables.into_iter().collect()),
+            used,
+            sql: None,
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            // A stream that has ended hears nothing.
+            let _ = sender.send(watcher.run().await).await;
+        });
+        Self {
+            notices,
+            _watcher: tasks,
+        }
+    }
+
+    /// What changed; pending for ever once that was told.
+    ///
+    /// Cancel safe.
+    pub(super) async fn changed(&mut self) -> Notice {
+        match self.notices.recv().await {
+            Some(notice) => notice,
+            None => pending().await,
+        }
+    }
+}
+
+struct Watcher {
+    settings: Arc<Settings>,
+    planned: Option<BTreeSet<TableId>>,
+    used: Vec<TableId>,
+    sql: Option<Connection>,
+}
+
+impl Watcher {
+    async fn run(mut self) -> Notice {
+        loop {
+            match timeout(LONGEST_ANSWER, self.look()).await {
+                Ok(Ok(Some(notice))) => return notice,
+                Ok(Ok(None)) => {}
+                // The stream tells of a server that is away.
+                Ok(Err(error)) => tracing::debug!(%error, "the publications cannot be looked at"),
+                Err(_) => tracing::debug!("the publications cannot be looked at: no answer"),
+            }
+            sleep(self.settings.care.look_every).await;
+        }
+    }
+
+    async fn look(&mut self) -> Result<Option<Notice>, WireError> {
+        let settings = self.settings.clone();
+        let mut sql = match self.sql.take() {
+            Some(sql) => sql,
+            None => Connection::open(&settings.connect, Session::Sql).await?,
+        };
+        let found = catalog::read_tables(&mut sql, &settings.publications, &self.used).await?;
+        if let Some(table) = found.iter().find(|table| !table.published) {
+            return Ok(Some(Notice::Left(left(&settings, &table.id))));
+        }
+        if !settings.selection.patterns.is_empty() {
+            let selected: BTreeSet<TableId> = published(&mut sql, &settings).await?.0.into_iter().collect();
+            if *self.planned.get_or_insert_with(|| selected.clone()) != selected {
+                return Ok(Some(Notice::TablesChanged));
+            }
+        }
+        self.sql = Some(sql);
+        Ok(None)
+    }
+}
+
+fn left(settings: &Settings, table: &TableId) -> Error {
+    Error::new(ErrorKind::Config, "the table has left the publication while it is read")
+        .code("PG0015")
+        .with("table", table)
+        .with("publication", settings.publications.join(", "))
+        .hint(
+            "what changed since it left is missing: put it back and drop it in the target, so that it is copied \
+             anew; or take it out of `tables`",
+        )
+}
