@@ -215,13 +215,11 @@ fn a_full_disk_is_reported_and_recovered_from() {
 
 #[test]
 fn help_texts_are_as_reviewed() {
-    for command in ["", "check", "run", "status", "demo"] {
-        let arguments = [command, "--help"];
-        let output = Command::new(MILLSTREAM)
-            .args(arguments.iter().filter(|word| !word.is_empty()))
-            .output()
-            .unwrap();
-        let name = format!("help_{}", if command.is_empty() { "millstream" } else { command });
+    for command in ["", "check", "run", "setup postgres", "status", "demo"] {
+        let arguments = command.split_whitespace().chain(["--help"]);
+        let output = Command::new(MILLSTREAM).args(arguments).output().unwrap();
+        let name = if command.is_empty() { "millstream" } else { command };
+        let name = format!("help_{}", name.replace(' ', "_"));
         settings().bind(|| insta::assert_snapshot!(name, String::from_utf8_lossy(&output.stdout)));
     }
 }

@@ -19,4 +19,5 @@ mod project;
 mod readers;
 mod reload;
 mod service;
+mod setup;
 mod shutdown;

@@ -98,6 +98,9 @@ pub(crate) async fn read_tables(
 ) -> Result<Vec<CatalogTable>, WireError> {
     let version = sql.server_version();
     let mut tables = Vec::with_capacity(wanted.len());
+    if wanted.is_empty() {
+        return Ok(tables);
+    }
     for row in sql.query(&tables_query(publications, wanted, version)).await? {
         let index: usize = row.parse(0)?;
         let id = wanted
@@ -155,7 +158,7 @@ fn tables_query(publications: &[String], wanted: &[TableId], version: u32) -> St
             "pg_catalog.min(attnames::text)::name[]",
             "pg_catalog.has_table_privilege(c.oid, 'SELECT') OR COALESCE((SELECT \
              bool_and(pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')) FROM pg_catalog.pg_attribute a \
-             WHERE a.attrelid = c.oid AND a.attname = ANY (p.names)), false)",
+             WHERE a.attrelid = c.oid AND (a.attname = ANY (p.names) OR a.attname = 'ctid')), false)",
         )
     } else {
         ("NULL", "pg_catalog.has_table_privilege(c.oid, 'SELECT')")

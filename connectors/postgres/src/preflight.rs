@@ -63,9 +63,15 @@ async fn look(sql: &mut Connection, settings: &Settings) -> Result<Facts, WireEr
         .filter(|(name, _)| settings.publications.contains(name))
         .collect();
     let (mut wanted, idle) = selection::published(sql, settings).await?;
-    if publications.is_empty() {
-        // So that one can be made.
-        wanted = selection::candidates(sql, settings).await?;
+    if publications.is_empty() || !idle.is_empty() {
+        // What could be published, so that it can be said how.
+        let candidates = selection::candidates(sql, settings).await?;
+        let new = candidates.into_iter().filter(|id| {
+            let meant = publications.is_empty() || idle.iter().any(|pattern| pattern.matches_table(id));
+            meant && !wanted.contains(id)
+        });
+        let new: Vec<TableId> = new.collect();
+        wanted.extend(new);
     }
     let tables = catalog::read_tables(sql, &settings.publications, &wanted).await?;
     Ok(Facts {

@@ -211,8 +211,8 @@ impl Rules {
         found.map(|(_, root)| root.as_str())
     }
 
-    /// The columns that a first copy reads of `table`: those that are sent, and those that row
-    /// filters look at. `None` for all of them.
+    /// The columns that a first copy reads of `table`: those that are sent, those that row filters
+    /// look at, and `ctid`, by which it is read in parts. `None` for all of them.
     pub(crate) fn columns_to_read(&self, table: &CatalogTable) -> Option<BTreeSet<String>> {
         let coverage = self.coverage.iter().filter(|one| one.table == table.oid);
         let mut columns = BTreeSet::new();
@@ -220,7 +220,8 @@ impl Rules {
             columns.extend(one.list.as_ref()?.iter().cloned());
             columns.extend(one.filtered_by.iter().cloned());
         }
-        (!columns.is_empty()).then_some(columns)
+        columns.insert("ctid".to_owned());
+        (columns.len() > 1).then_some(columns)
     }
 
     /// What is wrong with how `table` is published. Partitions with the same fault are one finding.

@@ -228,7 +228,8 @@ impl Pattern {
         self.schema.matches(schema) && self.table.matches(table)
     }
 
-    fn matches_table(&self, table: &TableId) -> bool {
+    /// Whether it matches a table, or would if that were published.
+    pub(crate) fn matches_table(&self, table: &TableId) -> bool {
         self.matches(table.namespace.as_deref().unwrap_or("public"), &table.name)
     }
 }

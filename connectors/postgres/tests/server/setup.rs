@@ -92,7 +92,7 @@ async fn only_what_is_missing_is_asked_for() {
     assert_eq!(
         set_up(&cluster, &config).await,
         [
-            "GRANT SELECT (\"id\", \"note\") ON \"public\".\"people\" TO \"reader\";",
+            "GRANT SELECT (\"ctid\", \"id\", \"note\") ON \"public\".\"people\" TO \"reader\";",
             "GRANT USAGE ON SCHEMA \"sales\" TO \"reader\";",
             "GRANT SELECT ON \"sales\".\"lines\" TO \"reader\";",
             "GRANT SELECT ON \"sales\".\"more\" TO \"reader\";",
@@ -130,6 +130,28 @@ async fn a_missing_publication_gets_what_the_patterns_match() {
         statements.last().unwrap(),
         "CREATE PUBLICATION \"p\" FOR TABLE \"sales\".\"lines\", \"sales\".\"parts\" \
          WITH (publish_via_partition_root = true);"
+    );
+    assert_eq!(source(&config).preflight().await.unwrap(), []);
+}
+
+/// As after the first of two rounds, which could not know what the patterns match.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_publication_gets_what_the_patterns_match() {
+    let cluster = TestCluster::new().unwrap();
+    cluster
+        .psql(
+            "CREATE ROLE reader LOGIN PASSWORD 'r' REPLICATION; CREATE TABLE lines (id int PRIMARY KEY); \
+             CREATE TABLE other (id int PRIMARY KEY); CREATE PUBLICATION p",
+        )
+        .unwrap();
+    let mut config = config(&cluster, &["li*"]);
+    config["url"] = cluster.url_as("reader", "r", "postgres").into();
+    assert_eq!(
+        set_up(&cluster, &config).await,
+        [
+            "GRANT SELECT ON \"public\".\"lines\" TO \"reader\";",
+            "ALTER PUBLICATION \"p\" ADD TABLE \"public\".\"lines\";",
+        ]
     );
     assert_eq!(source(&config).preflight().await.unwrap(), []);
 }
