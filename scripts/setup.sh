@@ -76,6 +76,7 @@ command -v cargo >/dev/null || { echo "setup: cargo is missing; install Rust 1.9
 if [ "$mode" = test ]; then
     "$here/fetch-python.sh"
     "$here/fetch-kafka.sh"
+    "$here/fetch-debezium.sh"
 fi
 if [ "$mode" = lint ]; then
     "$here/fetch-cargo-deny.sh"

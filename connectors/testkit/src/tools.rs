@@ -37,6 +37,13 @@ pub fn kafka_jars() -> Option<PathBuf> {
     newest_kafka(&folder().ok()?)
 }
 
+/// The folder with Debezium's tables of types, `tables.sql`, and their values, `inserts.class`. `None`
+/// where they could not be fetched.
+pub fn debezium_tables() -> Option<PathBuf> {
+    let folder = folder().ok()?.join("debezium-tables");
+    folder.join("version").is_file().then_some(folder)
+}
+
 fn newest_kafka(tools: &Path) -> Option<PathBuf> {
     let releases = std::fs::read_dir(tools).ok()?.flatten().filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;

@@ -131,7 +131,9 @@ fn the_table_has_every_type_that_is_known() {
 
 #[test]
 fn the_tests_that_show_it_are_there() {
-    let tests = text_of("connectors/postgres/tests/server/types/mod.rs");
+    let files =
+        ["mod.rs", "debezium.rs"].map(|file| text_of(&format!("connectors/postgres/tests/server/types/{file}")));
+    let tests = files.concat();
     let page = page();
     let named = page.split('`').filter(|code| code.contains("_the_server_shows_"));
     let mut count = 0;
@@ -139,5 +141,5 @@ fn the_tests_that_show_it_are_there() {
         assert!(tests.contains(&format!("async fn {name}()")), "{name}");
         count += 1;
     }
-    assert_eq!(count, 3);
+    assert_eq!(count, 4);
 }

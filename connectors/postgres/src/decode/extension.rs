@@ -47,8 +47,12 @@ pub(super) fn vector_from_wire(width: Width, bytes: &[u8]) -> Result<impl Iterat
 pub(super) fn vector_from_text(text: &[u8]) -> Result<impl Iterator<Item = Result<f32>> + '_> {
     const MALFORMED: ValueError = ValueError::Malformed("not a vector");
     let inner = utf8(text)?.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let numbers = inner.ok_or(MALFORMED)?.split(',');
-    Ok(numbers.map(|number| number.parse::<f32>().map_err(|_| MALFORMED)))
+    let inner = inner.ok_or(MALFORMED)?;
+    let numbers = Some(inner.split(',')).filter(|_| !inner.is_empty());
+    Ok(numbers
+        .into_iter()
+        .flatten()
+        .map(|number| number.parse::<f32>().map_err(|_| MALFORMED)))
 }
 
 /// Writes `[1,-2.5]`.
@@ -153,6 +157,7 @@ mod tests {
         assert!(vector_from_wire(Width::Single, &half).is_err());
         let read = |text: &[u8]| vector_from_text(text).and_then(Iterator::collect::<Result<Vec<f32>>>);
         assert_eq!(read(b"[1.5,-2e3]").unwrap(), [1.5, -2000.0]);
+        assert!(read(b"[]").unwrap().is_empty());
         assert!(read(b"1.5").is_err() && read(b"[1.5,]").is_err() && read(b"[x]").is_err());
     }
 

@@ -152,8 +152,11 @@ const EXTENSIONS: Group = &[
     (FIRST_OF_EXTENSIONS + 7, -1),
 ];
 
-/// The targets by name, for the test that runs their seeds.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+/// What is run, and what it is called.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets, for the test that runs their seeds.
+pub const TARGETS: &[Target] = &[
     ("pgoutput", pgoutput),
     ("tuple", tuple),
     ("copy", copy),

@@ -5,6 +5,7 @@
 //! source starts. Values are the edges of each type, and random ones from a fixed seed.
 
 mod composed;
+mod debezium;
 mod matrix;
 mod random;
 mod shown;

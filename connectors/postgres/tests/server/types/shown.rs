@@ -77,9 +77,8 @@ pub fn same(array: &dyn Array, at: usize, text: Option<&str>, sql_type: &str) ->
             if values.len() != elements.len() {
                 return Err(format!("{} elements", values.len()));
             }
-            let each = elements.iter().enumerate();
-            each.map(|(index, element)| same(values.as_ref(), index, element.as_deref(), sql_type))
-                .collect()
+            let mut each = elements.iter().enumerate();
+            each.try_for_each(|(index, element)| same(values.as_ref(), index, element.as_deref(), sql_type))
         }
         other => Err(format!("an unexpected {other}")),
     }
