@@ -198,7 +198,7 @@ const MATRIX: &[(&str, DataType, &[&str])] = &[
     ("cid", DataType::Utf8, &["7"]),
     ("xid8", DataType::Utf8, &["18446744073709551615"]),
     ("refcursor", DataType::Utf8, &["c1"]),
-    // Read as text only.
+    // Made of others, and read as text only: `money`, `regclass`.
     ("money", DataType::Utf8, &["12.34"]),
     ("point", DataType::Utf8, &["(1.5,-2)"]),
     ("int4range", DataType::Utf8, &["[1,5)", "empty"]),
