@@ -21,7 +21,7 @@ mod tables;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::{Boundary, Error, ErrorKind, Position, Result, SourceContext, SourceEvent, TableId};
+use millstream_core::{Boundary, Error, ErrorKind, PartitionId, Position, Result, SourceContext, SourceEvent, TableId};
 use tokio::time::{Instant, sleep};
 
 use self::assembler::Assembler;
@@ -34,7 +34,7 @@ use self::replay::Replay;
 use self::snapshot::Snapshot;
 use self::spool::Spool;
 pub(crate) use self::start_command::refuse_old_server;
-use self::start_command::{read_two_phase, start_command};
+use self::start_command::{Mode, read_two_phase, start_command};
 use self::stream::{Gauges, Stream, status_every};
 use self::tables::{TableStart, Tables};
 use crate::catalog::{self, CatalogTable};
@@ -128,7 +128,11 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     let binary = starts.iter().all(|start| start.shape.binary_is_exact(&types.catalog));
     let held = plan.held.or(copied_as_of).unwrap_or_default();
     let spool = Spool::open(source, settings.spool.folder.clone(), settings.spool.memory)?;
-    let (wire, two_phase) = replicate(settings, &identity, held, binary, SLOT_PATIENCE).await?;
+    let mode = Mode {
+        binary,
+        in_parts: settings.streaming,
+    };
+    let (wire, two_phase) = replicate(settings, &identity, held, mode, SLOT_PATIENCE).await?;
     if !plan.adopts {
         refuse_moved_slot(settings, held).await?;
     }
@@ -136,7 +140,7 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     let partition = wal_partition(source);
     let mut outbox = Outbox::new(context.events);
     for table in &plan.copy {
-        outbox.push(begin_copy(table, held));
+        outbox.push(begin_copy(table, held, system.clone()));
     }
     let oids = starts.iter().map(|start| (start.shape.id.clone(), start.oid));
     let mut copies = Copies::new(settings, oids.collect(), context.resume, context.copies, held);
@@ -152,6 +156,7 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         partition,
         identity,
         wire,
+        mode,
         in_progress: InProgress::new(spool, held, two_phase),
         replay: Replay::default(),
         assembler,
@@ -164,13 +169,13 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
 
 /// The boundary that begins the copy of `table`: from here on it follows the stream, which begins
 /// behind `held`, and of which the copy's snapshot will include the first part.
-fn begin_copy(table: &TableId, held: Lsn) -> SourceEvent {
+fn begin_copy(table: &TableId, held: Lsn, system: (PartitionId, Position)) -> SourceEvent {
     SourceEvent::Boundary(Boundary {
         partition: copy_partition(table),
         from: Position::Beginning,
         position: position_of(held),
         table: Some(table.clone()),
-        raises: vec![(wal_partition(&table.source), position_of(held))],
+        raises: vec![(wal_partition(&table.source), position_of(held)), system],
         committed_at: None,
         urgent: false,
     })
@@ -264,7 +269,7 @@ async fn replicate(
     settings: &Settings,
     server: &Identity,
     held: Lsn,
-    binary: bool,
+    mode: Mode,
     patience: Duration,
 ) -> Result<(ReplicationStream, Option<Lsn>)> {
     let deadline = Instant::now() + patience;
@@ -280,7 +285,7 @@ async fn replicate(
                 connection.query(&alter).await?;
             }
             let two_phase = read_two_phase(settings, &mut connection).await?;
-            let command = start_command(settings, connection.server_version(), two_phase.is_some(), held, binary);
+            let command = start_command(settings, connection.server_version(), two_phase.is_some(), held, mode);
             Ok::<_, WireError>((connection.replicate(&command).await?, two_phase))
         };
         match attempt.await {

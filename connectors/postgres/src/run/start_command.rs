@@ -33,6 +33,15 @@ pub(crate) fn refuse_old_server(settings: &Settings, version: u32) -> Result<()>
     Ok(())
 }
 
+/// What a stream is asked to send.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mode {
+    /// Binary values.
+    pub(super) binary: bool,
+    /// Large transactions before they commit.
+    pub(super) in_parts: bool,
+}
+
 /// Where the slot is confirmed, if the server sends prepared transactions before they commit. It
 /// does so on a slot on which that was once asked for, whoever reads it later.
 pub(super) async fn read_two_phase(settings: &Settings, session: &mut Connection) -> Result<Option<Lsn>, WireError> {
@@ -65,13 +74,14 @@ pub(super) async fn read_two_phase(settings: &Settings, session: &mut Connection
 /// | 16 and later | 4 | where a transaction in progress was aborted |
 ///
 /// Protocol 1 is used where nothing of that is asked for.
-pub(super) fn start_command(settings: &Settings, version: u32, two_phase: bool, held: Lsn, binary: bool) -> String {
+pub(super) fn start_command(settings: &Settings, version: u32, two_phase: bool, held: Lsn, mode: Mode) -> String {
+    let Mode { binary, in_parts } = mode;
     let newest = match version {
         ..150_000 => 2,
         150_000..160_000 => 3,
         160_000.. => 4,
     };
-    let needed = settings.streaming || two_phase;
+    let needed = in_parts || two_phase;
     let protocol = if needed { newest } else { 1 };
     let publications: Vec<String> = settings
         .publications
@@ -80,7 +90,7 @@ pub(super) fn start_command(settings: &Settings, version: u32, two_phase: bool, 
         .collect();
     let publications = publications.join(",").replace('\'', "''");
     let mut options = format!("proto_version '{protocol}', publication_names '{publications}', binary '{binary}'");
-    if settings.streaming {
+    if in_parts {
         options.push_str(if protocol < 4 {
             ", streaming 'on'"
         } else {
@@ -116,11 +126,15 @@ mod tests {
         Settings::read("p", "s", &serde_json::from_value(config).unwrap()).unwrap()
     }
 
+    fn mode(binary: bool, in_parts: bool) -> Mode {
+        Mode { binary, in_parts }
+    }
+
     #[test]
     fn the_newest_protocol_that_the_server_has_is_asked_for() {
         let settings = settings(&serde_json::json!({}));
         let options = |version| {
-            let command = start_command(&settings, version, false, Lsn(0x1_0000_0009), true);
+            let command = start_command(&settings, version, false, Lsn(0x1_0000_0009), mode(true, true));
             let begin = "START_REPLICATION SLOT \"s\" LOGICAL 1/A (";
             command.strip_prefix(begin).unwrap().trim_end_matches(')').to_owned()
         };
@@ -136,14 +150,14 @@ mod tests {
 
     #[test]
     fn only_what_is_configured_is_asked_for() {
-        let plain = settings(&serde_json::json!({"streaming": false}));
-        let command = start_command(&plain, 180_000, false, Lsn(0), false);
+        let plain = settings(&serde_json::json!({}));
+        let command = start_command(&plain, 180_000, false, Lsn(0), mode(false, false));
         assert!(
             command.contains("proto_version '1'") && !command.contains("streaming"),
             "{command}"
         );
-        let all = serde_json::json!({"streaming": false, "two_phase": true, "origin": "none", "messages": true});
-        let command = start_command(&settings(&all), 180_000, true, Lsn(7), false);
+        let all = serde_json::json!({"two_phase": true, "origin": "none", "messages": true});
+        let command = start_command(&settings(&all), 180_000, true, Lsn(7), mode(false, false));
         let expected = "LOGICAL 0/0 (proto_version '4', publication_names '\"it''s\"', binary 'false', \
                         two_phase 'on', origin 'none', messages 'true')";
         assert!(command.ends_with(expected), "{command}");

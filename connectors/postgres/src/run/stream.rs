@@ -16,6 +16,7 @@ use super::in_progress::{InProgress, Turn};
 use super::membership::{Membership, Notice};
 use super::messages::{Envelope, status_update};
 use super::replay::Replay;
+use super::start_command::Mode;
 use super::tables::{Need, UnknownTypes};
 use crate::catalog;
 use crate::clock;
@@ -63,6 +64,7 @@ pub(super) struct Stream<'a> {
     pub(super) partition: PartitionId,
     pub(super) identity: Identity,
     pub(super) wire: ReplicationStream,
+    pub(super) mode: Mode,
     pub(super) in_progress: InProgress,
     pub(super) replay: Replay,
     pub(super) assembler: Assembler,
@@ -233,8 +235,15 @@ impl Stream<'_> {
                 continue;
             }
             let broken = |error| fault::explain(error, "the replication stream ended", &self.settings.connect);
-            let Some(content) = self.wire.next_buffered().map_err(broken)? else {
-                break;
+            let content = match self.wire.next_buffered() {
+                Ok(Some(content)) => content,
+                Ok(None) => break,
+                Err(error) if self.mode.in_parts && is_fault_of_the_server(&error) => {
+                    self.restart_without_parts(&error).await?;
+                    interrupted = true;
+                    continue;
+                }
+                Err(error) => return Err(broken(error)),
             };
             match Envelope::parse(content).map_err(broken)? {
                 Envelope::Data(data) => {
@@ -304,16 +313,35 @@ impl Stream<'_> {
     /// belongs to a whole stream, and the catalog that it was chosen from may be newer than
     /// what is read, so that another start would choose no better.
     async fn restart_as_text(&mut self) -> Result<()> {
-        let commit = self.replay.again();
-        tracing::info!(slot = %self.settings.slot, transaction = %commit, "restarting the stream in text mode");
+        self.mode.binary = false;
+        self.restart("in text mode").await?;
+        self.assembler.tables.read_text();
+        Ok(())
+    }
+
+    /// Leaves the stream for one that sends transactions when they have committed. PostgreSQL
+    /// 15.18 was seen to fail ("could not map filenode") while it sent parts of a transaction in
+    /// which changes of tables had been rolled back to a savepoint, and never while it sent such a
+    /// transaction whole. It would fail at the same place again.
+    async fn restart_without_parts(&mut self, error: &WireError) -> Result<()> {
+        tracing::warn!(%error, "the server failed while it sent transactions before they commit");
+        self.mode.in_parts = false;
+        self.restart("with whole transactions").await
+    }
+
+    /// Goes on in another stream, in the present mode, at the same change.
+    async fn restart(&mut self, how: &str) -> Result<()> {
+        let before = match self.assembler.read_whole() {
+            Some(last) => last,
+            None => Lsn(self.replay.again().0.saturating_sub(1)),
+        };
+        tracing::info!(slot = %self.settings.slot, after = %before, "restarting the stream {how}");
         self.wire.close().await;
-        let before = Lsn(commit.0.saturating_sub(1));
         let (wire, two_phase) =
-            super::replicate(self.settings, &self.identity, before, false, OWN_SLOT_PATIENCE).await?;
+            super::replicate(self.settings, &self.identity, before, self.mode, OWN_SLOT_PATIENCE).await?;
         self.wire = wire;
         super::refuse_moved_slot(self.settings, before).await?;
         self.in_progress.begin_again(before, two_phase);
-        self.assembler.tables.read_text();
         Ok(())
     }
 
@@ -329,6 +357,11 @@ impl Stream<'_> {
         sent.unwrap_or(Err(WireError::TimedOut("sending a status update", LONGEST_SEND)))
             .map_err(|error| fault::explain(error, "the replication stream broke", &self.settings.connect))
     }
+}
+
+/// Whether the server reports an internal error (PostgreSQL manual, appendix A, class XX).
+fn is_fault_of_the_server(error: &WireError) -> bool {
+    error.sqlstate().is_some_and(|code| code.starts_with("XX"))
 }
 
 /// The names and kinds of types.

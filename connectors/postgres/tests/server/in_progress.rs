@@ -279,6 +279,32 @@ async fn a_transaction_in_parts_that_needs_text_is_begun_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_truncation_that_is_rolled_back_leaves_the_rows() {
+    let cluster = cluster();
+    let mut running = Running::start(source(&streaming(&cluster)), empty());
+    running.until_streaming(&cluster).await;
+    let (a, b) = (session(&cluster).await, session(&cluster).await);
+    run(&b, &format!("BEGIN; {}", orders(30_000))).await;
+    run(
+        &a,
+        &format!(
+            "INSERT INTO lines VALUES (1, 'a'); BEGIN; {} SAVEPOINT s; TRUNCATE lines;",
+            orders(10_000)
+        ),
+    )
+    .await;
+    let lines = |from: u32| {
+        format!("INSERT INTO lines SELECT i, repeat('y', 500) FROM generate_series({from}, {from} + 500) i;")
+    };
+    run(&a, &format!("{} ROLLBACK TO s; {}", lines(1000), lines(2000))).await;
+    run(&b, &format!("{} COMMIT", orders(40_000))).await;
+    run(&a, &format!("{} COMMIT", lines(3000))).await;
+    run(&b, &format!("INSERT INTO lines VALUES (2, 'b'); {}", lines(4000))).await;
+    running.catch_up(&cluster).await;
+    agrees(&running.stop().await, &cluster);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_prepared_transaction_appears_when_it_commits() {
     for two_phase in [false, true] {
         let cluster = cluster();

@@ -10,6 +10,7 @@ mod copies;
 mod failover;
 mod hosts;
 mod in_progress;
+mod in_progress_random;
 mod login;
 mod membership;
 mod old_rows;
