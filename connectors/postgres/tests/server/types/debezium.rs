@@ -88,7 +88,7 @@ async fn receive(run: &mut Running, arrived: &mut Arrived, rows: usize) {
                 let reason = rows.rows().column_by_name("reason").unwrap();
                 panic!("rejected: {}", reason.as_string::<i32>().value(0));
             }
-            Some(SourceEvent::Boundary(_)) => {}
+            Some(SourceEvent::Boundary(_) | SourceEvent::TablesChanged) => {}
             None => panic!("the source ended after {} of {rows} rows", arrived.len()),
         }
     }
