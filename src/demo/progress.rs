@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use millstream_core::{Checkpoint, PartitionId};
+use millstream_core::{Checkpoint, PartitionId, Position};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::broker::TOPIC;
@@ -118,7 +118,14 @@ fn behind(status: &PipelineStatus, end: &End) -> Vec<&'static str> {
             };
             end.offsets.iter().all(held)
         } else {
-            holds(&table.positions, PartitionId::new("store", "wal"), 16, end.lsn)
+            let copies = table
+                .positions
+                .iter()
+                .filter(|(partition, _)| partition.within_source().starts_with("copy/"));
+            let copied = copies
+                .map(|(_, position)| position)
+                .all(|position| *position == Position::End);
+            copied && holds(&table.positions, PartitionId::new("store", "wal"), 16, end.lsn)
         }
     };
     TABLES
@@ -143,8 +150,6 @@ pub fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use millstream_core::Position;
-
     use super::*;
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millstream_core::{PartitionId, Position};
+use millstream_core::{Checkpoint, PartitionId, Position};
 use millstream_testkit::postgres::TestCluster;
 
 use crate::daemon::Daemon;
@@ -25,10 +25,18 @@ pub fn with_postgres(daemon: &mut Daemon, cluster: &TestCluster, source: &str, t
 pub fn at(daemon: &mut Daemon, goals: &[(String, PartitionId, Position)]) {
     daemon.wait_until("caught up", Duration::from_secs(60), |status| {
         goals.iter().all(|(table, partition, position)| {
-            status[0]
-                .tables
-                .get(table)
-                .is_some_and(|table| table.positions.position(partition) >= position)
+            let held = status[0].tables.get(table).map(|table| &table.positions);
+            held.is_some_and(|held| held.position(partition) >= position && is_copied(held))
         })
     });
+}
+
+/// Whether the first copies of PostgreSQL's tables that a target table is fed by have ended.
+pub fn is_copied(held: &Checkpoint) -> bool {
+    let copies = held
+        .iter()
+        .filter(|(partition, _)| partition.within_source().starts_with("copy/"));
+    copies
+        .map(|(_, position)| position)
+        .all(|position| *position == Position::End)
 }

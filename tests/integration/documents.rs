@@ -84,7 +84,15 @@ fn metrics_in(folder: &std::path::Path, found: &mut std::collections::BTreeSet<S
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = std::fs::read_to_string(path).unwrap();
             let quoted = text.split('"').filter(|word| word.starts_with("millstream_"));
-            let units = ["_total", "_seconds", "_bytes", "_lsn", "_messages", "_xids"];
+            let units = [
+                "_total",
+                "_seconds",
+                "_bytes",
+                "_lsn",
+                "_messages",
+                "_xids",
+                "_transactions",
+            ];
             let states = ["_up", "_over_budget", "_status", "_invalidated", "_failover", "_synced"];
             found.extend(
                 quoted

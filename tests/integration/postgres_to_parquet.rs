@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use millstream::engine::status::State;
+use millstream::engine::status::{PipelineStatus, State};
 use millstream_core::{PartitionId, Position};
 use millstream_testkit::change_log::{Cells, FoldedTable};
 use millstream_testkit::postgres::{Shutdown, TestCluster};
@@ -16,7 +16,8 @@ use proptest::prelude::RngExt as _;
 use proptest::test_runner::TestRng;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-use crate::daemon::Daemon;
+use crate::caught_up::{self, is_copied};
+use crate::daemon::{Daemon, MILLSTREAM};
 use crate::lake::Table;
 use crate::project::ProjectFolder;
 
@@ -89,10 +90,8 @@ impl Bank {
         let wal = PartitionId::new("bank", "wal");
         daemon.wait_until("caught up", Duration::from_secs(60), |status| {
             ["accounts", "notes", "rich"].iter().all(|table| {
-                status[0]
-                    .tables
-                    .get(*table)
-                    .is_some_and(|table| *table.positions.position(&wal) >= target)
+                let held = status[0].tables.get(*table).map(|table| &table.positions);
+                held.is_some_and(|held| *held.position(&wal) >= target && is_copied(held))
             })
         });
     }
@@ -368,4 +367,85 @@ fn a_model_that_is_added_later_is_complete_and_the_tables_beside_it_miss_nothing
     bank.wait_caught_up(&mut daemon);
     daemon.drain();
     bank.assert_equal();
+}
+
+const EVERYTHING: &str = r#"
+pipeline: all
+sources:
+  bank:
+    postgres:
+      url: {env: BANK_URL}
+      publication: everything
+      tables: ["public.*"]
+      governor: {every: 200ms}
+sinks:
+  lake:
+    parquet: {url: "${LAKE}"}
+    commit: {every: 100ms, idle_every: 300ms}
+"#;
+
+#[test]
+fn a_table_is_copied_again_when_asked_and_a_new_one_joins_without_a_restart() {
+    let bank = Bank::new();
+    bank.project.write("bank.yaml", EVERYTHING);
+    bank.cluster
+        .psql("CREATE PUBLICATION everything FOR ALL TABLES")
+        .unwrap();
+    let mut daemon = bank.daemon();
+    let rows = |name: &'static str, wanted: u64| {
+        move |status: &[PipelineStatus]| {
+            let table = status[0].tables.get(name);
+            table.is_some_and(|table| table.rows >= wanted && is_copied(&table.positions))
+        }
+    };
+    daemon.wait_until("copied", Duration::from_secs(60), rows("accounts", 2000));
+
+    let ask = |table: &str, condition: &str| {
+        let mut command = std::process::Command::new(MILLSTREAM);
+        command.args([
+            "backfill",
+            "all",
+            table,
+            "--where",
+            condition,
+            "--admin",
+            daemon.admin(),
+        ]);
+        let output = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let (taken, said) = ask("public.accounts", "id <= 100");
+    assert!(taken && said.contains("being copied again"), "{said}");
+    let (taken, said) = ask("public.acounts", "id <= 100");
+    assert!(!taken && said.contains("hint: "), "{said}");
+    let (taken, said) = ask("public.accounts", "idd <= 100");
+    assert!(!taken && said.contains("idd"), "{said}");
+    daemon.wait_until("copied again", Duration::from_secs(60), rows("accounts", 2100));
+
+    bank.cluster
+        .psql("CREATE TABLE later (id int PRIMARY KEY); INSERT INTO later SELECT generate_series(1, 50)")
+        .unwrap();
+    daemon.wait_until("the new table is copied", Duration::from_secs(60), rows("later", 50));
+    caught_up::with_postgres(
+        &mut daemon,
+        &bank.cluster,
+        "bank",
+        &["later"],
+        "INSERT INTO later VALUES (51)",
+    );
+    let status = daemon.status().unwrap();
+    assert_eq!(status[0].restarts, 0);
+    daemon.drain();
+    let lake = bank.project.path().join("lake");
+    let accounts = Table::read(&lake, "accounts");
+    accounts.assert_each_change_once();
+    assert_eq!(
+        accounts.fold("id"),
+        bank.source_rows("SELECT id, owner, balance FROM accounts")
+    );
+    assert_eq!(
+        Table::read(&lake, "later").fold("id"),
+        bank.source_rows("SELECT id FROM later")
+    );
 }

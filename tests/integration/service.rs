@@ -262,10 +262,24 @@ fn every_metric_has_a_meaning_a_type_and_base_units() {
             .lines()
             .next()
             .unwrap();
-        let ends = match kind {
-            "counter" => ["_total", "_total", "_total", "_total"],
-            "histogram" => ["_seconds", "_bytes", "_seconds", "_bytes"],
-            _ => ["_seconds", "_bytes", "_lsn", "_messages"],
+        let ends: &[&str] = match kind {
+            "counter" => &["_total"],
+            "histogram" => &["_seconds", "_bytes"],
+            // Units, then what is 1 or 0.
+            _ => &[
+                "_seconds",
+                "_bytes",
+                "_lsn",
+                "_messages",
+                "_xids",
+                "_transactions",
+                "_up",
+                "_over_budget",
+                "_status",
+                "_invalidated",
+                "_failover",
+                "_synced",
+            ],
         };
         assert!(ends.iter().any(|end| name.ends_with(end)), "{kind} {name}");
     }

@@ -14,6 +14,9 @@ use crate::wire::{Connection, Session, WireError};
 
 /// How often a snapshot is tried whose tables are rewritten meanwhile.
 const ATTEMPTS: u32 = 5;
+/// How long a further session waits for its locks, which are weak ones: for as long as somebody's
+/// own strong lock may wait for ours, nothing is lost but a session.
+const LONGEST_LOCK: Duration = Duration::from_secs(1);
 /// Between two of them.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -36,6 +39,8 @@ pub(super) struct Snapshot {
     pub(super) sql: Connection,
     /// By this name other sessions enter it, as long as `sql` lives.
     pub(super) name: String,
+    /// The statements that lock its tables.
+    lock: String,
     /// Every transaction before this one had ended when it was taken: `pg_snapshot_xmin`.
     pub(super) horizon: u64,
     /// The tables, and the types they have.
@@ -67,6 +72,7 @@ impl Snapshot {
                 let exported = exported.first().ok_or_else(|| failed(not_exported()))?;
                 return Ok(Self {
                     point,
+                    lock,
                     name: exported.get(0).unwrap_or_default().to_owned(),
                     horizon: exported.parse(1).map_err(failed)?,
                     sql,
@@ -89,6 +95,26 @@ impl Snapshot {
         .hint("start it while nothing alters the tables that it copies"))
     }
 
+    /// Another session in the snapshot, with locks of its own on the tables. `None` where somebody
+    /// waits for the locks of `sql`, to truncate a table for one: a session that came behind him
+    /// would wait for him, and `sql` for that session.
+    pub(super) async fn join(&mut self, settings: &Settings) -> Result<Option<Connection>, WireError> {
+        let mut session = join(settings, &self.name).await?;
+        let limit = LONGEST_LOCK.as_millis();
+        let lock = format!(
+            "SET LOCAL lock_timeout = {limit}; {}; SET LOCAL lock_timeout = 0",
+            self.lock
+        );
+        match session.query(&lock).await {
+            Ok(_) => Ok(Some(session)),
+            Err(error) if error.sqlstate() == Some("55P03") => {
+                session.close().await;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// The last commit that it includes: every transaction whose commit record begins before its
     /// point is in it.
     pub(super) fn held(&self) -> Lsn {
@@ -97,7 +123,7 @@ impl Snapshot {
 }
 
 /// A session in the snapshot that was exported as `name`.
-pub(super) async fn join(settings: &Settings, name: &str) -> Result<Connection, WireError> {
+async fn join(settings: &Settings, name: &str) -> Result<Connection, WireError> {
     let mut sql = Connection::open(&settings.connect, Session::Sql).await?;
     sql.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     sql.query(&format!(

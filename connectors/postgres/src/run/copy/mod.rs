@@ -27,7 +27,7 @@ use self::pace::Pace;
 pub(super) use self::purpose::Purpose;
 use self::reader::{Round, Task};
 pub(super) use self::statement::selects;
-use super::snapshot::{Snapshot, join};
+use super::snapshot::Snapshot;
 use crate::catalog;
 use crate::config::Settings;
 use crate::decode::Lsn;
@@ -182,7 +182,13 @@ impl Copier {
         }
         let mut sessions: Vec<Connection> = Vec::with_capacity(workers);
         for _ in 1..workers {
-            sessions.push(join(&self.settings, &snapshot.name).await.map_err(failed)?);
+            match snapshot.join(&self.settings).await.map_err(failed)? {
+                Some(session) => sessions.push(session),
+                None => {
+                    tracing::info!("a lock on a table is waited for: copying with fewer sessions");
+                    break;
+                }
+            }
         }
         sessions.push(snapshot.sql);
         let mut readers: JoinSet<Result<Connection>> = JoinSet::new();
