@@ -12,10 +12,11 @@
 pub mod client;
 mod metrics;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -109,7 +110,16 @@ async fn pipeline(State(admin): State<Admin>, Path(name): Path<String>) -> Respo
 
 /// Only JSON that calls itself so is taken, which no page of a browser can send to another place
 /// unasked.
-async fn backfill(State(admin): State<Admin>, Json(request): Json<BackfillRequest>) -> Response {
+///
+/// Nor is a page let in that has its own host's name lead here: the host must be an address.
+async fn backfill(State(admin): State<Admin>, headers: HeaderMap, Json(request): Json<BackfillRequest>) -> Response {
+    let host = headers
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
+    if host.parse::<SocketAddr>().is_err() && host.parse::<IpAddr>().is_err() && !host.starts_with("localhost:") {
+        return (StatusCode::FORBIDDEN, "name the daemon by its address\n").into_response();
+    }
     let BackfillRequest {
         pipeline,
         table,

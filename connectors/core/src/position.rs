@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 /// A part of a source that is read in order: a replication slot's WAL (`shop/wal`), a Kafka
-/// partition (`clicks/clicks/0`), one chunk of a first copy (`shop/copy/public.orders`).
+/// partition (`clicks/clicks/0`), a range of a first copy (`shop/copy/public.orders/16385:0-4999`).
 ///
 /// The first segment is the source's name in the pipeline, so that one checkpoint can hold
 /// the partitions of several sources.

@@ -178,8 +178,8 @@ pub struct Boundary {
     pub position: Position,
     /// The only table concerned; `None` if all tables of the source are. A copy names its table.
     pub table: Option<TableId>,
-    /// Positions of other partitions that a table which takes this boundary is raised to: a
-    /// first copy taken at an LSN raises the table's WAL position to that LSN. A table that
+    /// Positions of other partitions that a table which takes this boundary is raised to: the
+    /// beginning of a copy raises the table's WAL position to where the stream stands. A table that
     /// already holds `position` ignores them together with the boundary. Never past rows that are
     /// still to be sent. A target table with several inputs records a raise for that input alone,
     /// under `<partition>@<table>`.

@@ -318,6 +318,10 @@ pub(crate) async fn read_files(sql: &mut Connection, table: &CatalogTable) -> Re
 /// Whether an update may leave values of `table` out of the stream: large ones (TOAST) that it did
 /// not change, of which no before-image tells.
 pub(crate) async fn may_leave_out(sql: &mut Connection, table: &CatalogTable) -> Result<bool, WireError> {
+    if table.kind == "p" {
+        // Each partition has an identity and columns of its own.
+        return Ok(true);
+    }
     if table.identity == ReplicaIdentity::Full {
         return Ok(false);
     }

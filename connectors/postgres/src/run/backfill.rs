@@ -10,7 +10,7 @@ use crate::fault;
 /// Runs a copy that was asked for. One that the server refuses is given up, and its reason is logged: the
 /// stream must not end for it.
 pub(super) async fn run(mut copier: Copier) -> Result<()> {
-    let statements: Vec<String> = copier.wanted.iter().map(tried).collect();
+    let statements: Vec<String> = copier.wanted.iter().flat_map(tried).collect();
     let outcome = match check(&copier.settings.clone(), &statements).await {
         Ok(()) => copier.run().await,
         refused => refused,
@@ -26,7 +26,7 @@ pub(super) async fn run(mut copier: Copier) -> Result<()> {
 async fn refuse(mut copier: Copier, error: Error) -> Result<()> {
     let answer = copier.wanted.iter_mut().find_map(|wanted| wanted.answer.take());
     let Some(answer) = answer else {
-        return copier.give_up(&error).await;
+        return copier.give_up(error).await;
     };
     // Who asked may have gone.
     let _ = answer.send(Err(error));
@@ -35,14 +35,17 @@ async fn refuse(mut copier: Copier, error: Error) -> Result<()> {
 
 /// Whether a copy that failed so would fail again.
 fn is_final(error: &Error) -> bool {
-    matches!(
+    let refused = matches!(
         error.kind(),
         ErrorKind::Config | ErrorKind::Unsupported | ErrorKind::Denied | ErrorKind::SchemaChange
-    )
+    );
+    // Whatever else the server said of the statement, as that an administrator cancelled it; a
+    // server that is away, full or shutting down has codes of its own.
+    refused || error.error_code() == Some("PG0027")
 }
 
-/// The statement by which a request is tried.
-fn tried(wanted: &Wanted) -> String {
+/// The statements by which a request is tried.
+fn tried(wanted: &Wanted) -> Vec<String> {
     let condition = match &wanted.purpose {
         Purpose::Backfill { condition, .. } => condition.as_str(),
         Purpose::First => "",

@@ -4,14 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use millstream_core::{Backfill, CopyBoard, Error, ErrorKind, Result, ResumePoints, TableId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::backfill;
-use super::copy::{Begun, Copier, Message, Purpose, Wanted};
+use super::copy::{Begun, Copier, Message, Pace, Purpose, Wanted};
 use super::snapshot::Snapshot;
 use crate::config::Settings;
 use crate::decode::Lsn;
+
+/// It is kept in every commit while the copy runs.
+const LONGEST_CONDITION: usize = 4096;
 
 /// The running copies. Dropping them ends them.
 pub(super) struct Copies {
@@ -23,6 +26,10 @@ pub(super) struct Copies {
     copiers: JoinSet<(Vec<TableId>, Result<()>)>,
     /// The tables that are being copied.
     busy: Vec<TableId>,
+    /// Copies that were asked for run one at a time, whatever is asked.
+    turn: Arc<Semaphore>,
+    /// The rate that all copies share.
+    pace: Arc<Pace>,
     /// How often each table was asked for since the start.
     asked: HashMap<TableId, u64>,
     sender: mpsc::Sender<Message>,
@@ -49,6 +56,8 @@ impl Copies {
             board,
             copiers: JoinSet::new(),
             busy: Vec::new(),
+            turn: Arc::new(Semaphore::new(1)),
+            pace: Arc::new(Pace::new(settings.copy.rate.map(|rate| rate.0))),
             asked: HashMap::new(),
             sender,
             messages,
@@ -66,6 +75,7 @@ impl Copies {
             oid: self.tables[table],
             purpose: Purpose::First,
             begun: Begun::of(table, &self.resume),
+            emptied: false,
             answer: None,
         });
         let copier = self.copier(wanted.collect(), self.settings.copy.workers, snapshot);
@@ -82,10 +92,11 @@ impl Copies {
                 table,
                 purpose,
                 begun,
+                emptied: false,
                 answer: None,
             };
             let copier = self.copier(vec![wanted], 1, None);
-            self.start(copier, backfill::run);
+            self.start_in_turn(copier);
         }
     }
 
@@ -100,6 +111,15 @@ impl Copies {
             |table: &&TableId| *table.name == *name || table.within_source() == name || table.to_string() == name;
         let mut found = self.tables.keys().filter(named).cloned();
         let refused = match (found.next(), found.next()) {
+            _ if condition.as_ref().is_some_and(|condition| condition.trim().is_empty()) => {
+                backfill::refusal("the condition is empty").with("table", &name)
+            }
+            _ if condition
+                .as_ref()
+                .is_some_and(|condition| condition.len() > LONGEST_CONDITION) =>
+            {
+                backfill::refusal("the condition is longer than 4 KiB").with("table", &name)
+            }
             (Some(table), None) if self.busy.contains(&table) => {
                 backfill::refusal("the table is being copied already").with("table", &table)
             }
@@ -115,10 +135,11 @@ impl Copies {
                     table,
                     purpose,
                     begun: Begun::nothing(),
+                    emptied: false,
                     answer: Some(answer),
                 };
                 let copier = self.copier(vec![wanted], 1, None);
-                return self.start(copier, backfill::run);
+                return self.start_in_turn(copier);
             }
             (None, _) => backfill::refusal("the pipeline reads no such table").with("table", &name),
             (Some(_), Some(_)) => backfill::refusal("more than one table has this name").with("table", &name),
@@ -134,9 +155,18 @@ impl Copies {
             wanted,
             first,
             board: self.board.clone(),
+            pace: self.pace.clone(),
             messages: self.sender.clone(),
             settled: self.settled.subscribe(),
         }
+    }
+
+    fn start_in_turn(&mut self, copier: Copier) {
+        let turn = self.turn.clone();
+        self.start(copier, |copier| async move {
+            let _mine = turn.acquire_owned().await;
+            backfill::run(copier).await
+        });
     }
 
     fn start<F>(&mut self, copier: Copier, run: impl FnOnce(Copier) -> F)

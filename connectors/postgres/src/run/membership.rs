@@ -43,6 +43,7 @@ impl Membership {
             settings: settings.clone(),
             planned: planned.map(|tables| tables.into_iter().collect()),
             used,
+            seen: None,
             sql: None,
         };
         let mut tasks = JoinSet::new();
@@ -71,6 +72,8 @@ struct Watcher {
     settings: Arc<Settings>,
     planned: Option<BTreeSet<TableId>>,
     used: Vec<TableId>,
+    /// What was selected at the last look.
+    seen: Option<BTreeSet<TableId>>,
     sql: Option<Connection>,
 }
 
@@ -100,7 +103,10 @@ impl Watcher {
         }
         if !settings.selection.patterns.is_empty() {
             let selected: BTreeSet<TableId> = published(&mut sql, &settings).await?.0.into_iter().collect();
-            if *self.planned.get_or_insert_with(|| selected.clone()) != selected {
+            // What comes alone seldom stays so: a script makes many tables. The second look that sees
+            // the same is the one that tells.
+            let settled = self.seen.replace(selected.clone()).is_some_and(|seen| seen == selected);
+            if *self.planned.get_or_insert_with(|| selected.clone()) != selected && settled {
                 return Ok(Some(Notice::TablesChanged));
             }
         }

@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep};
 
 use self::assembler::Assembler;
 use self::copies::Copies;
+use self::copy::Begun;
 use self::governor::Governor;
 use self::in_progress::InProgress;
 use self::membership::Membership;
@@ -116,10 +117,12 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         .map(|(table, shape)| {
             let copied = snapshot.iter().flat_map(|snapshot| &snapshot.tables);
             let copied = copied.filter(|copied| copied.id == table.id).map(|copied| copied.oid);
+            let is_empty = plan.copy.contains(&table.id) && !Begun::of(&table.id, &context.resume).rows;
             let held = context.resume.least_held(&table.id, &wal_partition(source));
+            let held = held.filter(|_| !is_empty);
             TableStart {
                 oid: copied.last().unwrap_or(table.oid),
-                // Of a table without a position everything comes with its copy.
+                // Of a table without rows everything comes with its copy.
                 held: held.and_then(lsn_of).or(copied_as_of).unwrap_or(Lsn(u64::MAX)),
                 shape,
             }

@@ -125,6 +125,7 @@ impl Snapshot {
 /// A session in the snapshot that was exported as `name`.
 async fn join(settings: &Settings, name: &str) -> Result<Connection, WireError> {
     let mut sql = Connection::open(&settings.connect, Session::Sql).await?;
+    sql.query(IN_ORDER).await?;
     sql.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     sql.query(&format!(
         "SET TRANSACTION SNAPSHOT {}",
@@ -133,6 +134,12 @@ async fn join(settings: &Settings, name: &str) -> Result<Connection, WireError> 
     .await?;
     Ok(sql)
 }
+
+/// Leaves the planner no way to read a range of a file but from its first row to its last (TID Range
+/// Scan): where a piece of a copy ends is told by the place of its last row. For a file that is
+/// read whole the scan that it has left is taken all the same.
+const IN_ORDER: &str = "SET enable_seqscan = off; SET enable_indexscan = off; SET enable_indexonlyscan = off; \
+    SET enable_bitmapscan = off; SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0";
 
 /// Names the snapshot of the session's transaction for others, and tells its horizon.
 const EXPORT: &str = "SELECT pg_catalog.pg_export_snapshot(), \

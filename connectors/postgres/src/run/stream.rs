@@ -33,6 +33,8 @@ const SMALL_READ: usize = 16 * 1024;
 /// How long the socket is left alone after a small read. A bounded time, never an amount of
 /// bytes, so that what an idle server sends is answered at once.
 const PAUSE: Duration = Duration::from_millis(1);
+/// After a piece of a copy the stream comes first for so many bytes, which is about as much.
+const STREAM_TURN: usize = 4 << 20;
 /// A server that was silent for this long is asked for a sign of life; after twice this it is
 /// given up.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -103,7 +105,8 @@ enum Input {
     Copied(Result<Message>),
 }
 
-/// Waits for the socket or for a copy, whichever has something; in turns where both always have.
+/// Waits for the socket or for a copy, whichever has something, and looks at one of them first:
+/// either may have something all the time.
 ///
 /// Cancel safe.
 async fn next_input(
@@ -111,6 +114,7 @@ async fn next_input(
     copies: &mut Copies,
     wait: Option<Instant>,
     copies_may_follow: bool,
+    stream_first: bool,
 ) -> Input {
     let read = async {
         match wait {
@@ -121,10 +125,18 @@ async fn next_input(
             None => Input::Filled(wire.fill().await),
         }
     };
-    // Not biased: each of them may be ready all the time.
-    tokio::select! {
-        input = read => input,
-        message = copies.next(), if copies_may_follow => Input::Copied(message),
+    if stream_first {
+        tokio::select! {
+            biased;
+            input = read => input,
+            message = copies.next(), if copies_may_follow => Input::Copied(message),
+        }
+    } else {
+        tokio::select! {
+            biased;
+            message = copies.next(), if copies_may_follow => Input::Copied(message),
+            input = read => input,
+        }
     }
 }
 
@@ -143,6 +155,7 @@ impl Stream<'_> {
         let mut status = interval(self.status_every);
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut engine_listens, mut may_be_asked) = (true, true);
+        let mut owed = 0usize;
         let (mut next_read, mut last_heard) = (Instant::now(), Instant::now());
         loop {
             if self.assembler.outbox.is_empty() && self.decode().await? {
@@ -185,14 +198,20 @@ impl Stream<'_> {
                 sent = self.assembler.outbox.drive(), if sending => sent?,
                 // A kept transaction is read on, after all of the above and a cancellation had their turn.
                 () = yield_now(), if !sending && !taking => {}
-                input = next_input(&mut self.wire, &mut self.copies, wait_for_wire, copies_may_follow), if taking => match input {
+                input = next_input(&mut self.wire, &mut self.copies, wait_for_wire, copies_may_follow, owed > 0), if taking => match input {
                     Input::Waited => {}
                     Input::Filled(filled) => {
                         let bytes = filled.map_err(|error| fault::explain(error, "the replication stream broke", &self.settings.connect))?;
                         last_heard = Instant::now();
+                        owed = owed.saturating_sub(bytes);
                         next_read = if bytes < SMALL_READ { last_heard + PAUSE } else { last_heard };
                     }
-                    Input::Copied(message) => self.take_copied(message?),
+                    Input::Copied(message) => {
+                        self.take_copied(message?);
+                        // Copies may leave no moment in which nothing is ready.
+                        self.assembler.hand_on_when_due(Instant::now())?;
+                        owed = STREAM_TURN;
+                    }
                 },
                 // Only where the socket was found to have nothing ready.
                 () = sleep_until(due.unwrap_or(now)), if taking && due.is_some() && next_read <= now => {

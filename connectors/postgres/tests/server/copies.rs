@@ -87,7 +87,7 @@ async fn history(cluster: &TestCluster, seed: u64) {
             "CREATE TABLE {name} (id int PRIMARY KEY, n int, note text, body text); \
              ALTER TABLE {name} ALTER body SET STORAGE EXTERNAL; \
              INSERT INTO {name} SELECT i, 0, repeat('x', i % 400), repeat(md5(i::text), CASE WHEN i % 3 = 0 THEN 100 ELSE 1 END) \
-             FROM generate_series(1, 200) i; CREATE PUBLICATION p{seed} FOR TABLE {name}"
+             FROM generate_series(1, 200) i; CREATE INDEX ON {name} (n); CREATE PUBLICATION p{seed} FOR TABLE {name}"
         ))
         .unwrap();
     let mut config = config(cluster, &[&name]);
@@ -205,6 +205,40 @@ async fn a_cut_copy_of_a_table_without_a_key_begins_anew() {
     found.sort_unstable();
     let expected: Vec<i32> = (-3..=-1).chain(1..=2000).collect();
     assert_eq!(found, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_a_key_that_joins_later_has_each_row_once() {
+    let cluster = TestCluster::new().unwrap();
+    cluster
+        .psql(
+            "CREATE TABLE orders (id int PRIMARY KEY); CREATE TABLE events (n int); \
+             ALTER TABLE events REPLICA IDENTITY FULL; CREATE PUBLICATION p FOR ALL TABLES",
+        )
+        .unwrap();
+    let mut run = Running::start(source(&config(&cluster, &["orders"])), Target::of(&["orders"]));
+    run.until_streaming(&cluster).await;
+    let mut target = run.stop().await;
+    target.boundaries.clear();
+    // The stream that goes on behind what `orders` holds has these, and so has the copy.
+    cluster
+        .psql("INSERT INTO events SELECT generate_series(1, 20)")
+        .unwrap();
+    target.tables.insert(table("events"), crate::target::Held::default());
+    let mut run = Running::start(source(&config(&cluster, &["orders", "events"])), target);
+    run.catch_up(&cluster).await;
+    let mut rows = run.stop().await.tables.remove(&table("events")).unwrap().rows;
+    rows.sort_by(|a, b| (&a.position, a.ordinal).cmp(&(&b.position, b.ordinal)));
+    let begin = rows
+        .iter()
+        .rposition(|row| row.op == "t")
+        .map_or(0, |emptied| emptied + 1);
+    let mut found: Vec<i32> = rows[begin..]
+        .iter()
+        .map(|row| row.cells["n"].parse().unwrap())
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, (1..=20).collect::<Vec<i32>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,7 @@
 //! One table's copy under one snapshot: what is to be read, and what was.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use millstream_core::{
     Boundary, Checkpoint, Error, ErrorKind, PartitionId, Position, Result, ResumePoints, SourceEvent, TableId,
@@ -11,7 +9,7 @@ use millstream_core::{
 };
 
 use super::place::Tid;
-use super::purpose::Purpose;
+use super::purpose::{Purpose, horizon_partition, horizon_position};
 use super::ranges::{Range, is_range, line, ranges};
 use crate::catalog::{CatalogTable, TableFile as File};
 use crate::config::Settings;
@@ -53,7 +51,7 @@ pub(in crate::run) struct Begun {
     /// What every target table holds of it.
     pub(super) held: Checkpoint,
     /// Whether any target table holds rows of it.
-    pub(super) rows: bool,
+    pub(in crate::run) rows: bool,
 }
 
 impl Begun {
@@ -68,10 +66,17 @@ impl Begun {
     /// What the target holds of the first copy of `table`.
     pub(in crate::run) fn of(table: &TableId, resume: &ResumePoints) -> Self {
         let root = copy_partition(table);
-        let mut holdings = resume.holdings(table);
+        let has_rows = |held: &&Checkpoint| held.iter().any(|(part, _)| is_range(&root, part));
+        let mut held = resume.of(table);
+        let horizons = resume.holdings(table).filter(has_rows);
+        let horizons = horizons.filter_map(|held| Purpose::First.first_horizon(&root, held));
+        if let Some(oldest) = horizons.min() {
+            // Of target tables that began apart, each has rows from its own first snapshot on.
+            held.set(horizon_partition(&root), horizon_position(oldest));
+        }
         Self {
-            held: resume.of(table),
-            rows: holdings.any(|held| held.iter().any(|(part, _)| is_range(&root, part))),
+            held,
+            rows: resume.holdings(table).any(|held| has_rows(&held)),
         }
     }
 }
@@ -197,6 +202,11 @@ impl TableJob {
     /// Notes that one range is finished. Returns whether it was the last.
     pub(super) fn finish_range(&self) -> bool {
         self.left.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Whether a part of the copy was sent.
+    pub(super) fn has_begun(&self) -> bool {
+        *self.reached().position(&self.root) != Position::Beginning
     }
 
     /// Whether the whole table was read.

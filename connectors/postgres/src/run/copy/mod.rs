@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 
 pub(super) use self::job::Begun;
 use self::job::TableJob;
-use self::pace::Pace;
+pub(super) use self::pace::Pace;
 pub(super) use self::purpose::Purpose;
 use self::reader::{Round, Task};
 pub(super) use self::statement::selects;
@@ -50,6 +50,8 @@ pub(super) struct Wanted {
     pub(super) purpose: Purpose,
     /// What was read of it before.
     pub(super) begun: Begun,
+    /// Whether the target was told to forget what it had of it.
+    pub(super) emptied: bool,
     /// Where the answer goes, if somebody waits for one: whether the copy begins.
     pub(super) answer: Option<oneshot::Sender<Result<()>>>,
 }
@@ -63,6 +65,7 @@ pub(super) struct Copier {
     /// The first snapshot, where the stream begins with it.
     pub(super) first: Option<Snapshot>,
     pub(super) board: CopyBoard,
+    pub(super) pace: Arc<Pace>,
     pub(super) messages: mpsc::Sender<Message>,
     /// Up to where the stream was handed on.
     pub(super) settled: watch::Receiver<Lsn>,
@@ -76,11 +79,13 @@ impl Copier {
     /// After an error it can be run again, or given up.
     pub(super) async fn run(&mut self) -> Result<()> {
         while !self.wanted.is_empty() {
-            let snapshot = match self.first.take() {
+            let first = self.first.take();
+            let stream_begins_here = first.is_some();
+            let snapshot = match first {
                 Some(snapshot) => snapshot,
                 None => self.snapshot().await?,
             };
-            for job in self.copy_under(snapshot).await? {
+            for job in self.copy_under(snapshot, stream_begins_here).await? {
                 if job.is_finished() {
                     self.wanted.retain(|wanted| wanted.table != job.table.id);
                 } else if let Some(wanted) = self.wanted.iter_mut().find(|wanted| wanted.table == job.table.id) {
@@ -108,7 +113,7 @@ impl Copier {
     }
 
     /// Reads as much as there is time for under `snapshot`.
-    async fn copy_under(&mut self, mut snapshot: Snapshot) -> Result<Vec<Arc<TableJob>>> {
+    async fn copy_under(&mut self, mut snapshot: Snapshot, stream_begins_here: bool) -> Result<Vec<Arc<TableJob>>> {
         let settings = self.settings.clone();
         let failed = |error| fault::explain(error, "the copy failed", &settings.connect);
         let held = snapshot.held();
@@ -145,9 +150,12 @@ impl Copier {
                 &wanted.begun,
             )?;
             may_change_snapshot &= job.is_keyed() && files.0.iter().all(|file| file.addressable);
-            if wanted.begun.rows && !job.is_keyed() {
+            // Under the snapshot that the stream begins with there is nothing that came before. Under any
+            // other the target may have changes that the copy holds again.
+            if !job.is_keyed() && !stream_begins_here {
                 first_events.extend(job.emptied()?);
-            } else if matches!(purpose, Purpose::Backfill { .. }) {
+                wanted.emptied = true;
+            } else if matches!(purpose, Purpose::Backfill { .. }) && !job.has_begun() {
                 first_events.push(job.beginning());
             }
             let (bytes, total) = (job.blocks_read * block_bytes, job.blocks * block_bytes);
@@ -172,7 +180,7 @@ impl Copier {
             queue: Mutex::new(queue),
             until,
             block_bytes,
-            pace: Pace::new(self.settings.copy.rate.map(|rate| rate.0)),
+            pace: self.pace.clone(),
             board: self.board.clone(),
             messages: self.messages.clone(),
             settled: self.settled.clone(),
@@ -221,11 +229,14 @@ impl Copier {
 
     /// Ends a copy that was asked for and that would fail again, so that it is not begun anew by
     /// the next start.
-    pub(super) async fn give_up(&mut self, reason: &Error) -> Result<()> {
+    ///
+    /// # Errors
+    /// `reason`, where the target has given up what it had for it.
+    pub(super) async fn give_up(&mut self, reason: Error) -> Result<()> {
         for wanted in std::mem::take(&mut self.wanted) {
-            let Purpose::Backfill { .. } = wanted.purpose else {
-                continue;
-            };
+            if wanted.emptied || wanted.purpose == Purpose::First {
+                return Err(reason);
+            }
             tracing::error!(table = %wanted.table, reason = %reason.summary(), "the backfill is given up");
             let held = *self.settled.borrow();
             let boundary = Boundary {

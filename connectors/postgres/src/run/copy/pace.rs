@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 /// Bytes per second over all that share it.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(in crate::run) struct Pace {
     rate: Option<u64>,
     /// When everything that was asked for so far will have had its time.
     free_at: Mutex<Instant>,
@@ -15,7 +15,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// `rate` in bytes per second; unlimited if `None`.
-    pub(super) fn new(rate: Option<u64>) -> Self {
+    pub(in crate::run) fn new(rate: Option<u64>) -> Self {
         Self {
             rate,
             free_at: Mutex::new(Instant::now()),

@@ -90,7 +90,7 @@ impl Purpose {
     /// The horizon of the first snapshot that rows were read under, as the target remembers it.
     pub(super) fn first_horizon(&self, root: &PartitionId, held: &Checkpoint) -> Option<u64> {
         match self {
-            Self::First => match held.position(&root.part("snapshot")) {
+            Self::First => match held.position(&horizon_partition(root)) {
                 Position::Token { token, .. } => token.parse().ok(),
                 _ => None,
             },
@@ -116,7 +116,7 @@ impl Purpose {
         match self {
             // Tokens of one number cannot be compared, so that the first stays.
             Self::First => vec![
-                (root.part("snapshot"), token(1, &horizon.to_string())),
+                (horizon_partition(root), horizon_position(horizon)),
                 (relation_partition(&table.id), relation_position(table.oid)),
             ],
             Self::Backfill { number, condition } => {
@@ -124,6 +124,15 @@ impl Purpose {
             }
         }
     }
+}
+
+/// Where the target remembers the horizon of a first copy.
+pub(super) fn horizon_partition(root: &PartitionId) -> PartitionId {
+    root.part("snapshot")
+}
+
+pub(super) fn horizon_position(horizon: u64) -> Position {
+    token(1, &horizon.to_string())
 }
 
 fn token(number: u64, text: &str) -> Position {

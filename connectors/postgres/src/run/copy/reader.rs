@@ -29,7 +29,7 @@ pub(super) struct Round {
     /// When the snapshot is to be given up, if it may be.
     pub(super) until: Option<Instant>,
     pub(super) block_bytes: u64,
-    pub(super) pace: Pace,
+    pub(super) pace: Arc<Pace>,
     pub(super) board: CopyBoard,
     pub(super) messages: mpsc::Sender<Message>,
     /// Up to where the stream was handed on.
@@ -239,6 +239,12 @@ impl Piece {
                 ..self.last
             }
         };
+        if tid <= self.last {
+            return Err(
+                Error::new(ErrorKind::Internal, "the server sent rows of a copy out of their order")
+                    .hint("report it, with what EXPLAIN says of the statement"),
+            );
+        }
         if self.place.0 != tid.block || self.rows == 0 {
             self.place = (tid.block, self.places.rows(tid.block, self.behind(tid.block)));
         }

@@ -17,13 +17,17 @@ pub(super) enum Selection {
     Moved(Tid, Tid, u64),
 }
 
-/// The statement by which a condition over the columns of `relation` is tried, of one line at least.
-pub(in crate::run) fn selects(relation: &str, condition: &str) -> String {
+/// The statements by which a condition over the columns of `relation` is tried. It must be one
+/// expression: what leaves the parentheses of one of them does not fit in the other's brackets.
+pub(in crate::run) fn selects(relation: &str, condition: &str) -> Vec<String> {
     if condition.is_empty() {
-        format!("SELECT FROM {relation}")
-    } else {
-        format!("SELECT FROM {relation} WHERE ({condition}\n)")
+        return vec![format!("SELECT FROM {relation}")];
     }
+    // The line's end closes a comment.
+    vec![
+        format!("SELECT FROM {relation} WHERE ({condition}\n)"),
+        format!("SELECT FROM {relation} WHERE (ARRAY[{condition}\n])[1]"),
+    ]
 }
 
 /// `COPY (SELECT ctid, … ) TO STDOUT (FORMAT binary)`: each row begins with its address.
