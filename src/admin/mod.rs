@@ -117,7 +117,10 @@ async fn backfill(State(admin): State<Admin>, headers: HeaderMap, Json(request):
         .get(HOST)
         .and_then(|host| host.to_str().ok())
         .unwrap_or_default();
-    if host.parse::<SocketAddr>().is_err() && host.parse::<IpAddr>().is_err() && !host.starts_with("localhost:") {
+    if host.parse::<SocketAddr>().is_err()
+        && host.parse::<IpAddr>().is_err()
+        && host.split(':').next() != Some("localhost")
+    {
         return (StatusCode::FORBIDDEN, "name the daemon by its address\n").into_response();
     }
     let BackfillRequest {

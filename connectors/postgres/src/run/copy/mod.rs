@@ -109,7 +109,8 @@ impl Copier {
             reached.map_err(|_| Error::new(ErrorKind::Cancelled, "the source is stopping"))?;
         }
         let wanted: Vec<TableId> = self.wanted.iter().map(|wanted| wanted.table.clone()).collect();
-        Snapshot::of(&self.settings, &wanted, false).await
+        let taken = Snapshot::of(&self.settings, &wanted, false).await;
+        taken.map_err(|error| passing(error, &self.settings))
     }
 
     /// Reads as much as there is time for under `snapshot`.
@@ -283,6 +284,24 @@ fn pieces(events: Vec<SourceEvent>) -> Vec<Vec<SourceEvent>> {
     }
     pieces.pop();
     pieces
+}
+
+const NO_SNAPSHOT: &str = "no snapshot can be taken for a copy now";
+
+/// The same error, as one that may pass: slots become free again, and a table that a pattern
+/// selected and that is gone is not selected at the next start.
+fn passing(error: Error, settings: &Settings) -> Error {
+    match error.error_code() {
+        Some(code @ "PG0019") => Error::new(ErrorKind::Unavailable, NO_SNAPSHOT)
+            .code(code)
+            .caused_by(error),
+        Some(code @ ("PG0015" | "PG0017")) if !settings.selection.patterns.is_empty() => {
+            Error::new(ErrorKind::Unavailable, NO_SNAPSHOT)
+                .code(code)
+                .caused_by(error)
+        }
+        _ => error,
+    }
 }
 
 fn replaced_meanwhile(table: &TableId) -> Error {
