@@ -115,13 +115,13 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         .iter()
         .zip(shapes)
         .map(|(table, shape)| {
-            let copied = snapshot.iter().flat_map(|snapshot| &snapshot.tables);
-            let copied = copied.filter(|copied| copied.id == table.id).map(|copied| copied.oid);
+            let mut copied = snapshot.iter().flat_map(|snapshot| &snapshot.tables);
+            let copied = copied.find(|copied| copied.id == table.id);
             let is_empty = plan.copy.contains(&table.id) && !Begun::of(&table.id, &context.resume).rows;
             let held = context.resume.least_held(&table.id, &wal_partition(source));
             let held = held.filter(|_| !is_empty);
             TableStart {
-                oid: copied.last().unwrap_or(table.oid),
+                oid: copied.unwrap_or(table).oid,
                 // Of a table without rows everything comes with its copy.
                 held: held.and_then(lsn_of).or(copied_as_of).unwrap_or(Lsn(u64::MAX)),
                 shape,
