@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use millstream_core::{Backfill, CopyBoard, Error, ErrorKind, Result, ResumePoints, TableId};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::backfill;
 use super::copy::{Begun, Copier, Message, Pace, Purpose, Wanted};
@@ -24,6 +24,8 @@ pub(super) struct Copies {
     resume: ResumePoints,
     board: CopyBoard,
     copiers: JoinSet<(Vec<TableId>, Result<()>)>,
+    /// Why a copy ended before its time, until that is told.
+    failure: Option<Error>,
     /// The tables that are being copied.
     busy: Vec<TableId>,
     /// Copies that were asked for run one at a time, whatever is asked.
@@ -55,6 +57,7 @@ impl Copies {
             resume,
             board,
             copiers: JoinSet::new(),
+            failure: None,
             busy: Vec::new(),
             turn: Arc::new(Semaphore::new(1)),
             pace: Arc::new(Pace::new(settings.copy.rate.map(|rate| rate.0))),
@@ -107,6 +110,7 @@ impl Copies {
             condition,
             answer,
         } = request;
+        self.reap();
         let named =
             |table: &&TableId| *table.name == *name || table.within_source() == name || table.to_string() == name;
         let mut found = self.tables.keys().filter(named).cloned();
@@ -179,9 +183,27 @@ impl Copies {
         self.copiers.spawn(async move { (tables, running.await) });
     }
 
-    /// Whether anything is copied.
+    /// Takes note of the copies that have ended.
+    fn reap(&mut self) {
+        while let Some(ended) = self.copiers.try_join_next() {
+            self.note(ended);
+        }
+    }
+
+    fn note(&mut self, ended: Result<(Vec<TableId>, Result<()>), JoinError>) {
+        match ended {
+            Ok((tables, outcome)) => {
+                self.busy.retain(|table| !tables.contains(table));
+                self.failure = self.failure.take().or(outcome.err());
+            }
+            Err(failure) if failure.is_panic() => std::panic::resume_unwind(failure.into_panic()),
+            Err(_) => self.failure = Some(gone()),
+        }
+    }
+
+    /// Whether anything is copied, or has failed, or has left a last message.
     pub(super) fn are_running(&self) -> bool {
-        !self.copiers.is_empty()
+        !self.copiers.is_empty() || self.failure.is_some() || !self.messages.is_empty()
     }
 
     /// The next message; pending for ever if no copy runs.
@@ -192,21 +214,15 @@ impl Copies {
     /// Why a copy ended before its time.
     pub(super) async fn next(&mut self) -> Result<Message> {
         loop {
+            if let Some(failure) = self.failure.take() {
+                return Err(failure);
+            }
             tokio::select! {
                 biased;
-                message = self.messages.recv() => match message {
-                    Some(message) => return Ok(message),
-                    None => return Err(gone()),
-                },
-                ended = self.copiers.join_next(), if !self.copiers.is_empty() => match ended {
-                    Some(Ok((tables, outcome))) => {
-                        // Its last message may have come since the channel was looked at.
-                        self.busy.retain(|table| !tables.contains(table));
-                        outcome?;
-                    }
-                    Some(Err(failure)) if failure.is_panic() => std::panic::resume_unwind(failure.into_panic()),
-                    Some(Err(_)) | None => return Err(gone()),
-                },
+                message = self.messages.recv() => return message.ok_or_else(gone),
+                // Its last message may have come since the channel was looked at, which is looked
+                // at again.
+                Some(ended) = self.copiers.join_next(), if !self.copiers.is_empty() => self.note(ended),
             }
         }
     }
