@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::commit::Extent;
+use super::desks::OpenDesks;
 use super::epoch::Gathered;
 use super::inlet::{Inlet, Inlets};
 use super::output::Output;
@@ -62,7 +63,7 @@ pub async fn run(spec: PipelineSpec, board: StatusBoard, drain: CancellationToke
         started = start(spec, board, &cancel, io) => started?,
     };
     let ended = running.until_end(&drain).await;
-    running.board.desks().close();
+    drop(running.desks.take());
     cancel.cancel();
     if ended.is_err() {
         running.abort().await;
@@ -84,6 +85,8 @@ pub(super) struct Running {
     pub(super) urgent_since: Option<Instant>,
     /// Whether a source has other tables to read.
     tables_changed: bool,
+    /// Where copies are asked for, as long as the pipeline runs.
+    desks: Option<OpenDesks>,
 }
 
 async fn start(mut spec: PipelineSpec, board: StatusBoard, cancel: &CancellationToken, io: &Handle) -> Result<Running> {
@@ -119,6 +122,7 @@ async fn start(mut spec: PipelineSpec, board: StatusBoard, cancel: &Cancellation
         Some(inlet)
     });
     let inlets = Inlets::new(inlets.collect());
+    let desks = board.desks().open(inlets.desks());
     let running = Running {
         pipeline: spec.name,
         inlets,
@@ -128,8 +132,8 @@ async fn start(mut spec: PipelineSpec, board: StatusBoard, cancel: &Cancellation
         newest_commit: None,
         urgent_since: None,
         tables_changed: false,
+        desks: Some(desks),
     };
-    running.board.desks().open(running.inlets.desks());
     running.board.update(|status| {
         status.state = State::Running;
         for output in &running.outputs {

@@ -7,6 +7,7 @@
 //!
 //! This crate performs no I/O, imports no other workspace crate and no DataFusion.
 
+mod backfill;
 mod batch;
 mod budget;
 mod checkpoint;
@@ -21,10 +22,11 @@ mod sink;
 mod source;
 mod table;
 
+pub use backfill::{Backfill, BackfillDesk, BackfillRequests, backfill_desk};
 pub use batch::ChangeBatch;
 pub use budget::{ByteBudget, BytePermit};
 pub use checkpoint::{Checkpoint, CheckpointDelta, DeltaVerdict, Span};
-pub use copying::{Backfill, BackfillDesk, BackfillRequests, CopyBoard, CopyKind, CopyProgress, backfill_desk};
+pub use copying::{CopyBoard, CopyKind, CopyProgress};
 pub use envelope::{EnvelopeBuilder, Op};
 pub use error::{Directive, Error, ErrorKind, Result};
 pub use position::{PartitionId, Position};
