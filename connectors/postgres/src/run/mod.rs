@@ -11,6 +11,8 @@ mod logical;
 mod membership;
 mod messages;
 mod outbox;
+mod owes;
+mod repair;
 mod replay;
 mod snapshot;
 mod spool;
@@ -18,6 +20,7 @@ mod start_command;
 mod stream;
 mod tables;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +46,11 @@ use crate::config::Settings;
 use crate::decode::Lsn;
 use crate::fault;
 use crate::identity::{self, Identity};
-use crate::plan::{Server, copy_partition, lsn_of, plan, position_of, refuse_ahead, wal_partition};
+use crate::owed::{self, Why};
+use crate::plan::{
+    Server, copy_partition, plan, position_of, refuse_ahead, relation_partition, relation_position, wal_partition,
+};
+use crate::recopy::LostSlot;
 use crate::shape::{Shape, TypeNames};
 use crate::standby;
 use crate::wire::{Connection, ReplicationStream, Session, WireError};
@@ -93,9 +100,15 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         slot: slot.as_ref(),
         log_end: catalog::read_log_end(&mut sql).await.map_err(catalog_failed)?,
         adopted: identity::is_adoption(source, &identity, &context.resume),
+        recopy: settings.recopy,
+        lost_slot: settings.lost_slot,
     };
     standby::refuse(sql.server_version(), server.log_end.is_none(), settings.care.failover)?;
     let plan = plan(&server, &tables, &context.resume)?;
+    repair::announce(settings, source, &plan);
+    if plan.drop_slot {
+        repair::drop_slot(settings, &mut sql).await?;
+    }
     // It would idle while the tables are copied, which not every server or network suffers.
     sql.close().await;
     // Where nothing is held the stream begins with the first copies' snapshot. It is taken now,
@@ -105,7 +118,11 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     } else {
         None
     };
-    let copied_as_of = snapshot.as_ref().map(Snapshot::held);
+    let copied_as_of = match &snapshot {
+        Some(snapshot) => Some(snapshot.held()),
+        None if plan.create_slot && !plan.anew.is_empty() => Some(snapshot::make_slot(settings).await?),
+        None => None,
+    };
 
     let mut sql = connect(settings).await?;
     let (shapes, types) = describe(settings, &mut sql, &wanted).await?;
@@ -118,12 +135,18 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
             let mut copied = snapshot.iter().flat_map(|snapshot| &snapshot.tables);
             let copied = copied.find(|copied| copied.id == table.id);
             let is_empty = plan.copy.contains(&table.id) && !Begun::of(&table.id, &context.resume).rows;
-            let held = context.resume.least_held(&table.id, &wal_partition(source));
+            let is_anew = |(anew, why): &(TableId, Why)| *anew == table.id && why.empties();
+            let held = owed::held_up_to(&table.id, &context.resume);
             let held = held.filter(|_| !is_empty);
+            let copied_as_of = copied.and(copied_as_of);
             TableStart {
                 oid: copied.unwrap_or(table).oid,
-                // Of a table without rows everything comes with its copy.
-                held: held.and_then(lsn_of).or(copied_as_of).unwrap_or(Lsn(u64::MAX)),
+                // Of a table without rows everything comes with its copy, and so it does of one that is copied anew.
+                held: if plan.anew.iter().any(is_anew) {
+                    Lsn(u64::MAX)
+                } else {
+                    held.or(copied_as_of).unwrap_or(Lsn(u64::MAX))
+                },
                 shape,
             }
         })
@@ -142,16 +165,30 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     tracing::info!(slot = %settings.slot, after = %held, binary, "streaming");
     let partition = wal_partition(source);
     let mut outbox = Outbox::new(context.events);
+    let oids: HashMap<TableId, u32> = starts.iter().map(|start| (start.shape.id.clone(), start.oid)).collect();
     for table in &plan.copy {
-        outbox.push(begin_copy(table, held, system.clone()));
+        outbox.push(begin_copy(table, oids[table], held, system.clone()));
     }
-    let oids = starts.iter().map(|start| (start.shape.id.clone(), start.oid));
-    let mut copies = Copies::new(settings, oids.collect(), context.resume, context.copies, held);
-    copies.start_first(&plan.copy, snapshot);
-    copies.start_unfinished();
-    let tables = Tables::new(partition.clone(), starts, types, binary);
+    let mut tables = Tables::new(partition.clone(), starts, types, binary);
+    tables.recopy = settings.recopy;
     let mut assembler = Assembler::new(partition.clone(), settings.batch, tables, outbox, held);
-    assembler.raises.push(system);
+    assembler.raises.push(system.clone());
+    for (table, why) in &plan.anew {
+        let since = owed::owed_since(table, &context.resume, held);
+        assembler.owe(table, *why, Some(since));
+        if *why == Why::LostSlot {
+            let owed = (table, oids[table], since);
+            assembler
+                .outbox
+                .push(repair::skip_what_is_lost(owed, held, system.clone()));
+        }
+    }
+    let mut copies = Copies::new(settings, oids, context.resume, context.copies, held);
+    copies.start_first(&plan.copy, snapshot);
+    for (table, why) in &plan.anew {
+        copies.anew(table, *why);
+    }
+    copies.start_unfinished(&plan.anew);
     Ok(Stream {
         settings,
         copies,
@@ -171,14 +208,21 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
 }
 
 /// The boundary that begins the copy of `table`: from here on it follows the stream, which begins
-/// behind `held`, and of which the copy's snapshot will include the first part.
-fn begin_copy(table: &TableId, held: Lsn, system: (PartitionId, Position)) -> SourceEvent {
+/// behind `held`, and of which the copy's snapshot will include the first part. Its rows are those
+/// of the relation `oid` from here on, whether they come with the copy or with the stream.
+fn begin_copy(table: &TableId, oid: u32, held: Lsn, system: (PartitionId, Position)) -> SourceEvent {
     SourceEvent::Boundary(Boundary {
         partition: copy_partition(table),
         from: Position::Beginning,
         position: position_of(held),
         table: Some(table.clone()),
-        raises: vec![(wal_partition(&table.source), position_of(held)), system],
+        raises: vec![
+            (wal_partition(&table.source), position_of(held)),
+            (relation_partition(table), relation_position(oid)),
+            // It may be told of another target table.
+            (owed::owed_partition(table), owed::given_position(held, true)),
+            system,
+        ],
         committed_at: None,
         urgent: false,
     })
@@ -192,7 +236,16 @@ async fn refuse_moved_slot(settings: &Settings, held: Lsn) -> Result<()> {
         .await
         .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
     sql.close().await;
-    slot.map_or(Ok(()), |slot| refuse_ahead(&settings.slot, &slot, held))
+    let refused = slot.map_or(Ok(()), |slot| refuse_ahead(&settings.slot, &slot, held));
+    match settings.lost_slot {
+        LostSlot::Halt => refused,
+        // The next start makes up for it.
+        LostSlot::Recopy => refused.map_err(|error| {
+            Error::new(ErrorKind::Unavailable, "the slot was moved by another reader")
+                .code("PG0025")
+                .caused_by(error)
+        }),
+    }
 }
 
 /// A session for SQL.
