@@ -368,6 +368,7 @@ mod tests {
         assert_eq!(settings.selection.named[0].within_source(), "public.orders");
         assert_eq!(settings.selection.named[1].within_source(), "sales.lines");
         assert_eq!(settings.status_interval, Duration::from_secs(10));
+        assert_eq!((settings.recopy, settings.lost_slot), (Recopy::Replaced, LostSlot::Halt));
     }
 
     #[test]
