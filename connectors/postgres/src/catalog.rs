@@ -1,5 +1,6 @@
 //! What the server's catalog says about tables, types and slots.
 
+mod relation_look;
 mod slot_facts;
 
 use std::collections::BTreeSet;
@@ -10,15 +11,20 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::decode::catalog_type::{CATALOG_QUERY, PARTS_QUERY};
 use crate::decode::{Catalog, CatalogType, Lsn};
+use crate::present_names::PresentNames;
 use crate::selection::{ROOT, with_published};
 use crate::wire::{Connection, Row, WireError};
 
+pub(crate) use self::relation_look::{RelationLook, look_at_relation, present_names};
 pub(crate) use self::slot_facts::{Age, SlotFacts, SlotState, bytes_between, read_slot_facts};
 
 /// A table that the catalog knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CatalogTable {
+    /// As the pipeline knows it.
     pub(crate) id: TableId,
+    /// As the catalog knows it.
+    pub(crate) present: TableId,
     pub(crate) oid: u32,
     /// `relkind`: `r` is a table, `p` a partitioned one, anything else cannot be replicated.
     pub(crate) kind: String,
@@ -48,6 +54,9 @@ impl CatalogTable {
 /// A published column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CatalogColumn {
+    /// `attnum`, which a column keeps under any name, and which no later one gets. `None` where it is
+    /// not certain.
+    pub(crate) attnum: Option<i16>,
     pub(crate) name: String,
     pub(crate) type_oid: u32,
     pub(crate) typmod: i32,
@@ -90,23 +99,26 @@ const FILTERED_PUBLICATIONS: u32 = 150_000;
 /// they are not, although `pg_publication_tables` lists them where there is no column list.
 const GENERATED_COLUMNS: u32 = 180_000;
 
-/// Reads those of `wanted` that exist, in the order of `wanted`.
+/// Reads those of `wanted` that exist, by their present `names`, in the order of `wanted`.
 pub(crate) async fn read_tables(
     sql: &mut Connection,
     publications: &[String],
     wanted: &[TableId],
+    names: &PresentNames,
 ) -> Result<Vec<CatalogTable>, WireError> {
     let version = sql.server_version();
     let mut tables = Vec::with_capacity(wanted.len());
     if wanted.is_empty() {
         return Ok(tables);
     }
-    for row in sql.query(&tables_query(publications, wanted, version)).await? {
+    let present: Vec<TableId> = wanted.iter().map(|table| names.present(table)).collect();
+    for row in sql.query(&tables_query(publications, &present, version)).await? {
         let index: usize = row.parse(0)?;
         let id = wanted
             .get(index)
             .ok_or_else(|| WireError::Protocol("an unknown table".to_owned()))?;
         tables.push(CatalogTable {
+            present: present[index].clone(),
             id: id.clone(),
             oid: row.parse(1)?,
             kind: row.get(2).unwrap_or_default().to_owned(),
@@ -122,20 +134,35 @@ pub(crate) async fn read_tables(
     if tables.is_empty() {
         return Ok(tables);
     }
-    for row in sql.query(&columns_query(publications, &tables, version)).await? {
-        let oid: u32 = row.parse(0)?;
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    for (oid, column) in read_columns(sql, publications, &oids).await? {
         if let Some(table) = tables.iter_mut().find(|table| table.oid == oid) {
-            table.columns.push(CatalogColumn {
-                name: row.get(1).unwrap_or_default().to_owned(),
-                type_oid: row.parse(2)?,
-                typmod: row.parse(3)?,
-                type_name: row.get(4).unwrap_or_default().to_owned(),
-                not_null: row.is_true(5),
-                key: row.is_true(6),
-            });
+            table.columns.push(column);
         }
     }
     Ok(tables)
+}
+
+/// The published columns of relations, each with its relation's OID, in order.
+async fn read_columns(
+    sql: &mut Connection,
+    publications: &[String],
+    oids: &[u32],
+) -> Result<Vec<(u32, CatalogColumn)>, WireError> {
+    let version = sql.server_version();
+    let rows = sql.query(&columns_query(publications, oids, version)).await?;
+    let column = |row: &Row| {
+        Ok(CatalogColumn {
+            attnum: Some(row.parse(7)?),
+            name: row.get(1).unwrap_or_default().to_owned(),
+            type_oid: row.parse(2)?,
+            typmod: row.parse(3)?,
+            type_name: row.get(4).unwrap_or_default().to_owned(),
+            not_null: row.is_true(5),
+            key: row.is_true(6),
+        })
+    };
+    rows.iter().map(|row| Ok((row.parse(0)?, column(row)?))).collect()
 }
 
 fn tables_query(publications: &[String], wanted: &[TableId], version: u32) -> String {
@@ -177,8 +204,8 @@ fn tables_query(publications: &[String], wanted: &[TableId], version: u32) -> St
     )
 }
 
-fn columns_query(publications: &[String], tables: &[CatalogTable], version: u32) -> String {
-    let oids: Vec<String> = tables.iter().map(|table| table.oid.to_string()).collect();
+fn columns_query(publications: &[String], oids: &[u32], version: u32) -> String {
+    let oids: Vec<String> = oids.iter().map(u32::to_string).collect();
     let published = match version {
         ..FILTERED_PUBLICATIONS => "a.attgenerated = ''",
         FILTERED_PUBLICATIONS..GENERATED_COLUMNS => {
@@ -191,7 +218,7 @@ fn columns_query(publications: &[String], tables: &[CatalogTable], version: u32)
     format!(
         "{}, lists AS (SELECT DISTINCT ON (schemaname, tablename) * FROM pub ORDER BY schemaname, tablename, pubname) \
          SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod), \
-         a.attnotnull, COALESCE(a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]), false) \
+         a.attnotnull, COALESCE(a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]), false), a.attnum \
          FROM pg_catalog.pg_attribute a \
          JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -307,7 +334,7 @@ pub(crate) async fn read_files(sql: &mut Connection, table: &CatalogTable) -> Re
         let blocks = files.iter().fold(0u32, |sum, file| sum.saturating_add(file.blocks));
         files = vec![TableFile {
             node: 0,
-            relation: quoted(&table.id),
+            relation: quoted(&table.present),
             blocks,
             addressable: false,
         }];

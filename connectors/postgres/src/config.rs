@@ -1,5 +1,6 @@
 //! The source's configuration.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use serde::Deserialize;
 
 use crate::decode::Forms;
 pub use crate::decode::forms::{ArrayForm, NumericForm};
+use crate::present_names::PresentNames;
 use crate::selection::Selection;
 use crate::slot_config::SlotCare;
 pub use crate::slot_config::{GovernorConfig, HeartbeatConfig, WalBudget};
@@ -88,6 +90,25 @@ pub struct PostgresConfig {
     /// How much of transactions in progress is kept in memory.
     #[serde(default = "default_spool_memory")]
     pub spool_memory: Size,
+    /// How changes of columns, names and partitions are followed; `catalog` if absent.
+    #[serde(default)]
+    pub schema_changes: Option<SchemaChanges>,
+    /// Present names of tables that are read under the names that they had before.
+    #[serde(default)]
+    pub renamed: BTreeMap<Text, Text>,
+}
+
+/// Where what the stream does not tell of a table comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SchemaChanges {
+    /// Nowhere: names and places decide.
+    Stream,
+    /// The catalog, as it is when the change is read.
+    #[default]
+    Catalog,
+    /// An event trigger that writes into the log.
+    Trigger,
 }
 
 /// Which transactions the server sends (PostgreSQL manual, `CREATE SUBSCRIPTION`, `origin`).
@@ -204,6 +225,10 @@ pub(crate) struct Settings {
     pub(crate) origin: Origin,
     pub(crate) messages: bool,
     pub(crate) spool: SpoolSettings,
+    pub(crate) schema_changes: SchemaChanges,
+    /// Whether that was written, and is not the default.
+    pub(crate) schema_changes_given: bool,
+    pub(crate) names: PresentNames,
 }
 
 /// Where transactions are kept until they commit.
@@ -268,6 +293,7 @@ impl Settings {
         }
         let care =
             SlotCare::read(config.governor, config.heartbeat, config.wal_budget, config.failover).map_err(invalid)?;
+        let schema_changes = config.schema_changes.unwrap_or_default();
         let slot = match &config.slot {
             Some(slot) if is_slot_name(slot) => slot.to_string(),
             Some(slot) => {
@@ -294,7 +320,12 @@ impl Settings {
             streaming: config.streaming,
             two_phase: config.two_phase,
             origin: config.origin,
-            messages: config.messages,
+            // The trigger's messages are such.
+            messages: config.messages || schema_changes == SchemaChanges::Trigger,
+            schema_changes,
+            schema_changes_given: config.schema_changes.is_some(),
+            names: PresentNames::read(source, &config.renamed)
+                .map_err(|(message, name)| invalid(message).with("table", name))?,
             spool: SpoolSettings {
                 folder: config
                     .spool

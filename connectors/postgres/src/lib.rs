@@ -35,6 +35,7 @@
 //! | `millstream_postgres_confirmed_lsn` | gauge | `source` | what the server was told is durable, bytes |
 //! | `millstream_postgres_…` | gauge | `source` | what the governor sees of the slot: `run/governor/gauges.rs` |
 
+mod attnums;
 mod catalog;
 mod clock;
 mod config;
@@ -43,22 +44,25 @@ mod fault;
 mod identity;
 mod plan;
 mod preflight;
+mod present_names;
 mod refusals;
 mod run;
 mod selection;
 mod setup;
 mod shape;
+mod shape_looked_up;
 mod slot_config;
 mod source;
 mod standby;
 pub mod wire;
 
 pub use config::{
-    ArrayForm, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, Origin, PostgresConfig, WalBudget,
+    ArrayForm, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, Origin, PostgresConfig, SchemaChanges,
+    WalBudget,
 };
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use decode::fuzzing;
 pub use setup::Setup;
-pub use shape::TYPE_METADATA;
+pub use shape::{ATTNUM_METADATA, TYPE_METADATA};
 pub use source::PostgresSource;

@@ -247,6 +247,7 @@ mod tests {
     fn table(name: &str) -> CatalogTable {
         CatalogTable {
             id: TableId::new("shop", Some("public"), name),
+            present: TableId::new("shop", Some("public"), name),
             oid: 7,
             kind: "r".to_owned(),
             identity: ReplicaIdentity::Default,

@@ -8,6 +8,7 @@ use postgres_protocol::escape::escape_literal;
 
 use crate::config::Settings;
 use crate::fault;
+use crate::present_names::PresentNames;
 use crate::wire::{Connection, WireError};
 
 /// What `tables` and `exclude` say.
@@ -114,7 +115,7 @@ pub(crate) async fn published<'a>(
     if selection.patterns.is_empty() {
         return Ok((selection.named.clone(), Vec::new()));
     }
-    let found = names(sql, &published_query(&settings.publications)).await?;
+    let found = names(sql, &published_query(&settings.publications), &settings.names).await?;
     Ok((selection.of(&found), selection.idle(&found)))
 }
 
@@ -128,7 +129,7 @@ pub(crate) async fn candidates(sql: &mut Connection, settings: &Settings) -> Res
                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                  WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p' \
                  AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' ORDER BY 1, 2";
-    let found = names(sql, query).await?;
+    let found = names(sql, query, &settings.names).await?;
     Ok(selection.of(&found))
 }
 
@@ -154,10 +155,13 @@ pub(crate) const NO_MATCH: &str = "no table of the publication matches";
 pub(crate) const NO_MATCH_HINT: &str =
     "a pattern looks among the tables that the publication has; names are case-sensitive";
 
-async fn names(sql: &mut Connection, query: &str) -> Result<Vec<(String, String)>, WireError> {
-    let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+/// The tables that a query finds, as the pipeline knows them.
+async fn names(sql: &mut Connection, query: &str, names: &PresentNames) -> Result<Vec<(String, String)>, WireError> {
     let rows = sql.query(query).await?;
-    Ok(rows.iter().map(|row| (text(row.get(0)), text(row.get(1)))).collect())
+    let found = rows
+        .iter()
+        .filter_map(|row| names.in_pipeline(row.get(0).unwrap_or_default(), row.get(1).unwrap_or_default()));
+    Ok(found.collect())
 }
 
 /// The tables whose changes come under their own names.

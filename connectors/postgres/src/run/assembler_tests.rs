@@ -6,9 +6,11 @@ use millstream_core::{ByteBudget, EventReceiver, Position, TableId, event_channe
 use super::super::tables::TableStart;
 use super::*;
 use crate::catalog::{CatalogColumn, ReplicaIdentity};
+use crate::config::SchemaChanges;
 use crate::decode::tuple::TupleValue::{self, Null, Text, Unchanged};
 use crate::decode::tuple::encode;
 use crate::decode::{Catalog, Forms};
+use crate::present_names::PresentNames;
 use crate::shape::{Shape, TypeNames};
 
 const OURS: u32 = 7;
@@ -35,6 +37,7 @@ impl Rig {
     fn new(limits: BatchLimits) -> Self {
         let partition = PartitionId::new("shop", "wal");
         let column = |name: &str, type_oid: u32| CatalogColumn {
+            attnum: None,
             name: name.to_owned(),
             type_oid,
             typmod: -1,
@@ -59,7 +62,13 @@ impl Rig {
             oid: OURS,
             held: Lsn(HELD),
         };
-        let tables = Tables::new(partition.clone(), vec![start], types, false);
+        let tables = Tables::new(
+            partition.clone(),
+            vec![start],
+            types,
+            false,
+            (SchemaChanges::Stream, PresentNames::default()),
+        );
         let assembler = Assembler::new(partition, limits, tables, Outbox::new(sender), Lsn(HELD));
         Self { assembler, receiver }
     }

@@ -1,6 +1,6 @@
 //! Copies that somebody asks for while the stream runs.
 
-use millstream_core::{Error, ErrorKind, Result};
+use millstream_core::{Error, ErrorKind, Result, TableId};
 
 use super::copy::{Copier, Purpose, Wanted, selects};
 use crate::catalog;
@@ -10,6 +10,8 @@ use crate::fault;
 /// Runs a copy that was asked for. One that the server refuses is given up, and its reason is logged: the
 /// stream must not end for it.
 pub(super) async fn run(mut copier: Copier) -> Result<()> {
+    let names = &copier.settings.names;
+    let tried = |wanted| tried(wanted, &names.present(&wanted.table));
     let statements: Vec<String> = copier.wanted.iter().flat_map(tried).collect();
     let outcome = match check(&copier.settings.clone(), &statements).await {
         Ok(()) => copier.run().await,
@@ -45,12 +47,12 @@ fn is_final(error: &Error) -> bool {
 }
 
 /// The statements by which a request is tried.
-fn tried(wanted: &Wanted) -> Vec<String> {
+fn tried(wanted: &Wanted, present: &TableId) -> Vec<String> {
     let condition = match &wanted.purpose {
         Purpose::Backfill { condition, .. } => condition.as_str(),
         Purpose::First => "",
     };
-    selects(&catalog::quoted(&wanted.table), condition)
+    selects(&catalog::quoted(present), condition)
 }
 
 /// Has the server look at statements without running them. Each is sent as one, so that a

@@ -8,6 +8,7 @@ mod governor;
 mod identify;
 mod in_progress;
 mod logical;
+mod lookups;
 mod membership;
 mod messages;
 mod outbox;
@@ -17,6 +18,7 @@ mod spool;
 mod start_command;
 mod stream;
 mod tables;
+mod versions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +31,7 @@ use self::copies::Copies;
 use self::copy::Begun;
 use self::governor::Governor;
 use self::in_progress::InProgress;
+use self::lookups::Lookups;
 use self::membership::Membership;
 use self::outbox::Outbox;
 use self::replay::Replay;
@@ -39,7 +42,7 @@ use self::start_command::{Mode, read_two_phase, start_command};
 use self::stream::{Gauges, Stream, status_every};
 use self::tables::{TableStart, Tables};
 use crate::catalog::{self, CatalogTable};
-use crate::config::Settings;
+use crate::config::{SchemaChanges, Settings};
 use crate::decode::Lsn;
 use crate::fault;
 use crate::identity::{self, Identity};
@@ -149,13 +152,15 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     let mut copies = Copies::new(settings, oids.collect(), context.resume, context.copies, held);
     copies.start_first(&plan.copy, snapshot);
     copies.start_unfinished();
-    let tables = Tables::new(partition.clone(), starts, types, binary);
+    let followed = (settings.schema_changes, settings.names.clone());
+    let tables = Tables::new(partition.clone(), starts, types, binary, followed);
     let mut assembler = Assembler::new(partition.clone(), settings.batch, tables, outbox, held);
     assembler.raises.push(system);
     Ok(Stream {
         settings,
         copies,
         backfills: context.backfills,
+        lookups: Lookups::default(),
         partition,
         identity,
         wire,
@@ -202,30 +207,39 @@ async fn connect(settings: &Settings) -> Result<Connection> {
         .map_err(|error| fault::explain(error, "cannot connect", &settings.connect))
 }
 
+const RENAMED_HINT: &str = "`millstream check` names what is wrong; a table that was renamed is read on under its old \
+    name with `renamed: {old.name: new.name}` in the source's configuration";
+
 /// The tables as the catalog describes them; each must exist and be published.
 pub(crate) async fn read_tables(
     settings: &Settings,
     sql: &mut Connection,
     wanted: &[TableId],
 ) -> Result<Vec<CatalogTable>> {
-    let tables = catalog::read_tables(sql, &settings.publications, wanted)
+    let mut tables = catalog::read_tables(sql, &settings.publications, wanted, &settings.names)
         .await
         .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
-    let refused = |message: &str, code, table: &TableId| {
+    let refused = |message: &str, code, table: &TableId, hint: &str| {
         Error::new(ErrorKind::Config, message)
             .code(code)
             .with("table", table)
             .with("publication", settings.publications.join(", "))
-            .hint("`millstream check` names the statement that mends it")
+            .hint(hint)
     };
     for id in wanted {
         match tables.iter().find(|table| table.id == *id) {
-            None => return Err(refused("there is no such table", "PG0017", id)),
+            None => return Err(refused("there is no such table", "PG0017", id, RENAMED_HINT)),
             Some(table) if !table.published => {
-                return Err(refused("the publication does not cover the table", "PG0015", id));
+                let hint = "`millstream check` names the statement that mends it";
+                return Err(refused("the publication does not cover the table", "PG0015", id, hint));
             }
             Some(_) => {}
         }
+    }
+    if settings.schema_changes == SchemaChanges::Stream {
+        // What comes later would not be known.
+        let columns = tables.iter_mut().flat_map(|table| &mut table.columns);
+        columns.for_each(|column| column.attnum = None);
     }
     Ok(tables)
 }

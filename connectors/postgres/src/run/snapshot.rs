@@ -59,7 +59,7 @@ impl Snapshot {
             // LOCK TABLE would want the privilege to read the whole table, and not its published columns alone.
             let reads = wanted
                 .iter()
-                .map(|id| format!("SELECT FROM {} LIMIT 0", catalog::quoted(id)));
+                .map(|id| format!("SELECT FROM {} LIMIT 0", catalog::quoted(&settings.names.present(id))));
             let lock = reads.collect::<Vec<_>>().join("; ");
             sql.query(&lock).await.map_err(failed)?;
             let (tables, versions_now) = look(settings, wanted).await?;

@@ -2,13 +2,18 @@
 
 use std::collections::HashMap;
 
-use millstream_core::{Error, ErrorKind, PartitionId, Result, SourceEvent};
+use millstream_core::{Error, ErrorKind, PartitionId, Result, SourceEvent, TableId};
 
 use super::outbox::Outbox;
+use super::versions::{Version, Versions};
+use crate::catalog::RelationLook;
+use crate::config::SchemaChanges;
 use crate::decode::pgoutput::Relation;
 use crate::decode::{Catalog, Lsn, ProtocolError, TableDecoder};
 use crate::plan;
+use crate::present_names::PresentNames;
 use crate::shape::{Shape, TypeNames};
+use crate::shape_looked_up::Before;
 
 /// What is needed before a message can be taken.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,6 +22,8 @@ pub(super) enum Need {
     Types(UnknownTypes),
     /// The stream in text mode: a column's binary form cannot be read, or its type is gone.
     Text,
+    /// A look at this relation in the catalog.
+    Relation(u32),
 }
 
 /// Types as `(OID, typmod)`.
@@ -47,6 +54,9 @@ pub(super) struct Tables {
     past: HashMap<u32, (usize, Error)>,
     /// The relation of the last row: rows of one table come in runs.
     last: (u32, Option<usize>),
+    /// Where what the stream does not tell comes from.
+    mode: SchemaChanges,
+    names: PresentNames,
 }
 
 /// A table and what is decoded of it.
@@ -57,18 +67,27 @@ struct StreamedTable {
     /// Made by the first Relation message.
     decoder: Option<TableDecoder>,
     rows: metrics::Counter,
+    /// What is known of its columns besides what the stream tells.
+    versions: Versions,
 }
 
 impl Tables {
     /// `tables` are as the catalog describes them now, which may be later than what the stream
     /// begins with.
-    pub(super) fn new(partition: PartitionId, tables: Vec<TableStart>, types: TypeNames, binary: bool) -> Self {
+    pub(super) fn new(
+        partition: PartitionId,
+        tables: Vec<TableStart>,
+        types: TypeNames,
+        binary: bool,
+        (mode, names): (SchemaChanges, PresentNames),
+    ) -> Self {
         let tables = tables.into_iter().map(|TableStart { shape, oid, held }| StreamedTable {
             rows: rows_counter(&shape.id, "stream"),
             shape,
             oid,
             held,
             decoder: None,
+            versions: Versions::default(),
         });
         // OID 0 is no relation's.
         Self {
@@ -79,6 +98,8 @@ impl Tables {
             by_oid: HashMap::new(),
             past: HashMap::new(),
             last: (0, None),
+            mode,
+            names,
         }
     }
 
@@ -141,18 +162,24 @@ impl Tables {
         commit: Lsn,
         outbox: &mut Outbox,
     ) -> Result<Option<Need>> {
-        let found = self.tables.iter().position(|table| {
-            *table.shape.id.name == *relation.name && table.shape.id.namespace.as_deref() == Some(relation.namespace)
-        });
-        if let Some(Some(before)) = self.by_oid.get(&relation.oid)
-            && found != Some(*before)
-            && commit > self.tables[*before].held
+        let found = self
+            .tables
+            .iter()
+            .position(|table| is_called(&self.names.configured(&table.shape.id), relation));
+        let ours = self.tables.iter().position(|table| table.oid == relation.oid);
+        // After a rename that is configured the log may still tell of the table under its old name.
+        if let Some(index) = ours.filter(|_| self.mode == SchemaChanges::Stream && found != ours)
+            && let table = &self.tables[index]
+            && !is_called(&table.shape.id, relation)
         {
-            return Err(Error::new(ErrorKind::SchemaChange, "a table was renamed")
-                .code("PG0032")
-                .with("table", &self.tables[*before].shape.id)
-                .with("now", format_args!("{}.{}", relation.namespace, relation.name))
-                .hint("name it back, or change the pipeline's `tables` to the new name, which copies it anew"));
+            let error = renamed(&table.shape.id, relation);
+            if commit > table.held {
+                return Err(error);
+            }
+            self.past.insert(relation.oid, (index, error));
+            self.by_oid.insert(relation.oid, None);
+            self.last = (0, None);
+            return Ok(None);
         }
         let other = found.filter(|index| self.tables[*index].oid != relation.oid);
         if let Some(table) = other.map(|index| &self.tables[index])
@@ -161,7 +188,7 @@ impl Tables {
             return Err(plan::replaced(&table.shape.id));
         }
         self.past.remove(&relation.oid);
-        let Some(index) = found.filter(|_| other.is_none()) else {
+        let Some(index) = ours else {
             if let Some(index) = other {
                 let error = plan::replaced(&self.tables[index].shape.id);
                 self.past.insert(relation.oid, (index, error));
@@ -177,8 +204,16 @@ impl Tables {
         self.by_oid.insert(relation.oid, Some(index));
         self.last = (0, None);
         let table = &mut self.tables[index];
-        let described = Shape::from_relation(relation, &table.shape, &self.types)
-            .and_then(|shape| Ok((shape.schema(&self.types.catalog)?, shape)));
+        let before = Before {
+            shape: &table.shape,
+            is_past: table.versions.is_past && table.decoder.is_some(),
+        };
+        let shape = match table.versions.shape(self.mode, relation, commit, before, &self.types) {
+            Version::Same if table.decoder.is_some() => return Ok(None),
+            Version::Same | Version::Unknown => return Ok(Some(Need::Relation(relation.oid))),
+            Version::New(shape) => shape,
+        };
+        let described = shape.and_then(|shape| Ok((shape.schema(&self.types.catalog)?, shape)));
         let (schema, shape) = match described {
             Ok(described) => described,
             Err(error) if commit <= table.held => {
@@ -192,6 +227,7 @@ impl Tables {
             Err(error) => return Err(error),
         };
         if table.decoder.is_some() && shape == table.shape {
+            table.versions.took(relation);
             return Ok(None);
         }
         if self.binary && !shape.binary_is_exact(&self.types.catalog) {
@@ -204,9 +240,13 @@ impl Tables {
             tracing::info!(table = %shape.id, columns = shape.columns.len(), "the table's columns changed");
             take_batches(&mut before, outbox)?;
         }
+        for (from, to) in shape.renamed_since(&table.shape) {
+            tracing::info!(table = %shape.id, from, to, "a column was renamed");
+        }
         let types = shape.column_types(&self.types.catalog);
         table.decoder = Some(TableDecoder::new(schema, types, self.partition.clone()));
         table.shape = shape;
+        table.versions.took(relation);
         Ok(None)
     }
 
@@ -217,9 +257,23 @@ impl Tables {
         self.types.catalog.extend(catalog);
     }
 
+    /// Takes a look at a relation that was [needed](Need::Relation).
+    pub(super) fn looked_at(&mut self, oid: u32, look: RelationLook) {
+        let Some(table) = self.tables.iter_mut().find(|table| table.oid == oid) else {
+            return;
+        };
+        let id = &table.shape.id;
+        if let Some(now) = &look.relation
+            && self.names.learn(id, &now.schema, &now.name)
+        {
+            warn_of_rename(id, &now.schema, &now.name);
+        }
+        table.versions.looked_at(look);
+    }
+
     /// Takes the news that the target is given all of a table as of `held`, which it held nothing
     /// of: what cannot be decoded up to there is of no interest.
-    pub(super) fn copied_as_of(&mut self, id: &millstream_core::TableId, held: Lsn) {
+    pub(super) fn copied_as_of(&mut self, id: &TableId, held: Lsn) {
         for table in self.tables.iter_mut().filter(|table| table.shape.id == *id) {
             table.held = table.held.min(held);
         }
@@ -241,8 +295,29 @@ impl Tables {
     }
 }
 
+fn is_called(table: &TableId, relation: &Relation<'_>) -> bool {
+    *table.name == *relation.name && table.namespace.as_deref() == Some(relation.namespace)
+}
+
+fn renamed(table: &TableId, relation: &Relation<'_>) -> Error {
+    Error::new(ErrorKind::SchemaChange, "a table was renamed")
+        .code("PG0032")
+        .with("table", table)
+        .with("now", format_args!("{}.{}", relation.namespace, relation.name))
+        .hint("name it back, or say `renamed` in the source's configuration; or put the new name into `tables`, which copies it anew")
+}
+
+/// Tells that a table is read under another name than it has.
+pub(super) fn warn_of_rename(table: &TableId, schema: &str, name: &str) {
+    tracing::warn!(
+        %table, now = format_args!("{schema}.{name}"),
+        "the table was renamed and is read on under its old name: before the next start, say `renamed: {{{}: {schema}.{name}}}` in the source's configuration",
+        table.within_source()
+    );
+}
+
 /// Rows that a source sent, by table and phase (`copy` or `stream`).
-pub(super) fn rows_counter(table: &millstream_core::TableId, phase: &'static str) -> metrics::Counter {
+pub(super) fn rows_counter(table: &TableId, phase: &'static str) -> metrics::Counter {
     metrics::counter!(
         "millstream_source_rows_total",
         "source" => table.source.to_string(),
