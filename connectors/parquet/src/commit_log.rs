@@ -8,6 +8,7 @@ use millstream_core::{Error, ErrorKind, Result};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use crate::decision::publish::{Next, Publication, PutOutcome, ReadOutcome};
 use crate::fault;
@@ -17,6 +18,9 @@ use crate::storage::Storage;
 
 /// How often a publication may be retried, over about half a minute.
 const RETRIES: u32 = 8;
+
+/// How long a look at the next record may keep a writer from reporting another fault.
+const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// The commit log of one table.
 #[derive(Debug, Clone)]
@@ -48,6 +52,11 @@ impl CommitLog {
             table: table.to_owned(),
             folder,
         }
+    }
+
+    /// The table's name.
+    pub(crate) fn table(&self) -> &str {
+        &self.table
     }
 
     fn path(&self, version: u64) -> Path {
@@ -139,6 +148,13 @@ impl CommitLog {
                 .caused_by(fault),
             _ => fault::corrupt(&self.table, version, fault),
         })
+    }
+
+    /// Whether another writer is known to have taken the number that follows `head`. What cannot be read
+    /// within a moment is not known.
+    pub(crate) async fn is_taken_over(&self, head: &CommitRecord) -> bool {
+        let next = timeout(LONGEST_LOOK, self.read(head.version + 1)).await;
+        matches!(next, Ok(Ok(record)) if record.writer_id != head.writer_id)
     }
 
     /// Publishes `record` under its version, once.

@@ -135,10 +135,8 @@ impl ParquetWriter {
         }
         self.arrow = Arc::new(evolved);
         let schema = (id, self.arrow.clone());
-        self.files
-            .set_schema(schema)
-            .await
-            .map_err(|fault| write_error(&self.table, fault))
+        let set = self.files.set_schema(schema).await;
+        judged(set, &self.log, &self.head).await
     }
 
     fn next_commit(&mut self) {
@@ -156,6 +154,16 @@ async fn remove(store: &dyn ObjectStore, objects: &[Path]) {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => tracing::debug!(%error, "an uncommitted file stays until the next sweep"),
         }
+    }
+}
+
+/// What a write amounts to, whose writer's newest record is `head`. Whoever takes a table over sweeps away
+/// what the one before is uploading, to which that looks like an outage: so a fence is looked for first.
+async fn judged(written: Result<(), WriteFault>, log: &CommitLog, head: &CommitRecord) -> Result<()> {
+    match written {
+        Ok(()) => Ok(()),
+        Err(WriteFault::Store(_)) if log.is_taken_over(head).await => Err(fenced(log.table(), head.version + 1)),
+        Err(fault) => Err(write_error(log.table(), fault)),
     }
 }
 
@@ -182,29 +190,23 @@ impl TableWriter for ParquetWriter {
                 .with("table", &self.table)
                 .caused_by(error)
         })?;
-        self.files
-            .write(rows)
-            .await
-            .map_err(|fault| write_error(&self.table, fault))
+        let written = self.files.write(rows).await;
+        judged(written, &self.log, &self.head).await
     }
 
     async fn quarantine(&mut self, rejected: ChangeBatch) -> Result<()> {
         let rows = adapt(rejected.rows(), &QUARANTINE_COLUMNS).map_err(|error| {
             fault::internal("rejected rows do not have their columns", &self.table).caused_by(error)
         })?;
-        self.quarantine
-            .write(rows)
-            .await
-            .map_err(|fault| write_error(&self.table, fault))
+        let written = self.quarantine.write(rows).await;
+        judged(written, &self.log, &self.head).await
     }
 
     async fn prepare(&mut self, advance: CheckpointDelta) -> Result<Prepared> {
         failpoint::pass("parquet::before-prepare")?;
         for files in [&mut self.files, &mut self.quarantine] {
-            files
-                .finish_all()
-                .await
-                .map_err(|fault| write_error(&self.table, fault))?;
+            let finished = files.finish_all().await;
+            judged(finished, &self.log, &self.head).await?;
         }
         let (data, objects) = self.files.take();
         let (quarantine, rejected) = self.quarantine.take();

@@ -1,9 +1,11 @@
 //! Two writers of one table.
 
 use millstream_core::ErrorKind;
+use millstream_core::config::Size;
+use millstream_parquet::Compression;
 use millstream_testkit::change_log::change_rows;
 
-use crate::lake::{Lake, commit, commit_orders, orders, some_orders};
+use crate::lake::{Lake, advance, commit, commit_orders, incompressible_orders, orders, some_orders};
 
 #[tokio::test]
 async fn a_second_writer_fences_the_first_for_good() {
@@ -30,6 +32,31 @@ async fn a_second_writer_fences_the_first_for_good() {
         records.iter().map(|record| record.generation).collect::<Vec<_>>(),
         [1, 1, 2, 2, 2]
     );
+}
+
+/// A pipeline that took this for an outage would start again, and fence the one that has taken over.
+#[tokio::test]
+async fn a_writer_whose_upload_is_swept_away_knows_that_it_is_fenced() {
+    let mut lake = Lake::in_folder().await;
+    lake.config.compression = Compression::None;
+    lake.config.buffer = Size(8 << 20);
+    let mut first = lake.open(&orders()).await.unwrap();
+    let is_uploading = || {
+        let data = lake.folder().unwrap().join("orders/data");
+        std::fs::read_dir(data).is_ok_and(|files| files.count() > 0)
+    };
+    let mut written = 0;
+    while !is_uploading() {
+        assert!(written < 2_000_000, "nothing is uploaded before the commit");
+        first.write(incompressible_orders(written, 20_000)).await.unwrap();
+        written += 20_000;
+    }
+    let mut second = lake.open(&orders()).await.unwrap();
+    assert!(!is_uploading(), "the second sweeps");
+    let error = first.prepare(advance(0, written)).await.unwrap_err();
+    assert_eq!((error.kind(), error.error_code()), (ErrorKind::Fenced, Some("PQ0015")));
+    commit_orders(&mut second, 0, 2).await.unwrap();
+    assert_eq!(change_rows(&lake.rows("orders").await).len(), 2);
 }
 
 /// Many open at once: each takes a number of its own, and one of them is left to write.
