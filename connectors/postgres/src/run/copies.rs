@@ -111,9 +111,7 @@ impl Copies {
             answer,
         } = request;
         self.reap();
-        let named =
-            |table: &&TableId| *table.name == *name || table.within_source() == name || table.to_string() == name;
-        let mut found = self.tables.keys().filter(named).cloned();
+        let mut found = self.tables.keys().filter(|table| is_named(table, &name)).cloned();
         let refused = match (found.next(), found.next()) {
             _ if condition.as_ref().is_some_and(|condition| condition.trim().is_empty()) => {
                 backfill::refusal("the condition is empty").with("table", &name)
@@ -237,6 +235,32 @@ impl Copies {
     }
 }
 
+/// Whether `name` may stand for `table`: with its schema and its source or without. `public.` is left out
+/// behind the source too, as where a sink names its tables.
+fn is_named(table: &TableId, name: &str) -> bool {
+    let is_public = table.namespace.as_deref() == Some("public");
+    *table.name == *name
+        || table.within_source() == name
+        || table.to_string() == name
+        || is_public && format!("{}.{}", table.source, table.name) == name
+}
+
 fn gone() -> Error {
     Error::new(ErrorKind::Cancelled, "a copy was given up")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_known_by_the_names_that_the_configuration_has_for_it() {
+        let named = |schema, name| is_named(&TableId::new("shop", Some(schema), "orders"), name);
+        for name in ["orders", "public.orders", "shop.orders", "shop.public.orders"] {
+            assert!(named("public", name), "{name}");
+        }
+        assert!(named("sales", "orders") && named("sales", "sales.orders") && named("sales", "shop.sales.orders"));
+        assert!(!named("sales", "shop.orders") && !named("sales", "public.orders"));
+        assert!(!named("public", "order") && !named("public", "store.orders"));
+    }
 }

@@ -158,7 +158,7 @@ async fn what_cannot_be_copied_again_is_refused_and_the_stream_goes_on() {
 async fn a_table_without_a_key_is_emptied_and_copied_again() {
     let cluster = cluster();
     let mut run = started(&cluster).await;
-    run.ask("log", None).await.unwrap();
+    run.ask("shop.log", None).await.unwrap();
     run.until(|target| is_done(target, "log")).await;
     cluster.psql("INSERT INTO log VALUES (3)").unwrap();
     run.catch_up(&cluster).await;
