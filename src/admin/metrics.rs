@@ -225,6 +225,18 @@ fn describe() {
             "Transactions begun since the oldest prepared one",
         ),
         (
+            Counter,
+            "millstream_postgres_tables_recopied_total",
+            Count,
+            "Copies of tables that began by themselves, for this reason",
+        ),
+        (
+            Counter,
+            "millstream_postgres_slots_lost_total",
+            Count,
+            "Lost slots that were made up for by copies",
+        ),
+        (
             Gauge,
             "millstream_postgres_streamed_transactions",
             Count,

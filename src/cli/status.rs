@@ -74,6 +74,9 @@ fn progress(table: &str, copy: &CopyProgress) -> String {
     let what = match copy.kind {
         CopyKind::First => "copying",
         CopyKind::Backfill => "copying again",
+        CopyKind::Replaced => "copying the new table",
+        CopyKind::Changed => "copying for its changed columns",
+        CopyKind::LostSlot => "copying after the loss of the slot",
     };
     format!(
         "{what} {table}: {:.0} %, {} rows, {} of {} MB{left}",

@@ -73,12 +73,24 @@ pub fn advance(held: &mut Checkpoint, inputs: &[TableId], boundary: &Boundary) -
             Some(table) if inputs.len() > 1 && *held.position(partition) != Position::Beginning => {
                 if *held.position(partition) < *position {
                     held.raise(&of_input(partition, table), position);
+                    raise_to_least(held, inputs, partition);
                 }
             }
             _ => held.raise(partition, position),
         }
     }
     Ok(())
+}
+
+/// Raises `partition` as a whole to where all inputs of its source are on their own.
+fn raise_to_least(held: &mut Checkpoint, inputs: &[TableId], partition: &PartitionId) {
+    let of_source = inputs.iter().filter(|input| *input.source == *partition.source());
+    let mut own = of_source.map(|input| held.position(&of_input(partition, input)).clone());
+    let Some(first) = own.next() else { return };
+    let least = own.fold(first, |least, other| if other < least { other } else { least });
+    if *held.position(partition) < least {
+        held.raise(partition, &least);
+    }
 }
 
 /// The entry of a checkpoint that tells how far a target table with several inputs holds the
@@ -244,6 +256,31 @@ mod tests {
         let points = resume_points("shop", std::iter::once(holding));
         let from = |name| points.of(&table(name)).position(&wal()).clone();
         assert_eq!((from("a"), from("b")), (at(10), at(50)));
+    }
+
+    #[test]
+    fn raises_of_all_inputs_move_the_table_as_a_whole() {
+        let inputs = [table("a"), table("b")];
+        let mut held: Checkpoint = [(wal(), at(10))].into_iter().collect();
+        let owed = |name: &str| Boundary {
+            partition: PartitionId::new("shop", format!("owed/public.{name}")),
+            position: at(1),
+            ..copied(name, 50)
+        };
+        advance(&mut held, &inputs, &owed("a")).unwrap();
+        assert_eq!(*held.position(&wal()), at(10));
+        advance(&mut held, &inputs, &owed("b")).unwrap();
+        assert_eq!(*held.position(&wal()), at(50));
+        let further = Boundary {
+            partition: wal(),
+            from: at(50),
+            position: at(60),
+            table: None,
+            raises: Vec::new(),
+            ..copied("a", 0)
+        };
+        advance(&mut held, &inputs, &further).unwrap();
+        assert_eq!(*held.position(&wal()), at(60));
     }
 
     #[test]

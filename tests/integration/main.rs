@@ -17,6 +17,7 @@ mod object_store;
 mod postgres_to_parquet;
 mod project;
 mod readers;
+mod recopied;
 mod reload;
 mod service;
 mod setup;

@@ -34,6 +34,12 @@ pub enum CopyKind {
     First,
     /// Somebody asked for it.
     Backfill,
+    /// Another table has its name now.
+    Replaced,
+    /// Its columns changed, and the source does not tell what that made of older rows.
+    Changed,
+    /// Changes were lost, with the slot that kept them.
+    LostSlot,
 }
 
 impl CopyProgress {

@@ -4,9 +4,11 @@ mod slot_facts;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use millstream_core::TableId;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
+use tokio::time::sleep;
 
 use crate::decode::catalog_type::{CATALOG_QUERY, PARTS_QUERY};
 use crate::decode::{Catalog, CatalogType, Lsn};
@@ -137,6 +139,30 @@ pub(crate) async fn read_tables(
     }
     Ok(tables)
 }
+
+/// Reads `wanted` as [`read_tables`] does, and again for a while where one is not there or not
+/// published: a swap by names may take two transactions, and within a statement the server's
+/// functions see newer tables than its joins (`pg_get_publication_tables`, which looks into its caches).
+pub(crate) async fn read_settled_tables(
+    sql: &mut Connection,
+    publications: &[String],
+    wanted: &[TableId],
+) -> Result<Vec<CatalogTable>, WireError> {
+    let mut looks = 0;
+    loop {
+        let tables = read_tables(sql, publications, wanted).await?;
+        looks += 1;
+        let is_settled = tables.len() == wanted.len() && tables.iter().all(|table| table.published);
+        if is_settled || looks == LOOKS {
+            return Ok(tables);
+        }
+        sleep(BETWEEN_LOOKS).await;
+    }
+}
+
+/// Looks until a table is taken for gone, and the time between them.
+const LOOKS: u32 = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(150);
 
 fn tables_query(publications: &[String], wanted: &[TableId], version: u32) -> String {
     let mut names = String::new();

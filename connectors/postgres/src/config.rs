@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::decode::Forms;
 pub use crate::decode::forms::{ArrayForm, NumericForm};
+use crate::recopy::{LostSlot, Recopy};
 use crate::selection::Selection;
 use crate::slot_config::SlotCare;
 pub use crate::slot_config::{GovernorConfig, HeartbeatConfig, WalBudget};
@@ -48,6 +49,12 @@ pub struct PostgresConfig {
     /// How tables are copied.
     #[serde(default)]
     pub copy: CopyLimits,
+    /// When a table is copied anew by itself.
+    #[serde(default)]
+    pub recopy: Recopy,
+    /// What happens when the slot is lost.
+    #[serde(default)]
+    pub lost_slot: LostSlot,
     /// What `numeric(p,s)` becomes.
     #[serde(default)]
     pub numeric: NumericForm,
@@ -196,6 +203,8 @@ pub(crate) struct Settings {
     pub(crate) status_interval: Duration,
     pub(crate) batch: BatchLimits,
     pub(crate) copy: CopyLimits,
+    pub(crate) recopy: Recopy,
+    pub(crate) lost_slot: LostSlot,
     pub(crate) forms: Forms,
     pub(crate) care: SlotCare,
     pub(crate) adopt: Option<String>,
@@ -285,6 +294,8 @@ impl Settings {
             status_interval: config.status_interval.0,
             batch: config.batch,
             copy: config.copy,
+            recopy: config.recopy,
+            lost_slot: config.lost_slot,
             forms: Forms {
                 numeric: config.numeric,
                 arrays: config.arrays,
@@ -357,6 +368,10 @@ mod tests {
         assert_eq!(settings.selection.named[0].within_source(), "public.orders");
         assert_eq!(settings.selection.named[1].within_source(), "sales.lines");
         assert_eq!(settings.status_interval, Duration::from_secs(10));
+        assert_eq!(
+            (settings.recopy, settings.lost_slot),
+            (Recopy::Replaced, LostSlot::Halt)
+        );
     }
 
     #[test]

@@ -111,7 +111,9 @@ fn judge(error: &WireError) -> (ErrorKind, &'static str, Option<String>) {
                 "PG0037" => hint("mend the text in the database, or leave its column out with a column list"),
                 "PG0019" => hint("raise max_replication_slots and max_wal_senders, or drop slots that nobody reads"),
                 "PG0020" => hint("another reader holds the slot; stop it, or give this source a slot of its own"),
-                "PG0022" => hint("the server removed WAL that the slot still needed; drop the slot and copy anew"),
+                "PG0022" => hint(
+                    "the server removed WAL that the slot still needed; set `lost_slot: recopy`, or drop the slot and copy anew",
+                ),
                 _ => None,
             };
             (kind, code, known.or_else(|| server.hint.clone()))

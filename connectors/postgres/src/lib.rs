@@ -15,7 +15,8 @@
 //! one less than the snapshot's consistent point, the last position that the snapshot includes.
 //!
 //! `<source>/relation/<schema>.<table>` is the OID of the relation that a table was copied from,
-//! a token, so that another table under its name is noticed. It never moves.
+//! a token, so that another table under its name is noticed. It moves when that one is copied anew
+//! in its place; until the copy has begun, `<source>/owed/<schema>.<table>` says that it is owed.
 //!
 //! `<source>/system` is the server that the positions are of: system identifier, timeline and
 //! where that began. It moves when a standby is promoted.
@@ -31,6 +32,8 @@
 //! | `millstream_postgres_streamed_transactions` | gauge | `source` | transactions that are kept until they commit |
 //! | `millstream_postgres_spilled_bytes`, `…_total` | gauge, counter | `source` | what is on disk of them, and was ever written |
 //! | `millstream_postgres_logical_messages_total` | counter | `source` | what `pg_logical_emit_message` wrote, if asked for |
+//! | `millstream_postgres_tables_recopied_total` | counter | `source`, `table`, `reason` | copies that begin by themselves, as of a table that was replaced |
+//! | `millstream_postgres_slots_lost_total` | counter | `source` | slots that another was made for, `lost_slot: recopy` |
 //! | `millstream_postgres_received_lsn` | gauge | `source` | the log's end in the server's last keepalive, bytes |
 //! | `millstream_postgres_confirmed_lsn` | gauge | `source` | what the server was told is durable, bytes |
 //! | `millstream_postgres_…` | gauge | `source` | what the governor sees of the slot: `run/governor/gauges.rs` |
@@ -41,8 +44,10 @@ mod config;
 mod decode;
 mod fault;
 mod identity;
+mod owed;
 mod plan;
 mod preflight;
+mod recopy;
 mod refusals;
 mod run;
 mod selection;
@@ -59,6 +64,7 @@ pub use config::{
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use decode::fuzzing;
+pub use recopy::{LostSlot, Recopy};
 pub use setup::Setup;
 pub use shape::TYPE_METADATA;
 pub use source::PostgresSource;

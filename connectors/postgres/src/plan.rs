@@ -1,9 +1,11 @@
 //! What a run must do first, decided from what the target holds and what the server keeps.
 
-use millstream_core::{Error, ErrorKind, PartitionId, Position, Result, ResumePoints, TableId};
+use millstream_core::{Checkpoint, Error, ErrorKind, PartitionId, Position, Result, ResumePoints, TableId};
 
 use crate::catalog::{CatalogTable, Slot};
 use crate::decode::Lsn;
+use crate::owed::{self, Why};
+use crate::recopy::{LostSlot, Recopy};
 
 /// The partition of the write-ahead log.
 pub(crate) fn wal_partition(source: &str) -> PartitionId {
@@ -33,12 +35,30 @@ pub(crate) fn relation_partition(table: &TableId) -> PartitionId {
     PartitionId::new(&table.source, format_args!("relation/{}", table.within_source()))
 }
 
-/// The position in the [`relation_partition`] of a table that was copied from the relation `oid`.
+/// The position in the [`relation_partition`] of a table whose first copy was of the relation `oid`.
 pub(crate) fn relation_position(oid: u32) -> Position {
     // OIDs have no order: two of them are the same or cannot be compared.
     Position::Token {
         number: 1,
         token: oid.to_string().into(),
+    }
+}
+
+/// The same of a table that was copied anew by the backfill of this number, counted from 1.
+pub(crate) fn relation_position_of(backfill: u64, oid: u32) -> Position {
+    Position::Token {
+        number: backfill + 1,
+        token: oid.to_string().into(),
+    }
+}
+
+/// Whether a target table that stands at `held` in the [`relation_partition`] has rows of another
+/// relation than `oid`.
+fn is_of_another(held: &Position, oid: u32) -> bool {
+    match held {
+        Position::Beginning => false,
+        Position::Token { token, .. } => **token != *oid.to_string(),
+        _ => true,
     }
 }
 
@@ -54,6 +74,8 @@ pub(crate) struct Server<'a> {
     pub(crate) log_end: Option<Lsn>,
     /// Whether it was adopted in the place of another one, from which all had been read.
     pub(crate) adopted: bool,
+    pub(crate) recopy: Recopy,
+    pub(crate) lost_slot: LostSlot,
 }
 
 /// What to do before the stream, and where the stream begins.
@@ -62,9 +84,16 @@ pub(crate) struct Plan {
     /// Whether the slot is to be made. Its snapshot serves the copies; otherwise a temporary
     /// slot's does.
     pub(crate) create_slot: bool,
+    /// Whether a slot that can no longer be read is to be dropped before that.
+    pub(crate) drop_slot: bool,
     /// Tables that need their first copy.
     pub(crate) copy: Vec<TableId>,
-    /// The least commit LSN that a target table holds; `None` if none holds any.
+    /// Whether changes of tables that the target holds are lost, and made up for now.
+    pub(crate) lost: bool,
+    /// Tables that the target holds and that are to be copied anew, and why.
+    pub(crate) anew: Vec<(TableId, Why)>,
+    /// The commit LSN behind which the stream begins: the least that a target table holds, among
+    /// those that the slot still serves. `None` if it serves none.
     pub(crate) held: Option<Lsn>,
     /// Whether the slot is ahead because its server was adopted: what lies between was never
     /// written.
@@ -76,62 +105,58 @@ pub(crate) struct Plan {
 /// | slot                         | tables holding positions | then |
 /// |------------------------------|--------------------------|------|
 /// | missing                      | none                     | make the slot, copy all under its snapshot |
-/// | missing                      | some                     | refuse: changes since then are lost |
+/// | missing, or lost             | some                     | refuse: changes since then are lost |
 /// | confirmed past what is held  | some                     | refuse: changes in between are lost |
 /// | at or behind what is held    | some or none             | copy the rest under a temporary slot's snapshot |
 ///
 /// The slot was confirmed at most one past a commit LSN that the target holds, so that being
-/// ahead is exact: one byte more is a gap. A slot that the server has taken the log from, or
-/// that is another's, is refused in any case; so is a server whose log ends before what is held.
+/// ahead is exact: one byte more is a gap. Where a lost slot is to be made up for, those tables
+/// are copied anew, and the stream begins where the slot does. A slot that is another's is refused
+/// in any case; so is a server whose log ends before what is held.
 ///
 /// # Errors
 /// `PositionLost` as above; `Config` for another's slot; `Corrupt` for a table that was copied
 /// and holds no WAL position; `SchemaChange` for one that was copied from another relation.
 pub(crate) fn plan(server: &Server<'_>, tables: &[CatalogTable], resume: &ResumePoints) -> Result<Plan> {
     let slot = server.slot_name;
-    if let Some(found) = server.slot {
-        if found.wal_status.as_deref() == Some("lost") {
-            let error = Error::new(ErrorKind::PositionLost, found.loss())
-                .code("PG0022")
-                .with("slot", slot)
-                .hint("drop the slot and this source's tables in the target, so that they are copied anew");
-            return Err(found
-                .invalidation
-                .iter()
-                .fold(error, |error, reason| error.with("reason", reason)));
+    let repairs = server.lost_slot == LostSlot::Recopy && !server.adopted;
+    let usable = match server.slot {
+        Some(found) => {
+            refuse_anothers(server, found)?;
+            let is_lost = found.wal_status.as_deref() == Some("lost");
+            if is_lost && !repairs {
+                return Err(lost_slot(slot, found));
+            }
+            Some(found).filter(|_| !is_lost)
         }
-        if found.plugin.as_deref() != Some("pgoutput") {
-            return Err(Error::new(ErrorKind::Config, "the slot exists, but not for `pgoutput`")
-                .code("PG0021")
-                .with("slot", slot)
-                .hint("drop it if nobody needs it, or give this source another with `slot:`"));
-        }
-        if let Some(other) = found.database.as_deref().filter(|other| *other != server.database) {
-            return Err(
-                Error::new(ErrorKind::Config, "the slot exists, but in another database")
-                    .code("PG0021")
-                    .with("slot", slot)
-                    .with("database", other)
-                    .hint("drop it there if nobody needs it, or give this source another with `slot:`"),
-            );
-        }
-    }
+        None => None,
+    };
     let mut plan = Plan {
-        create_slot: server.slot.is_none(),
+        create_slot: usable.is_none(),
+        drop_slot: usable.is_none() && server.slot.is_some(),
         copy: Vec::new(),
+        lost: false,
+        anew: Vec::new(),
         held: None,
         adopts: server.adopted,
     };
+    // Where the slot begins, for tables that may lack what lies before.
+    let begins = usable.map(|found| {
+        found
+            .confirmed
+            .map_or(Lsn(0), |confirmed| Lsn(confirmed.0.saturating_sub(1)))
+    });
+    let mut missed: Option<Lsn> = None;
     let mut furthest = Lsn(0);
     // A table that feeds no target table needs no copy, and nobody would record that it has one.
     for CatalogTable { id: table, oid, .. } in tables.iter().filter(|table| resume.contains(&table.id)) {
         let copied = *resume.of(table).position(&copy_partition(table)) == Position::End;
-        if !copied {
-            plan.copy.push(table.clone());
-        }
         // A target table that has its copy goes on, while another one of the same table gets it.
         let held = resume.least_held(table, &wal_partition(&table.source));
-        match held.and_then(lsn_of) {
+        let held = held.and_then(lsn_of);
+        let misses = held.filter(|held| begins.is_none_or(|begins| *held < begins));
+        match held {
+            Some(held) if misses.is_some() => missed = Some(missed.map_or(held, |least| least.min(held))),
             Some(held) => plan.held = Some(plan.held.map_or(held, |least| least.min(held))),
             None if copied => return Err(copied_to_nowhere(table)),
             None => {}
@@ -139,10 +164,27 @@ pub(crate) fn plan(server: &Server<'_>, tables: &[CatalogTable], resume: &Resume
         let wal = wal_partition(&table.source);
         let all = resume.holdings(table).filter_map(|held| lsn_of(held.position(&wal)));
         furthest = all.fold(furthest, Lsn::max);
-        let (partition, present) = (relation_partition(table), relation_position(*oid));
-        let is_another = |from: &Position| *from != Position::Beginning && *from != present;
-        if resume.holdings(table).any(|held| is_another(held.position(&partition))) {
+        let relation = relation_partition(table);
+        let replaced_by = |held: &Checkpoint| is_of_another(held.position(&relation), *oid);
+        let is_replaced = resume.holdings(table).any(replaced_by);
+        if is_replaced && server.recopy == Recopy::Never {
             return Err(replaced(table));
+        }
+        let reasons = [
+            (misses.is_some() && repairs).then_some(Why::LostSlot),
+            is_replaced.then_some(Why::Replaced),
+            owed::owed(table, resume),
+        ];
+        match reasons.into_iter().flatten().max() {
+            Some(why) => {
+                plan.anew.push((table.clone(), why));
+                // One that begins with nothing is the first copy too, where that had not ended.
+                if !copied && !why.empties() {
+                    plan.copy.push(table.clone());
+                }
+            }
+            None if !copied => plan.copy.push(table.clone()),
+            None => {}
         }
     }
     if let Some(end) = server.log_end
@@ -160,17 +202,63 @@ pub(crate) fn plan(server: &Server<'_>, tables: &[CatalogTable], resume: &Resume
                      drop this source's tables in the target and the slot, so that they are copied anew",
         ));
     }
-    let Some(held) = plan.held else { return Ok(plan) };
-    match server.slot {
-        None => Err(lost(
+    if let Some(found) = usable.filter(|_| plan.adopts && (plan.held.is_some() || missed.is_some())) {
+        // What lies between was never written: nothing is missed.
+        plan.held = plan.held.into_iter().chain(missed).min();
+        return refuse_unadoptable(slot, found, furthest).map(|()| plan);
+    }
+    match (missed, usable) {
+        (None, _) => Ok(plan),
+        (Some(_), found) if repairs => {
+            // Where the slot is still to be made, that tells where the stream begins.
+            let first = found.and(begins);
+            plan.held = plan.held.or(first);
+            plan.lost = true;
+            Ok(plan)
+        }
+        (Some(held), None) => Err(lost(
             "the target holds positions but the slot is gone",
             "PG0024",
             slot,
             held,
         )),
-        Some(found) if plan.adopts => refuse_unadoptable(slot, found, furthest).map(|()| plan),
-        Some(found) => refuse_ahead(slot, found, held).map(|()| plan),
+        (Some(held), Some(found)) => refuse_ahead(slot, found, held).map(|()| plan),
     }
+}
+
+/// Refuses a slot that is not for us.
+fn refuse_anothers(server: &Server<'_>, found: &Slot) -> Result<()> {
+    let slot = server.slot_name;
+    if found.plugin.as_deref() != Some("pgoutput") {
+        return Err(Error::new(ErrorKind::Config, "the slot exists, but not for `pgoutput`")
+            .code("PG0021")
+            .with("slot", slot)
+            .hint("drop it if nobody needs it, or give this source another with `slot:`"));
+    }
+    if let Some(other) = found.database.as_deref().filter(|other| *other != server.database) {
+        return Err(
+            Error::new(ErrorKind::Config, "the slot exists, but in another database")
+                .code("PG0021")
+                .with("slot", slot)
+                .with("database", other)
+                .hint("drop it there if nobody needs it, or give this source another with `slot:`"),
+        );
+    }
+    Ok(())
+}
+
+fn lost_slot(name: &str, found: &Slot) -> Error {
+    let error = Error::new(ErrorKind::PositionLost, found.loss())
+        .code("PG0022")
+        .with("slot", name)
+        .hint(
+            "set `lost_slot: recopy`, so that another slot is made and the tables are copied anew; or drop the slot \
+             and this source's tables in the target",
+        );
+    found
+        .invalidation
+        .iter()
+        .fold(error, |error, reason| error.with("reason", reason))
 }
 
 /// Refuses the slot of an adopted server whose log does not go on behind what the target holds:
@@ -213,7 +301,19 @@ pub(crate) fn replaced(table: &TableId) -> Error {
     Error::new(ErrorKind::SchemaChange, "the table was replaced by another of its name")
         .code("PG0034")
         .with("table", table)
-        .hint("drop the table in the target, so that it is copied anew")
+        .hint("set `recopy: replaced`, or drop the table in the target, so that it is copied anew")
+}
+
+/// The error for a table whose relation has the name `now`.
+pub(crate) fn renamed(table: &TableId, now: &str) -> Error {
+    Error::new(ErrorKind::SchemaChange, "a table was renamed")
+        .code("PG0032")
+        .with("table", table)
+        .with("now", now)
+        .hint(
+            "name it back (with `recopy: replaced` it is then copied anew, for what changed meanwhile), or change the \
+             pipeline's `tables` to the new name",
+        )
 }
 
 fn lost(message: &str, code: &'static str, slot: &str, held: Lsn) -> Error {
@@ -222,8 +322,8 @@ fn lost(message: &str, code: &'static str, slot: &str, held: Lsn) -> Error {
         .with("slot", slot)
         .with("held", held)
         .hint(
-            "the changes in between are gone: drop this source's tables in the target (and the slot, if it exists) \
-             so that they are copied anew",
+            "the changes in between are gone: set `lost_slot: recopy`, or drop this source's tables in the target (and \
+             the slot, if it exists), so that they are copied anew",
         )
 }
 
@@ -290,6 +390,8 @@ mod tests {
             slot,
             log_end: Some(Lsn(90)),
             adopted: false,
+            recopy: Recopy::Never,
+            lost_slot: LostSlot::Halt,
         };
         super::plan(&server, tables, resume)
     }
@@ -321,7 +423,10 @@ mod tests {
             plan,
             Plan {
                 create_slot: true,
+                drop_slot: false,
                 copy: tables.map(|table| table.id).to_vec(),
+                lost: false,
+                anew: Vec::new(),
                 held: None,
                 adopts: false,
             }
@@ -339,7 +444,10 @@ mod tests {
             plan,
             Plan {
                 create_slot: false,
+                drop_slot: false,
                 copy,
+                lost: false,
+                anew: Vec::new(),
                 held: Some(Lsn(40)),
                 adopts: false,
             }
@@ -377,6 +485,8 @@ mod tests {
                 slot,
                 log_end: Some(Lsn(90)),
                 adopted: true,
+                recopy: Recopy::Never,
+                lost_slot: LostSlot::Halt,
             };
             super::plan(&server, &tables, &resume).map_err(|error| error.error_code().unwrap())
         };

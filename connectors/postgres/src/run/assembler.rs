@@ -1,9 +1,10 @@
 //! From pgoutput messages to events: which rows share a batch, and where the stream may be
 //! cut. Knows no socket; times are given to it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use millstream_core::{Boundary, PartitionId, Position, Result, SourceEvent};
+use millstream_core::{Boundary, PartitionId, Position, Result, SourceEvent, TableId};
 use tokio::time::Instant;
 
 use super::outbox::Outbox;
@@ -11,6 +12,7 @@ use super::tables::{Need, Tables};
 use crate::config::BatchLimits;
 use crate::decode::pgoutput::{self, Message, OldTuple};
 use crate::decode::{ChangeContext, Lsn, ProtocolError, TableDecoder};
+use crate::owed::{Why, owed_partition, owed_position};
 use crate::plan::position_of;
 
 /// Under a steady load small transactions share a batch for at most this long.
@@ -51,6 +53,18 @@ pub(super) struct Assembler {
     last_advance: Instant,
     /// What every boundary raises: the server that is read from.
     pub(super) raises: Vec<(PartitionId, Position)>,
+    /// What the target is owed, which every boundary tells too.
+    owed: BTreeMap<TableId, (Lsn, Why)>,
+    leaving: Leaving,
+}
+
+/// Whether the source asks to be started anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// It will, behind the transaction that is read.
+    AtCommit,
+    Asked,
 }
 
 pub(super) struct Transaction {
@@ -80,7 +94,56 @@ impl Assembler {
             asked: false,
             last_advance: Instant::now(),
             raises: Vec::new(),
+            owed: BTreeMap::new(),
+            leaving: Leaving::No,
         }
+    }
+
+    /// Has the target remember that it is owed a copy of `table`: since the transaction that is
+    /// read, or `since`. Once it was for the loss of rows, it never again is for less.
+    pub(super) fn owe(&mut self, table: &TableId, why: Why, since: Option<Lsn>) {
+        let since = since.or(self.transaction.as_ref().map(|begun| begun.commit));
+        let since = since.unwrap_or(self.reached).max(Lsn(1));
+        let (known_since, known) = self.owed.entry(table.clone()).or_insert((since, why));
+        (*known_since, *known) = (since.max(*known_since), why.max(*known));
+    }
+
+    /// Asks to be started anew as soon as the stream can be cut, with what is [owed](Self::owe) told.
+    pub(super) fn ask_to_be_started_anew(&mut self) -> Result<()> {
+        if self.leaving == Leaving::No {
+            self.leaving = Leaving::AtCommit;
+            if self.transaction.is_none() {
+                return self.leave();
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it asks to be started anew.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving != Leaving::No
+    }
+
+    fn leave(&mut self) -> Result<()> {
+        self.leaving = Leaving::Asked;
+        if self.complete.is_some() {
+            self.hand_on_with_boundary()?;
+        }
+        self.advance();
+        // There may have been nothing to announce it with.
+        for (table, (since, why)) in &self.owed {
+            self.outbox.push(SourceEvent::Boundary(Boundary {
+                partition: owed_partition(table),
+                from: Position::Beginning,
+                position: owed_position(*since, *why),
+                table: Some(table.clone()),
+                raises: Vec::new(),
+                committed_at: None,
+                urgent: false,
+            }));
+        }
+        self.outbox.push(SourceEvent::TablesChanged);
+        Ok(())
     }
 
     /// Takes one pgoutput message. After `Some`, that need is to be met and the same message
@@ -91,10 +154,7 @@ impl Assembler {
     /// or replaced, or whose columns or key cannot be read on.
     pub(super) fn take(&mut self, data: &[u8]) -> Result<Option<Need>> {
         if let Some(relation) = self.tables.ignores(data) {
-            if let Some(begun) = &self.transaction {
-                self.tables.refuse_past(relation, begun.commit)?;
-            }
-            return Ok(None);
+            return self.refused(relation);
         }
         match pgoutput::parse(data)? {
             Message::Begin(begin) => {
@@ -126,6 +186,9 @@ impl Assembler {
                     // Others' traffic may never pause.
                     self.advance();
                 }
+                if self.leaving == Leaving::AtCommit {
+                    self.leave()?;
+                }
             }
             Message::Relation(relation) => {
                 // The table's columns may have changed, which may end the pipeline: what came
@@ -141,22 +204,28 @@ impl Assembler {
                 return Ok(need);
             }
             Message::Insert { relation, new } => {
-                self.change(relation, new.wire_bytes(), |decoder, context| {
+                return self.change(relation, new.wire_bytes(), |decoder, context| {
                     decoder.insert(context, &new)
-                })?;
+                });
             }
             Message::Update { relation, old, new } => {
                 let bytes = new.wire_bytes() + old.as_ref().map_or(0, stored_bytes);
-                self.change(relation, bytes, |decoder, context| {
+                return self.change(relation, bytes, |decoder, context| {
                     decoder.update(context, old.as_ref(), &new)
-                })?;
+                });
             }
             Message::Delete { relation, old } => {
-                self.change(relation, stored_bytes(&old), |decoder, context| {
+                return self.change(relation, stored_bytes(&old), |decoder, context| {
                     decoder.delete(context, &old)
-                })?;
+                });
             }
             Message::Truncate { relations } => {
+                // The message is given again after a need: none of it may have been taken.
+                for relation in relations.iter() {
+                    if let Some(need) = self.refused(relation)? {
+                        return Ok(Some(need));
+                    }
+                }
                 for relation in relations.iter() {
                     self.change(relation, 0, |decoder, context| decoder.truncate(context))?;
                 }
@@ -246,7 +315,15 @@ impl Assembler {
         }
     }
 
-    fn change<T>(&mut self, relation: u32, bytes: usize, decode: T) -> Result<()>
+    /// What a change of a relation of the past needs.
+    fn refused(&mut self, relation: u32) -> Result<Option<Need>> {
+        match &self.transaction {
+            Some(begun) => self.tables.refuse_past(relation, begun.commit),
+            None => Ok(None),
+        }
+    }
+
+    fn change<T>(&mut self, relation: u32, bytes: usize, decode: T) -> Result<Option<Need>>
     where
         T: FnOnce(&mut TableDecoder, &ChangeContext<'_>) -> Result<i64>,
     {
@@ -271,7 +348,7 @@ impl Assembler {
         if self.is_full() {
             self.hand_on()?;
         }
-        Ok(())
+        Ok(None)
     }
 
     fn is_full(&self) -> bool {
@@ -299,12 +376,14 @@ impl Assembler {
     fn announce(&mut self, lsn: Lsn, committed_at: Option<i64>, urgent: bool) {
         let from = position_of(std::mem::replace(&mut self.announced, lsn));
         self.open = false;
+        let owed = self.owed.iter();
+        let owed = owed.map(|(table, (since, why))| (owed_partition(table), owed_position(*since, *why)));
         self.outbox.push(SourceEvent::Boundary(Boundary {
             partition: self.partition.clone(),
             from,
             position: position_of(lsn),
             table: None,
-            raises: self.raises.clone(),
+            raises: self.raises.iter().cloned().chain(owed).collect(),
             committed_at,
             urgent,
         }));

@@ -6,6 +6,7 @@ use super::copy::{Copier, Purpose, Wanted, selects};
 use crate::catalog;
 use crate::config::Settings;
 use crate::fault;
+use crate::owed::Why;
 
 /// Runs a copy that was asked for. One that the server refuses is given up, and its reason is logged: the
 /// stream must not end for it.
@@ -44,13 +45,16 @@ fn is_final(error: &Error) -> bool {
     refused || error.error_code() == Some("PG0027")
 }
 
-/// The statements by which a request is tried.
+/// The statements by which a request is tried; none for a copy that nobody asked for.
 fn tried(wanted: &Wanted) -> Vec<String> {
-    let condition = match &wanted.purpose {
-        Purpose::Backfill { condition, .. } => condition.as_str(),
-        Purpose::First => "",
-    };
-    selects(&catalog::quoted(&wanted.table), condition)
+    match &wanted.purpose {
+        Purpose::Backfill {
+            condition,
+            why: Why::Asked,
+            ..
+        } => selects(&catalog::quoted(&wanted.table), condition),
+        Purpose::Backfill { .. } | Purpose::First => Vec::new(),
+    }
 }
 
 /// Has the server look at statements without running them. Each is sent as one, so that a

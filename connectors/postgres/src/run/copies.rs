@@ -12,6 +12,7 @@ use super::copy::{Begun, Copier, Message, Pace, Purpose, Wanted};
 use super::snapshot::Snapshot;
 use crate::config::Settings;
 use crate::decode::Lsn;
+use crate::owed::Why;
 
 /// It is kept in every commit while the copy runs.
 const LONGEST_CONDITION: usize = 4096;
@@ -32,7 +33,7 @@ pub(super) struct Copies {
     turn: Arc<Semaphore>,
     /// The rate that all copies share.
     pace: Arc<Pace>,
-    /// How often each table was asked for since the start.
+    /// How many backfills of each table began since the start.
     asked: HashMap<TableId, u64>,
     sender: mpsc::Sender<Message>,
     messages: mpsc::Receiver<Message>,
@@ -85,10 +86,44 @@ impl Copies {
         self.start(copier, |mut copier| async move { copier.run().await });
     }
 
-    /// Goes on with the copies that were asked for and had not ended.
-    pub(super) fn start_unfinished(&mut self) {
+    /// Copies all of `table` anew, by itself: after what is copied already, and beside a first copy
+    /// that still runs, whose rows come before it in the order of the log.
+    pub(super) fn anew(&mut self, table: &TableId, why: Why) {
+        metrics::counter!("millstream_postgres_tables_recopied_total", "source" => table.source.to_string(),
+            "table" => table.within_source(), "reason" => why.name())
+        .increment(1);
+        tracing::warn!(%table, reason = why.name(), "the table is copied anew");
+        let purpose = self.numbered(Purpose::anew(table, why, &self.resume), table);
+        let wanted = Wanted {
+            oid: self.tables[table],
+            table: table.clone(),
+            purpose,
+            begun: Begun::nothing(),
+            emptied: false,
+            answer: None,
+        };
+        let copier = self.copier(vec![wanted], 1, None);
+        self.start_in_turn(copier);
+    }
+
+    /// Counts a backfill among those that began since the start.
+    fn numbered(&mut self, mut purpose: Purpose, table: &TableId) -> Purpose {
+        if let Purpose::Backfill { number, .. } = &mut purpose {
+            let earlier = self.asked.entry(table.clone()).or_default();
+            *number += *earlier;
+            *earlier += 1;
+        }
+        purpose
+    }
+
+    /// Goes on with the backfills that had not ended, but for those of tables that are copied `anew`.
+    pub(super) fn start_unfinished(&mut self, anew: &[(TableId, Why)]) {
         let unfinished = |table: &TableId| Some((table.clone(), Purpose::unfinished(table, &self.resume)?));
-        let unfinished: Vec<_> = self.resume.tables().filter_map(unfinished).collect();
+        let others = self
+            .resume
+            .tables()
+            .filter(|table| anew.iter().all(|(anew, _)| anew != *table));
+        let unfinished: Vec<_> = others.filter_map(unfinished).collect();
         for (table, (purpose, begun)) in unfinished {
             let wanted = Wanted {
                 oid: self.tables[&table],
@@ -126,12 +161,7 @@ impl Copies {
                 backfill::refusal("the table is being copied already").with("table", &table)
             }
             (Some(table), None) => {
-                let mut purpose = Purpose::asked(&table, condition, &self.resume);
-                if let Purpose::Backfill { number, .. } = &mut purpose {
-                    let earlier = self.asked.entry(table.clone()).or_default();
-                    *number += *earlier;
-                    *earlier += 1;
-                }
+                let purpose = self.numbered(Purpose::asked(&table, condition, &self.resume), &table);
                 let wanted = Wanted {
                     oid: self.tables[&table],
                     table,
@@ -191,7 +221,12 @@ impl Copies {
     fn note(&mut self, ended: Result<(Vec<TableId>, Result<()>), JoinError>) {
         match ended {
             Ok((tables, outcome)) => {
-                self.busy.retain(|table| !tables.contains(table));
+                for table in &tables {
+                    // It may be there twice.
+                    if let Some(at) = self.busy.iter().position(|busy| busy == table) {
+                        self.busy.swap_remove(at);
+                    }
+                }
                 self.failure = self.failure.take().or(outcome.err());
             }
             Err(failure) if failure.is_panic() => std::panic::resume_unwind(failure.into_panic()),

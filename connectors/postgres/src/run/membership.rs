@@ -25,9 +25,11 @@ pub(super) enum Notice {
     TablesChanged,
     /// A table that is read has left the publications.
     Left(Error),
+    /// The relations that have the names of the tables that are read: at first, and when they change.
+    Relations(Vec<(TableId, u32)>),
 }
 
-/// Watches until it is dropped, or until something changed.
+/// Watches until it is dropped, or until the run cannot go on as it is.
 pub(super) struct Membership {
     notices: mpsc::Receiver<Notice>,
     /// Ends with it.
@@ -44,13 +46,12 @@ impl Membership {
             planned: planned.map(|tables| tables.into_iter().collect()),
             used,
             seen: None,
+            relations: Vec::new(),
             sql: None,
+            notices: sender,
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            // A stream that has ended hears nothing.
-            let _ = sender.send(watcher.run().await).await;
-        });
+        tasks.spawn(watcher.run());
         Self {
             notices,
             _watcher: tasks,
@@ -74,14 +75,23 @@ struct Watcher {
     used: Vec<TableId>,
     /// What was selected at the last look.
     seen: Option<BTreeSet<TableId>>,
+    /// What has the names of the tables that are read.
+    relations: Vec<(TableId, u32)>,
     sql: Option<Connection>,
+    notices: mpsc::Sender<Notice>,
 }
 
 impl Watcher {
-    async fn run(mut self) -> Notice {
+    async fn run(mut self) {
         loop {
             match timeout(LONGEST_ANSWER, self.look()).await {
-                Ok(Ok(Some(notice))) => return notice,
+                Ok(Ok(Some(notice))) => {
+                    let is_last = !matches!(notice, Notice::Relations(_));
+                    // A stream that has ended hears nothing.
+                    if self.notices.send(notice).await.is_err() || is_last {
+                        return;
+                    }
+                }
                 Ok(Ok(None)) => {}
                 // The stream tells of a server that is away.
                 Ok(Err(error)) => tracing::debug!(%error, "the publications cannot be looked at"),
@@ -97,7 +107,7 @@ impl Watcher {
             Some(sql) => sql,
             None => Connection::open(&settings.connect, Session::Sql).await?,
         };
-        let found = catalog::read_tables(&mut sql, &settings.publications, &self.used).await?;
+        let found = catalog::read_settled_tables(&mut sql, &settings.publications, &self.used).await?;
         if let Some(table) = found.iter().find(|table| !table.published) {
             return Ok(Some(Notice::Left(left(&settings, &table.id))));
         }
@@ -111,6 +121,11 @@ impl Watcher {
             }
         }
         self.sql = Some(sql);
+        let relations: Vec<(TableId, u32)> = found.into_iter().map(|table| (table.id, table.oid)).collect();
+        if relations != self.relations {
+            self.relations.clone_from(&relations);
+            return Ok(Some(Notice::Relations(relations)));
+        }
         Ok(None)
     }
 }

@@ -11,6 +11,8 @@ mod logical;
 mod membership;
 mod messages;
 mod outbox;
+mod owes;
+mod repair;
 mod replay;
 mod snapshot;
 mod spool;
@@ -18,6 +20,7 @@ mod start_command;
 mod stream;
 mod tables;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +46,10 @@ use crate::config::Settings;
 use crate::decode::Lsn;
 use crate::fault;
 use crate::identity::{self, Identity};
-use crate::plan::{Server, copy_partition, lsn_of, plan, position_of, refuse_ahead, wal_partition};
+use crate::owed::{self, Why};
+use crate::plan::{
+    Server, copy_partition, plan, position_of, refuse_ahead, relation_partition, relation_position, wal_partition,
+};
 use crate::shape::{Shape, TypeNames};
 use crate::standby;
 use crate::wire::{Connection, ReplicationStream, Session, WireError};
@@ -71,7 +77,8 @@ pub(crate) async fn run(
         () = cancel.cancelled() => return Ok(()),
         started = start(&settings, source, context) => started?,
     };
-    stream.run(membership).await
+    let ended = stream.run(membership).await;
+    ended.map_err(|error| repair::passing(&settings, error))
 }
 
 /// Everything before the first byte of the stream. Dropping it ends it: the server rolls back
@@ -93,9 +100,15 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         slot: slot.as_ref(),
         log_end: catalog::read_log_end(&mut sql).await.map_err(catalog_failed)?,
         adopted: identity::is_adoption(source, &identity, &context.resume),
+        recopy: settings.recopy,
+        lost_slot: settings.lost_slot,
     };
     standby::refuse(sql.server_version(), server.log_end.is_none(), settings.care.failover)?;
     let plan = plan(&server, &tables, &context.resume)?;
+    repair::announce(settings, source, &plan);
+    if plan.drop_slot {
+        repair::drop_slot(settings, &mut sql).await?;
+    }
     // It would idle while the tables are copied, which not every server or network suffers.
     sql.close().await;
     // Where nothing is held the stream begins with the first copies' snapshot. It is taken now,
@@ -105,7 +118,11 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     } else {
         None
     };
-    let copied_as_of = snapshot.as_ref().map(Snapshot::held);
+    let copied_as_of = match &snapshot {
+        Some(snapshot) => Some(snapshot.held()),
+        None if plan.create_slot && !plan.anew.is_empty() => Some(snapshot::make_slot(settings).await?),
+        None => None,
+    };
 
     let mut sql = connect(settings).await?;
     let (shapes, types) = describe(settings, &mut sql, &wanted).await?;
@@ -117,13 +134,23 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         .map(|(table, shape)| {
             let mut copied = snapshot.iter().flat_map(|snapshot| &snapshot.tables);
             let copied = copied.find(|copied| copied.id == table.id);
-            let is_empty = plan.copy.contains(&table.id) && !Begun::of(&table.id, &context.resume).rows;
-            let held = context.resume.least_held(&table.id, &wal_partition(source));
+            let copy = copy_partition(&table.id);
+            let mut holdings = context.resume.holdings(&table.id);
+            let has_whole = holdings.any(|held| *held.position(&copy) == Position::End);
+            let has_part = has_whole || Begun::of(&table.id, &context.resume).rows;
+            let is_empty = plan.copy.contains(&table.id) && !has_part;
+            let is_anew = |(anew, why): &(TableId, Why)| *anew == table.id && why.empties();
+            let held = owed::held_up_to(&table.id, &context.resume);
             let held = held.filter(|_| !is_empty);
+            let copied_as_of = copied.and(copied_as_of);
             TableStart {
                 oid: copied.unwrap_or(table).oid,
-                // Of a table without rows everything comes with its copy.
-                held: held.and_then(lsn_of).or(copied_as_of).unwrap_or(Lsn(u64::MAX)),
+                // Of a table without rows everything comes with its copy, and so it does of one that is copied anew.
+                held: if plan.anew.iter().any(is_anew) {
+                    Lsn(u64::MAX)
+                } else {
+                    held.or(copied_as_of).unwrap_or(Lsn(u64::MAX))
+                },
                 shape,
             }
         })
@@ -135,23 +162,36 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         binary,
         in_parts: settings.streaming,
     };
-    let (wire, two_phase) = replicate(settings, &identity, held, mode, SLOT_PATIENCE).await?;
+    let (wire, two_phase) = replicate(settings, &identity, held, mode, SLOT_PATIENCE)
+        .await
+        .map_err(|error| repair::passing(settings, error))?;
     if !plan.adopts {
         refuse_moved_slot(settings, held).await?;
     }
     tracing::info!(slot = %settings.slot, after = %held, binary, "streaming");
     let partition = wal_partition(source);
     let mut outbox = Outbox::new(context.events);
+    let oids: HashMap<TableId, u32> = starts.iter().map(|start| (start.shape.id.clone(), start.oid)).collect();
     for table in &plan.copy {
-        outbox.push(begin_copy(table, held, system.clone()));
+        outbox.push(begin_copy(table, oids[table], held, system.clone()));
     }
-    let oids = starts.iter().map(|start| (start.shape.id.clone(), start.oid));
-    let mut copies = Copies::new(settings, oids.collect(), context.resume, context.copies, held);
-    copies.start_first(&plan.copy, snapshot);
-    copies.start_unfinished();
-    let tables = Tables::new(partition.clone(), starts, types, binary);
+    let mut tables = Tables::new(partition.clone(), starts, types, binary);
+    tables.recopy = settings.recopy;
+    tables.read_at = server.log_end.unwrap_or_default();
     let mut assembler = Assembler::new(partition.clone(), settings.batch, tables, outbox, held);
-    assembler.raises.push(system);
+    assembler.raises.push(system.clone());
+    // The target remembers the others already: the stream told them.
+    for (table, why) in plan.anew.iter().filter(|(_, why)| why.empties()) {
+        let since = owed::owed_since(table, &context.resume, held);
+        let owed = (table, oids[table], *why, since);
+        assembler.outbox.push(repair::owes(owed, held, system.clone()));
+    }
+    let mut copies = Copies::new(settings, oids, context.resume, context.copies, held);
+    copies.start_first(&plan.copy, snapshot);
+    for (table, why) in &plan.anew {
+        copies.anew(table, *why);
+    }
+    copies.start_unfinished(&plan.anew);
     Ok(Stream {
         settings,
         copies,
@@ -171,14 +211,21 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
 }
 
 /// The boundary that begins the copy of `table`: from here on it follows the stream, which begins
-/// behind `held`, and of which the copy's snapshot will include the first part.
-fn begin_copy(table: &TableId, held: Lsn, system: (PartitionId, Position)) -> SourceEvent {
+/// behind `held`, and of which the copy's snapshot will include the first part. Its rows are those
+/// of the relation `oid` from here on, whether they come with the copy or with the stream.
+fn begin_copy(table: &TableId, oid: u32, held: Lsn, system: (PartitionId, Position)) -> SourceEvent {
     SourceEvent::Boundary(Boundary {
         partition: copy_partition(table),
         from: Position::Beginning,
         position: position_of(held),
         table: Some(table.clone()),
-        raises: vec![(wal_partition(&table.source), position_of(held)), system],
+        raises: vec![
+            (wal_partition(&table.source), position_of(held)),
+            (relation_partition(table), relation_position(oid)),
+            // It may be told of another target table.
+            (owed::owed_partition(table), owed::given_position(held, true)),
+            system,
+        ],
         committed_at: None,
         urgent: false,
     })
@@ -193,6 +240,7 @@ async fn refuse_moved_slot(settings: &Settings, held: Lsn) -> Result<()> {
         .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
     sql.close().await;
     slot.map_or(Ok(()), |slot| refuse_ahead(&settings.slot, &slot, held))
+        .map_err(|error| repair::passing(settings, error))
 }
 
 /// A session for SQL.
@@ -208,7 +256,7 @@ pub(crate) async fn read_tables(
     sql: &mut Connection,
     wanted: &[TableId],
 ) -> Result<Vec<CatalogTable>> {
-    let tables = catalog::read_tables(sql, &settings.publications, wanted)
+    let tables = catalog::read_settled_tables(sql, &settings.publications, wanted)
         .await
         .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
     let refused = |message: &str, code, table: &TableId| {

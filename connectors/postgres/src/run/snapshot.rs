@@ -189,6 +189,14 @@ async fn enter(settings: &Settings, make_slot: bool) -> Result<(Lsn, Connection)
     Ok((point, sql))
 }
 
+/// Makes the source's slot. Returns the last commit that it does not send.
+pub(super) async fn make_slot(settings: &Settings) -> Result<Lsn> {
+    let failed = |error| fault::explain(error, "cannot make the slot", &settings.connect);
+    let (point, sql) = enter(settings, true).await.map_err(failed)?;
+    sql.close().await;
+    Ok(Lsn(point.0.saturating_sub(1)))
+}
+
 /// A name that a crash leaves to nobody: the server drops the slot with the connection.
 fn temporary_slot(slot: &str, pid: u32) -> String {
     const LONGEST: usize = 63;

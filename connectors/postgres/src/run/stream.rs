@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use millstream_core::{BackfillRequests, Checkpoint, Error, ErrorKind, PartitionId, Result, SourceEvent};
+use millstream_core::{BackfillRequests, Checkpoint, Error, ErrorKind, PartitionId, Result, SourceEvent, TableId};
 use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
@@ -17,14 +17,16 @@ use super::membership::{Membership, Notice};
 use super::messages::{Envelope, status_update};
 use super::replay::Replay;
 use super::start_command::Mode;
-use super::tables::{Need, UnknownTypes};
+use super::tables::{Need, OwedCopy, UnknownTypes};
 use crate::catalog;
 use crate::clock;
 use crate::config::Settings;
 use crate::decode::{Catalog, Lsn};
 use crate::fault;
 use crate::identity::Identity;
-use crate::plan::lsn_of;
+use crate::owed::Why;
+use crate::plan::{self, lsn_of};
+use crate::recopy::Recopy;
 use crate::wire::{Connection, ReplicationStream, Session, WireError};
 
 /// A read that returned less than this was eager: the walsender sends a message per row, and
@@ -168,7 +170,8 @@ impl Stream<'_> {
             let due = self.assembler.due();
             let now = Instant::now();
             let wait_for_wire = (next_read > now).then_some(next_read);
-            let copies_may_follow = self.copies.are_running() && self.assembler.is_at_boundary();
+            let copies_may_follow =
+                self.copies.are_running() && self.assembler.is_at_boundary() && !self.assembler.is_leaving();
             tokio::select! {
                 biased;
                 changed = self.durable.changed(), if engine_listens => {
@@ -194,6 +197,7 @@ impl Stream<'_> {
                 notice = membership.changed() => match notice {
                     Notice::TablesChanged => self.assembler.outbox.push(SourceEvent::TablesChanged),
                     Notice::Left(error) => return Err(error),
+                    Notice::Relations(found) => self.compare_relations(&found)?,
                 },
                 sent = self.assembler.outbox.drive(), if sending => sent?,
                 // A kept transaction is read on, after all of the above and a cancellation had their turn.
@@ -207,7 +211,7 @@ impl Stream<'_> {
                         next_read = if bytes < SMALL_READ { last_heard + PAUSE } else { last_heard };
                     }
                     Input::Copied(message) => {
-                        self.take_copied(message?);
+                        self.take_copied(message?)?;
                         // Copies may leave no moment in which nothing is ready.
                         self.assembler.hand_on_when_due(Instant::now())?;
                         owed = STREAM_TURN;
@@ -221,15 +225,77 @@ impl Stream<'_> {
         }
     }
 
-    fn take_copied(&mut self, message: Message) {
+    fn take_copied(&mut self, message: Message) -> Result<()> {
         match message {
             Message::Snapshot(held, tables) => {
                 for table in &tables {
-                    self.assembler.tables.copied_as_of(table, held);
+                    if let Some(displaced) = self.assembler.tables.copied_as_of(table, held) {
+                        // The stream is past the snapshot, and has passed over changes since then.
+                        self.begin_anew(table, Why::Replaced, Some(displaced))?;
+                    }
                 }
             }
             Message::Piece(events) => events.into_iter().for_each(|event| self.assembler.outbox.push(event)),
         }
+        Ok(())
+    }
+
+    /// Asks to be started anew, with a copy of `table` that is owed since the transaction that is
+    /// read, or since another place in the log. Until then nothing of it is decoded.
+    fn begin_anew(&mut self, table: &TableId, why: Why, since: Option<Lsn>) -> Result<()> {
+        tracing::warn!(%table, reason = why.name(), "the target's rows are not the table's any more: starting anew to copy it");
+        self.assembler.owe(table, why, since);
+        self.assembler.tables.leave(table);
+        self.assembler.ask_to_be_started_anew()
+    }
+
+    /// Looks for tables that were replaced and of which the stream did not tell, since nothing of
+    /// them has changed.
+    fn compare_relations(&mut self, found: &[(TableId, u32)]) -> Result<()> {
+        if self.settings.recopy == Recopy::Never {
+            return Ok(());
+        }
+        let relations = self.assembler.tables.relations();
+        let replaced = |(table, oid): &(&TableId, u32)| found.iter().any(|(id, now)| id == *table && now != oid);
+        let replaced = relations.into_iter().find(replaced).map(|(table, _)| table.clone());
+        if let Some(table) = replaced {
+            self.begin_anew(&table, Why::Replaced, None)?;
+        }
+        Ok(())
+    }
+
+    /// Meets the need of a copy.
+    ///
+    /// # Errors
+    /// `SchemaChange` (PG0032) for a table that was renamed and whose name nothing else has.
+    async fn copy_anew(&mut self, owed: OwedCopy) -> Result<()> {
+        let OwedCopy { table, why, renamed } = owed;
+        if let Some(now) = renamed
+            && !self.exists(&table).await?
+        {
+            return Err(plan::renamed(&table, &now));
+        }
+        if why.empties() {
+            return self.begin_anew(&table, why, None);
+        }
+        self.assembler.owe(&table, why, None);
+        self.copies.anew(&table, why);
+        Ok(())
+    }
+
+    /// Whether there is a table of this name now.
+    async fn exists(&mut self, table: &TableId) -> Result<bool> {
+        let (settings, wanted) = (self.settings, [table.clone()]);
+        let looking = async {
+            let mut sql = Connection::open(&settings.connect, Session::Sql).await?;
+            let found = catalog::read_settled_tables(&mut sql, &settings.publications, &wanted).await?;
+            sql.close().await;
+            Ok(!found.is_empty())
+        };
+        let found = timeout(LONGEST_LOOKUP, looking).await;
+        found
+            .unwrap_or(Err(WireError::TimedOut("looking for a table", LONGEST_LOOKUP)))
+            .map_err(|error| fault::explain(error, "cannot look for a renamed table", &settings.connect))
     }
 
     /// Decodes what was read, until it is used up or something waits for the engine. Returns
@@ -292,18 +358,27 @@ impl Stream<'_> {
 
     /// Meets a need of the assembler, and gives it the message that had it.
     async fn meet(&mut self, need: Need, message: &[u8]) -> Result<()> {
-        let Need::Types(unknown) = need else {
-            return self.restart_as_text().await;
-        };
-        self.learn_types(&unknown).await?;
-        match self.assembler.take(message)? {
-            None => Ok(()),
-            Some(Need::Text) => self.restart_as_text().await,
-            Some(Need::Types(_)) => Err(Error::new(
-                ErrorKind::Internal,
-                "types stay unknown after they were looked up",
-            )),
+        let mut need = Some(need);
+        let mut looked_up = false;
+        while let Some(present) = need {
+            match present {
+                // The message comes again in the new stream.
+                Need::Text => return self.restart_as_text().await,
+                Need::Types(_) if looked_up => {
+                    return Err(Error::new(
+                        ErrorKind::Internal,
+                        "types stay unknown after they were looked up",
+                    ));
+                }
+                Need::Types(unknown) => {
+                    looked_up = true;
+                    self.learn_types(&unknown).await?;
+                }
+                Need::Copy(owed) => self.copy_anew(owed).await?,
+            }
+            need = self.assembler.take(message)?;
         }
+        Ok(())
     }
 
     /// Looks up what the stream did not tell, and answers the server meanwhile.

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 
-use millstream_core::{Error, ErrorKind, PartitionId, Result, SourceEvent};
+use millstream_core::{Error, PartitionId, Result, SourceEvent, TableId};
 
 use super::outbox::Outbox;
+use super::owes::owes_copy;
 use crate::decode::pgoutput::Relation;
 use crate::decode::{Catalog, Lsn, ProtocolError, TableDecoder};
+use crate::owed::Why;
 use crate::plan;
+use crate::recopy::Recopy;
 use crate::shape::{Shape, TypeNames};
 
 /// What is needed before a message can be taken.
@@ -17,6 +20,17 @@ pub(super) enum Need {
     Types(UnknownTypes),
     /// The stream in text mode: a column's binary form cannot be read, or its type is gone.
     Text,
+    /// A copy of a table that the target holds and whose rows the stream does not tell.
+    Copy(OwedCopy),
+}
+
+/// A table that is to be copied anew.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct OwedCopy {
+    pub(super) table: TableId,
+    pub(super) why: Why,
+    /// The name that its relation has now, if that was seen under another.
+    pub(super) renamed: Option<String>,
 }
 
 /// Types as `(OID, typmod)`.
@@ -38,6 +52,10 @@ pub(super) struct Tables {
     partition: PartitionId,
     /// Whether the stream sends binary values.
     binary: bool,
+    /// When a table is copied anew, in place of an error.
+    pub(super) recopy: Recopy,
+    /// The log's end before the catalog was read that the first shapes are from; 0 if it is not known.
+    pub(super) read_at: Lsn,
     types: TypeNames,
     tables: Vec<StreamedTable>,
     /// `None` for a relation that is not ours.
@@ -54,6 +72,12 @@ struct StreamedTable {
     shape: Shape,
     oid: u32,
     held: Lsn,
+    /// The last commit at which its relation was seen under another name, or another one under its
+    /// name, while its snapshot was still to be taken.
+    displaced: Lsn,
+    /// Whether nothing more is decoded of it: the source is to be started anew, and the target is
+    /// given all of it then.
+    left: bool,
     /// Made by the first Relation message.
     decoder: Option<TableDecoder>,
     rows: metrics::Counter,
@@ -68,12 +92,16 @@ impl Tables {
             shape,
             oid,
             held,
+            displaced: Lsn(0),
+            left: false,
             decoder: None,
         });
         // OID 0 is no relation's.
         Self {
             partition,
             binary,
+            recopy: Recopy::default(),
+            read_at: Lsn(0),
             types,
             tables: tables.collect(),
             by_oid: HashMap::new(),
@@ -85,16 +113,37 @@ impl Tables {
     /// Looks at a change of `oid` in a transaction that commits at `commit`, before it is ignored.
     ///
     /// # Errors
-    /// Why a relation of the past cannot be decoded, if the target does not hold the change.
-    pub(super) fn refuse_past(&mut self, oid: u32, commit: Lsn) -> Result<()> {
+    /// Why a relation of the past cannot be decoded, if the target does not hold the change and the
+    /// table is not copied anew.
+    pub(super) fn refuse_past(&mut self, oid: u32, commit: Lsn) -> Result<Option<Need>> {
         let owed = self
             .past
             .get(&oid)
             .is_some_and(|(table, _)| commit > self.tables[*table].held);
         match owed.then(|| self.past.remove(&oid)).flatten() {
-            Some((_, error)) => Err(error),
-            None => Ok(()),
+            Some((table, error)) => self.copy_or(table, None, error).map(Some),
+            None => Ok(None),
         }
+    }
+
+    /// The need of a copy of the table `index`, for the reason that `error` gives.
+    ///
+    /// # Errors
+    /// `error`, where that is no reason to copy it anew.
+    fn copy_or(&self, index: usize, renamed: Option<String>, error: Error) -> Result<Need> {
+        let (why, least) = match error.error_code() {
+            Some("PG0032" | "PG0034") => (Why::Replaced, Recopy::Replaced),
+            Some("PG0033") => (Why::KeyChanged, Recopy::Changed),
+            _ => return Err(error),
+        };
+        if self.recopy < least {
+            return Err(error);
+        }
+        Ok(Need::Copy(OwedCopy {
+            table: self.tables[index].shape.id.clone(),
+            why,
+            renamed,
+        }))
     }
 
     /// The relation of a `message` that is a change of a table that is not ours, or no longer.
@@ -144,21 +193,25 @@ impl Tables {
         let found = self.tables.iter().position(|table| {
             *table.shape.id.name == *relation.name && table.shape.id.namespace.as_deref() == Some(relation.namespace)
         });
-        if let Some(Some(before)) = self.by_oid.get(&relation.oid)
-            && found != Some(*before)
-            && commit > self.tables[*before].held
-        {
-            return Err(Error::new(ErrorKind::SchemaChange, "a table was renamed")
-                .code("PG0032")
-                .with("table", &self.tables[*before].shape.id)
-                .with("now", format_args!("{}.{}", relation.namespace, relation.name))
-                .hint("name it back, or change the pipeline's `tables` to the new name, which copies it anew"));
+        let known = self.by_oid.get(&relation.oid).copied().flatten();
+        let before = known.or_else(|| self.tables.iter().position(|table| table.oid == relation.oid));
+        if let Some(before) = before.filter(|before| found != Some(*before)) {
+            let table = &mut self.tables[before];
+            if commit > table.held {
+                let now = format!("{}.{}", relation.namespace, relation.name);
+                let error = plan::renamed(&table.shape.id, &now);
+                return self.copy_or(before, Some(now), error).map(Some);
+            }
+            table.displaced = table.displaced.max(commit);
         }
         let other = found.filter(|index| self.tables[*index].oid != relation.oid);
-        if let Some(table) = other.map(|index| &self.tables[index])
-            && commit > table.held
-        {
-            return Err(plan::replaced(&table.shape.id));
+        if let Some(index) = other {
+            let table = &mut self.tables[index];
+            if commit > table.held {
+                let error = plan::replaced(&table.shape.id);
+                return self.copy_or(index, None, error).map(Some);
+            }
+            table.displaced = table.displaced.max(commit);
         }
         self.past.remove(&relation.oid);
         let Some(index) = found.filter(|_| other.is_none()) else {
@@ -170,6 +223,11 @@ impl Tables {
             self.last = (0, None);
             return Ok(None);
         };
+        if self.tables[index].left {
+            self.by_oid.insert(relation.oid, None);
+            self.last = (0, None);
+            return Ok(None);
+        }
         let unknown = self.types.unknown(relation);
         if !unknown.is_empty() {
             return Ok(Some(Need::Types(UnknownTypes(unknown))));
@@ -189,7 +247,7 @@ impl Tables {
                 self.past.insert(relation.oid, (index, error));
                 return Ok(None);
             }
-            Err(error) => return Err(error),
+            Err(error) => return self.copy_or(index, None, error).map(Some),
         };
         if table.decoder.is_some() && shape == table.shape {
             return Ok(None);
@@ -200,14 +258,23 @@ impl Tables {
             tracing::info!(table = %shape.id, "a column needs the stream in text mode");
             return Ok(Some(Need::Text));
         }
+        let changes = table.decoder.is_some() || commit > self.read_at;
         if let Some(mut before) = table.decoder.take() {
             tracing::info!(table = %shape.id, columns = shape.columns.len(), "the table's columns changed");
             take_batches(&mut before, outbox)?;
         }
+        let owes = owes_copy(&table.shape, &shape).filter(|_| self.recopy == Recopy::Changed);
+        let owes = owes.filter(|_| changes && commit > table.held);
         let types = shape.column_types(&self.types.catalog);
         table.decoder = Some(TableDecoder::new(schema, types, self.partition.clone()));
         table.shape = shape;
-        Ok(None)
+        Ok(owes.map(|why| {
+            Need::Copy(OwedCopy {
+                table: table.shape.id.clone(),
+                why,
+                renamed: None,
+            })
+        }))
     }
 
     /// Takes what the server said about [`UnknownTypes`]: their names, in the same order, and
@@ -218,11 +285,32 @@ impl Tables {
     }
 
     /// Takes the news that the target is given all of a table as of `held`, which it held nothing
-    /// of: what cannot be decoded up to there is of no interest.
-    pub(super) fn copied_as_of(&mut self, id: &millstream_core::TableId, held: Lsn) {
-        for table in self.tables.iter_mut().filter(|table| table.shape.id == *id) {
-            table.held = table.held.min(held);
-        }
+    /// of: what cannot be decoded up to there is of no interest. Returns whether the table had gone
+    /// from its name by then or after.
+    pub(super) fn copied_as_of(&mut self, id: &TableId, held: Lsn) -> Option<Lsn> {
+        let table = self.tables.iter_mut().find(|table| table.shape.id == *id)?;
+        table.held = table.held.min(held);
+        let displaced = std::mem::take(&mut table.displaced);
+        (displaced > held).then_some(displaced)
+    }
+
+    /// Takes the news that all of a table will be given to the target, as of a later place in the
+    /// log than all that is read until the source is started anew.
+    pub(super) fn leave(&mut self, id: &TableId) {
+        let Some(index) = self.tables.iter().position(|table| table.shape.id == *id) else {
+            return;
+        };
+        let table = &mut self.tables[index];
+        (table.held, table.left) = (Lsn(u64::MAX), true);
+        let relations = self.by_oid.values_mut().filter(|found| **found == Some(index));
+        relations.for_each(|found| *found = None);
+        self.last = (0, None);
+    }
+
+    /// The relations of the tables of which the target will not be given all anyway.
+    pub(super) fn relations(&self) -> impl Iterator<Item = (&TableId, u32)> {
+        let awaited = self.tables.iter().filter(|table| table.held < Lsn(u64::MAX));
+        awaited.map(|table| (&table.shape.id, table.oid))
     }
 
     /// Takes the news that the stream sends text from now on.
@@ -242,7 +330,7 @@ impl Tables {
 }
 
 /// Rows that a source sent, by table and phase (`copy` or `stream`).
-pub(super) fn rows_counter(table: &millstream_core::TableId, phase: &'static str) -> metrics::Counter {
+pub(super) fn rows_counter(table: &TableId, phase: &'static str) -> metrics::Counter {
     metrics::counter!(
         "millstream_source_rows_total",
         "source" => table.source.to_string(),

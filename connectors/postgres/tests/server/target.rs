@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{
-    BackfillDesk, Boundary, ByteBudget, Checkpoint, EventReceiver, PartitionId, Position, Result, ResumePoints, Source,
-    SourceContext, SourceEvent, TableId, TableSchema, backfill_desk, event_channel,
+    BackfillDesk, Boundary, ByteBudget, Checkpoint, ErrorKind, EventReceiver, PartitionId, Position, Result,
+    ResumePoints, Source, SourceContext, SourceEvent, TableId, TableSchema, backfill_desk, event_channel,
 };
 use millstream_postgres::{PostgresConfig, PostgresSource};
 use millstream_testkit::change_log::{Cells, ChangeRow, FoldedTable, change_rows, fold_rows};
@@ -48,6 +48,8 @@ pub struct Held {
 #[derive(Debug, Default, Clone)]
 pub struct Target {
     pub tables: BTreeMap<TableId, Held>,
+    /// Further target tables of the same source tables, which may stand elsewhere.
+    pub twins: BTreeMap<TableId, Held>,
     pending: Vec<(TableId, ChangeRow)>,
     /// Schema and rows of every batch; the batches themselves would keep their permits.
     pub batches: Vec<(Arc<TableSchema>, usize)>,
@@ -68,13 +70,17 @@ impl Target {
     }
 
     pub fn resume(&self) -> ResumePoints {
-        let held = self.tables.iter();
-        held.map(|(id, held)| (id.clone(), held.checkpoint.clone())).collect()
+        let mut points = ResumePoints::default();
+        for (id, held) in self.tables.iter().chain(&self.twins) {
+            points.add(id.clone(), held.checkpoint.clone());
+        }
+        points
     }
 
     /// The least that all tables hold.
     pub fn least(&self) -> Checkpoint {
-        let mut checkpoints = self.tables.values().map(|held| held.checkpoint.clone());
+        let tables = self.tables.values().chain(self.twins.values());
+        let mut checkpoints = tables.map(|held| held.checkpoint.clone());
         let first = checkpoints.next().unwrap_or_default();
         checkpoints.fold(first, |least, checkpoint| least.least(&checkpoint))
     }
@@ -112,7 +118,7 @@ impl Target {
                 "a boundary of {:?} follows rows of {id}",
                 boundary.table
             );
-            let held = self.tables.get_mut(&id).expect("a table of the source");
+            assert!(self.tables.contains_key(&id), "{id} is no table of the source");
             let partition = PartitionId::from(row.partition.as_str());
             assert_eq!(partition, boundary.partition, "rows of {id}");
             assert!(boundary.position.holds(&row.position), "a row beyond its boundary");
@@ -125,12 +131,19 @@ impl Target {
                 before.is_none_or(|last| !last.position.holds(&row.position)),
                 "a row behind the last boundary"
             );
-            if !held.checkpoint.position(&partition).holds(&row.position) {
-                held.rows.push(row);
+            for held in [self.tables.get_mut(&id), self.twins.get_mut(&id)]
+                .into_iter()
+                .flatten()
+            {
+                if !held.checkpoint.position(&partition).holds(&row.position) {
+                    held.rows.push(row.clone());
+                }
             }
         }
-        for (id, held) in &mut self.tables {
-            if concerned(id) && held.checkpoint.position(&boundary.partition) < &boundary.position {
+        for (id, held) in self.tables.iter_mut().chain(&mut self.twins) {
+            let before = held.checkpoint.position(&boundary.partition);
+            if concerned(id) && before < &boundary.position {
+                assert!(*before >= boundary.from, "changes of {id} were skipped: {boundary:?}");
                 held.checkpoint.raise(&boundary.partition, &boundary.position);
                 for (partition, position) in &boundary.raises {
                     held.checkpoint.raise(partition, position);
@@ -162,6 +175,8 @@ pub struct Running {
     pub target: Target,
     pub events: EventReceiver,
     pub durable: watch::Sender<Checkpoint>,
+    /// Whether what a boundary completes is durable at once.
+    pub is_durable: bool,
     /// Where copies are asked for.
     pub desk: BackfillDesk,
     cancel: CancellationToken,
@@ -187,6 +202,7 @@ impl Running {
             target,
             events,
             durable,
+            is_durable: true,
             desk,
             cancel,
             task,
@@ -213,7 +229,7 @@ impl Running {
                 Ok(Some(event)) => {
                     let boundary = matches!(event, SourceEvent::Boundary(_));
                     self.target.take(event);
-                    if boundary {
+                    if boundary && self.is_durable {
                         self.durable.send_replace(self.target.least());
                     }
                 }
@@ -221,6 +237,45 @@ impl Running {
                 Err(_) => panic!("nothing more came; boundaries: {:?}", self.target.boundaries.last()),
             }
         }
+    }
+
+    /// Takes events as [`until`](Self::until) does. Returns whether that came to pass: `false` if the
+    /// source asks to be started anew, or ends with an error after which a pipeline does that.
+    pub async fn until_or_anew(&mut self, done: impl Fn(&Target) -> bool) -> bool {
+        while !done(&self.target) {
+            match timeout(PATIENCE, self.events.recv()).await {
+                Ok(Some(event)) => {
+                    let boundary = matches!(event, SourceEvent::Boundary(_));
+                    self.target.take(event);
+                    if boundary && self.is_durable {
+                        self.durable.send_replace(self.target.least());
+                    }
+                    if self.target.tables_changed {
+                        return false;
+                    }
+                }
+                Ok(None) => {
+                    let error = (&mut self.task)
+                        .await
+                        .expect("no panic")
+                        .expect_err("it has not been stopped");
+                    assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.summary());
+                    return false;
+                }
+                Err(_) => panic!("nothing more came; boundaries: {:?}", self.target.boundaries.last()),
+            }
+        }
+        true
+    }
+
+    /// What is left when the process is killed, or the pipeline starts anew.
+    pub fn kill(self) -> Target {
+        let Self { mut target, task, .. } = self;
+        task.abort();
+        target.crash();
+        target.boundaries.clear();
+        target.tables_changed = false;
+        target
     }
 
     /// Takes events until all that is committed now has come.
@@ -291,7 +346,7 @@ pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// The start of a transaction of our own behind everything committed, as a position.
-fn flushed(cluster: &TestCluster) -> String {
+pub fn flushed(cluster: &TestCluster) -> String {
     let lsn = cluster
         .psql("CREATE TABLE IF NOT EXISTS marker (id int); SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
         .expect("the server answers");

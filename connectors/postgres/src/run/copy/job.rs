@@ -165,12 +165,21 @@ impl TableJob {
             committed_at: None,
         })?;
         let mut events = batches(&mut decoder)?;
-        events.push(self.boundary(&self.root, Position::at(position)));
+        events.push(self.beginning());
         Ok(events)
     }
 
     /// A boundary up to which `partition` was read.
     pub(super) fn boundary(&self, partition: &PartitionId, position: Position) -> SourceEvent {
+        self.boundary_that_gives(Vec::new(), partition, position)
+    }
+
+    fn boundary_that_gives(
+        &self,
+        gives: Vec<(PartitionId, Position)>,
+        partition: &PartitionId,
+        position: Position,
+    ) -> SourceEvent {
         let mut reached = self.reached();
         let from = reached.position(partition).clone();
         reached.set(partition.clone(), position.clone());
@@ -182,16 +191,17 @@ impl TableJob {
             from: from.clone(),
             position,
             table: Some(self.table.id.clone()),
-            raises: self.raises.clone(),
+            raises: self.raises.iter().cloned().chain(gives).collect(),
             committed_at: None,
             // A request for a copy is as good as forgotten until it is committed.
             urgent: from == Position::Beginning && matches!(self.purpose, Purpose::Backfill { .. }),
         })
     }
 
-    /// The boundary that begins a copy that was asked for.
+    /// The boundary that begins a copy, other than a first one.
     pub(super) fn beginning(&self) -> SourceEvent {
-        self.boundary(&self.root, Position::at(self.held.padded()))
+        let gives = self.purpose.gives(&self.table, self.held);
+        self.boundary_that_gives(gives, &self.root, Position::at(self.held.padded()))
     }
 
     /// The boundary that ends the copy.

@@ -32,11 +32,13 @@ use crate::catalog;
 use crate::config::Settings;
 use crate::decode::Lsn;
 use crate::fault;
+use crate::owed::Why;
 use crate::wire::Connection;
 
 /// What a copier tells the stream.
 pub(super) enum Message {
-    /// A snapshot was taken of these tables: it includes every commit up to this one.
+    /// A snapshot was taken of these tables: it includes every commit up to this one, and the
+    /// target is given all of them as of then.
     Snapshot(Lsn, Vec<TableId>),
     /// Rows, with the boundary that ends them.
     Piece(Vec<SourceEvent>),
@@ -119,9 +121,10 @@ impl Copier {
         let failed = |error| fault::explain(error, "the copy failed", &settings.connect);
         let held = snapshot.held();
         let tables = std::mem::take(&mut snapshot.tables);
-        let firsts = self.wanted.iter().filter(|wanted| wanted.purpose == Purpose::First);
-        let firsts: Vec<TableId> = firsts.map(|wanted| wanted.table.clone()).collect();
-        self.tell(Message::Snapshot(held, firsts)).await?;
+        let given = self.wanted.iter();
+        let given = given.filter(|wanted| wanted.purpose.supersedes(&wanted.table, &wanted.begun.held));
+        let given: Vec<TableId> = given.map(|wanted| wanted.table.clone()).collect();
+        self.tell(Message::Snapshot(held, given)).await?;
 
         let (mut jobs, mut queue, mut first_events) = (Vec::new(), VecDeque::new(), Vec::new());
         let mut may_change_snapshot = true;
@@ -153,7 +156,8 @@ impl Copier {
             may_change_snapshot &= job.is_keyed() && files.0.iter().all(|file| file.addressable);
             // Under the snapshot that the stream begins with there is nothing that came before. Under any
             // other the target may have changes that the copy holds again.
-            if !job.is_keyed() && !stream_begins_here {
+            let is_anew = purpose.empties() && !job.has_begun();
+            if is_anew || !job.is_keyed() && !stream_begins_here {
                 first_events.extend(job.emptied()?);
                 wanted.emptied = true;
             } else if matches!(purpose, Purpose::Backfill { .. }) && !job.has_begun() {
@@ -168,6 +172,11 @@ impl Copier {
             }
             queue.extend(ranges.into_iter().map(|range| (job.clone(), Task::Read(range))));
             jobs.push(job);
+        }
+        if self.wanted.iter().any(|wanted| wanted.purpose.empties()) {
+            // Whoever follows the rows as they arrive sees the table emptied behind what came before.
+            let reached = self.settled.wait_for(|lsn| *lsn >= held).await;
+            reached.map_err(|_| Error::new(ErrorKind::Cancelled, "the source is stopping"))?;
         }
         for answer in self.wanted.iter_mut().filter_map(|wanted| wanted.answer.take()) {
             // Who asked may have gone.
@@ -235,7 +244,8 @@ impl Copier {
     /// `reason`, where the target has given up what it had for it.
     pub(super) async fn give_up(&mut self, reason: Error) -> Result<()> {
         for wanted in std::mem::take(&mut self.wanted) {
-            if wanted.emptied || wanted.purpose == Purpose::First {
+            let is_asked = matches!(wanted.purpose, Purpose::Backfill { why: Why::Asked, .. });
+            if wanted.emptied || !is_asked {
                 return Err(reason);
             }
             tracing::error!(table = %wanted.table, reason = %reason.summary(), "the backfill is given up");

@@ -4,10 +4,13 @@
 //! |---|---|---|
 //! | partition | `copy/<table>`, with a part for each range | `backfill/<table>`, the same for all of them |
 //! | ends at | `end` | behind everything of its last snapshot |
-//! | remembers | in `copy/<table>/snapshot`: the horizon | in `backfill/<table>/request`: the horizon and the condition |
+//! | remembers | in `copy/<table>/snapshot`: the horizon | in `backfill/<table>/request`: the horizon, why, and the condition |
 //!
 //! The horizon is that of the first snapshot of a copy: a row that an older transaction wrote was
 //! where it is when its range was read.
+//!
+//! A copy that begins by itself, since the target's rows are no longer the table's, is a backfill
+//! that mostly begins with a truncation. With that it takes the place of the first copy too.
 
 use millstream_core::{Checkpoint, CopyKind, PartitionId, Position, ResumePoints, TableId};
 
@@ -15,17 +18,19 @@ use super::job::Begun;
 use super::place::{end, is_end};
 use crate::catalog::CatalogTable;
 use crate::decode::Lsn;
-use crate::plan::{backfill_partition, copy_partition, relation_partition, relation_position};
+use crate::owed::{Why, given_position, owed_partition};
+use crate::plan::{backfill_partition, copy_partition, relation_partition, relation_position, relation_position_of};
 
 /// Why a table is copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::run) enum Purpose {
     /// The target lacks it.
     First,
-    /// Somebody asked for it.
+    /// Somebody asked for it, or the target's rows are no longer the table's.
     Backfill {
-        /// How many were asked for of the table, this one included.
+        /// How many there were of the table, this one included.
         number: u64,
+        why: Why,
         /// Which rows; empty for all.
         condition: String,
     },
@@ -36,7 +41,16 @@ impl Purpose {
     pub(in crate::run) fn asked(table: &TableId, condition: Option<String>, resume: &ResumePoints) -> Self {
         Self::Backfill {
             number: 1 + requests(table, resume).map(|(number, _)| number).max().unwrap_or(0),
+            why: Why::Asked,
             condition: condition.unwrap_or_default(),
+        }
+    }
+
+    /// A copy of all of `table` that begins by itself.
+    pub(in crate::run) fn anew(table: &TableId, why: Why, resume: &ResumePoints) -> Self {
+        match Self::asked(table, None, resume) {
+            Self::Backfill { number, condition, .. } => Self::Backfill { number, why, condition },
+            first @ Self::First => first,
         }
     }
 
@@ -46,7 +60,9 @@ impl Purpose {
         let unfinished = |held: &&Checkpoint| matches!(held.position(&root), Position::At(place) if !is_end(place));
         let held = resume.holdings(table).find(unfinished)?;
         let (number, request) = request_of(held, &root)?;
-        let condition = request.split_once(':')?.1.to_owned();
+        let (request, condition) = request.split_once(':')?;
+        let condition = condition.to_owned();
+        let why = request.split_once('/').map_or(Why::Asked, |(_, why)| Why::parse(why));
         // Target tables that stand apart are given all of it again.
         let together = resume
             .holdings(table)
@@ -55,13 +71,28 @@ impl Purpose {
             held: if together { held.clone() } else { Checkpoint::default() },
             rows: true,
         };
-        Some((Self::Backfill { number, condition }, begun))
+        let purpose = Self::Backfill { number, why, condition };
+        Some((purpose, begun))
     }
 
     pub(super) fn kind(&self) -> CopyKind {
         match self {
             Self::First => CopyKind::First,
-            Self::Backfill { .. } => CopyKind::Backfill,
+            Self::Backfill { why, .. } => why.kind(),
+        }
+    }
+
+    /// Whether what the target has of the table is thrown away first.
+    pub(in crate::run) fn empties(&self) -> bool {
+        matches!(self, Self::Backfill { why, .. } if why.empties())
+    }
+
+    /// Whether the copy makes all before its next snapshot count no more, where `held` is what
+    /// the target holds of it.
+    pub(super) fn supersedes(&self, table: &TableId, held: &Checkpoint) -> bool {
+        match self {
+            Self::First => true,
+            Self::Backfill { .. } => self.empties() && self.first_horizon(&self.partition(table), held).is_none(),
         }
     }
 
@@ -96,12 +127,9 @@ impl Purpose {
             },
             Self::Backfill { number, .. } => {
                 let (remembered, request) = request_of(held, root)?;
-                request
-                    .split_once(':')?
-                    .0
-                    .parse()
-                    .ok()
-                    .filter(|_| remembered == *number)
+                let (horizon, _) = request.split_once(':')?;
+                let horizon = horizon.split('/').next().unwrap_or_default();
+                horizon.parse().ok().filter(|_| remembered == *number)
             }
         }
     }
@@ -119,8 +147,37 @@ impl Purpose {
                 (horizon_partition(root), horizon_position(horizon)),
                 (relation_partition(&table.id), relation_position(table.oid)),
             ],
-            Self::Backfill { number, condition } => {
+            Self::Backfill {
+                number,
+                why: Why::Asked,
+                condition,
+            } => {
                 vec![(root.part("request"), token(*number, &format!("{horizon}:{condition}")))]
+            }
+            Self::Backfill { number, why, condition } => {
+                let request = format!("{horizon}/{}:{condition}", why.name());
+                vec![(root.part("request"), token(*number, &request))]
+            }
+        }
+    }
+
+    /// What the boundary that begins the copy has the target remember too, where its snapshot is as
+    /// of `held`. Before it the copy is owed, and after it a restart goes on with the copy.
+    pub(super) fn gives(&self, table: &CatalogTable, held: Lsn) -> Vec<(PartitionId, Position)> {
+        match self {
+            Self::First | Self::Backfill { why: Why::Asked, .. } => Vec::new(),
+            Self::Backfill { number, .. } => {
+                let given = (owed_partition(&table.id), given_position(held, self.empties()));
+                if !self.empties() {
+                    return vec![given];
+                }
+                let relation = relation_position_of(*number, table.oid);
+                vec![
+                    given,
+                    (relation_partition(&table.id), relation),
+                    // Whatever a first copy had read is thrown away.
+                    (copy_partition(&table.id), Position::End),
+                ]
             }
         }
     }
