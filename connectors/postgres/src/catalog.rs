@@ -1,5 +1,6 @@
 //! What the server's catalog says about tables, types and slots.
 
+mod relation_look;
 mod slot_facts;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use crate::decode::{Catalog, CatalogType, Lsn};
 use crate::selection::{ROOT, with_published};
 use crate::wire::{Connection, Row, WireError};
 
+pub(crate) use self::relation_look::{LiveRelation, RelationLook, look_at_relation};
 pub(crate) use self::slot_facts::{Age, SlotFacts, SlotState, bytes_between, read_slot_facts};
 
 /// A table that the catalog knows.
@@ -50,6 +52,9 @@ impl CatalogTable {
 /// A published column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CatalogColumn {
+    /// `attnum`, which a column keeps under any name, and which no later one gets. `None` where it is
+    /// not certain.
+    pub(crate) attnum: Option<i16>,
     pub(crate) name: String,
     pub(crate) type_oid: u32,
     pub(crate) typmod: i32,
@@ -124,17 +129,10 @@ pub(crate) async fn read_tables(
     if tables.is_empty() {
         return Ok(tables);
     }
-    for row in sql.query(&columns_query(publications, &tables, version)).await? {
-        let oid: u32 = row.parse(0)?;
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    for (oid, column) in read_columns(sql, publications, &oids).await? {
         if let Some(table) = tables.iter_mut().find(|table| table.oid == oid) {
-            table.columns.push(CatalogColumn {
-                name: row.get(1).unwrap_or_default().to_owned(),
-                type_oid: row.parse(2)?,
-                typmod: row.parse(3)?,
-                type_name: row.get(4).unwrap_or_default().to_owned(),
-                not_null: row.is_true(5),
-                key: row.is_true(6),
-            });
+            table.columns.push(column);
         }
     }
     Ok(tables)
@@ -163,6 +161,28 @@ pub(crate) async fn read_settled_tables(
 /// Looks until a table is taken for gone, and the time between them.
 const LOOKS: u32 = 5;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(150);
+
+/// The published columns of relations, each with its relation's OID, in order.
+async fn read_columns(
+    sql: &mut Connection,
+    publications: &[String],
+    oids: &[u32],
+) -> Result<Vec<(u32, CatalogColumn)>, WireError> {
+    let version = sql.server_version();
+    let rows = sql.query(&columns_query(publications, oids, version)).await?;
+    let column = |row: &Row| -> Result<_, WireError> {
+        Ok(CatalogColumn {
+            attnum: Some(row.parse(7)?),
+            name: row.get(1).unwrap_or_default().to_owned(),
+            type_oid: row.parse(2)?,
+            typmod: row.parse(3)?,
+            type_name: row.get(4).unwrap_or_default().to_owned(),
+            not_null: row.is_true(5),
+            key: row.is_true(6),
+        })
+    };
+    rows.iter().map(|row| Ok((row.parse(0)?, column(row)?))).collect()
+}
 
 fn tables_query(publications: &[String], wanted: &[TableId], version: u32) -> String {
     let mut names = String::new();
@@ -203,8 +223,8 @@ fn tables_query(publications: &[String], wanted: &[TableId], version: u32) -> St
     )
 }
 
-fn columns_query(publications: &[String], tables: &[CatalogTable], version: u32) -> String {
-    let oids: Vec<String> = tables.iter().map(|table| table.oid.to_string()).collect();
+fn columns_query(publications: &[String], oids: &[u32], version: u32) -> String {
+    let oids: Vec<String> = oids.iter().map(u32::to_string).collect();
     let published = match version {
         ..FILTERED_PUBLICATIONS => "a.attgenerated = ''",
         FILTERED_PUBLICATIONS..GENERATED_COLUMNS => {
@@ -217,7 +237,7 @@ fn columns_query(publications: &[String], tables: &[CatalogTable], version: u32)
     format!(
         "{}, lists AS (SELECT DISTINCT ON (schemaname, tablename) * FROM pub ORDER BY schemaname, tablename, pubname) \
          SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod), \
-         a.attnotnull, COALESCE(a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]), false) \
+         a.attnotnull, COALESCE(a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]), false), a.attnum \
          FROM pg_catalog.pg_attribute a \
          JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \

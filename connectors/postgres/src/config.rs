@@ -95,6 +95,20 @@ pub struct PostgresConfig {
     /// How much of transactions in progress is kept in memory.
     #[serde(default = "default_spool_memory")]
     pub spool_memory: Size,
+    /// How changes of columns are followed.
+    #[serde(default)]
+    pub schema_changes: SchemaChanges,
+}
+
+/// Where what the stream does not tell of a table's columns comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SchemaChanges {
+    /// Nowhere: names and places decide.
+    Stream,
+    /// The catalog, as it is when the change is read.
+    #[default]
+    Catalog,
 }
 
 /// Which transactions the server sends (PostgreSQL manual, `CREATE SUBSCRIPTION`, `origin`).
@@ -213,6 +227,7 @@ pub(crate) struct Settings {
     pub(crate) origin: Origin,
     pub(crate) messages: bool,
     pub(crate) spool: SpoolSettings,
+    pub(crate) schema_changes: SchemaChanges,
 }
 
 /// Where transactions are kept until they commit.
@@ -306,6 +321,7 @@ impl Settings {
             two_phase: config.two_phase,
             origin: config.origin,
             messages: config.messages,
+            schema_changes: config.schema_changes,
             spool: SpoolSettings {
                 folder: config
                     .spool
@@ -372,6 +388,7 @@ mod tests {
             (settings.recopy, settings.lost_slot),
             (Recopy::Replaced, LostSlot::Halt)
         );
+        assert_eq!(settings.schema_changes, SchemaChanges::Catalog);
     }
 
     #[test]

@@ -38,6 +38,7 @@
 //! | `millstream_postgres_confirmed_lsn` | gauge | `source` | what the server was told is durable, bytes |
 //! | `millstream_postgres_…` | gauge | `source` | what the governor sees of the slot: `run/governor/gauges.rs` |
 
+mod attnums;
 mod catalog;
 mod clock;
 mod config;
@@ -53,13 +54,15 @@ mod run;
 mod selection;
 mod setup;
 mod shape;
+mod shape_looked_up;
 mod slot_config;
 mod source;
 mod standby;
 pub mod wire;
 
 pub use config::{
-    ArrayForm, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, Origin, PostgresConfig, WalBudget,
+    ArrayForm, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, Origin, PostgresConfig, SchemaChanges,
+    WalBudget,
 };
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

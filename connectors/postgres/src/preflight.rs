@@ -6,7 +6,7 @@ use millstream_core::{Finding, Severity, TableId};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::catalog::{self, CatalogTable, Slot};
-use crate::config::Settings;
+use crate::config::{SchemaChanges, Settings};
 use crate::refusals::{self, Coverage, Rules};
 use crate::standby;
 use crate::wire::{Connection, Session, WireError};
@@ -39,6 +39,7 @@ pub(crate) async fn preflight(settings: &Settings) -> Vec<Finding> {
             let (held_back, standbys) = (facts.held_back.as_deref(), facts.standbys.as_deref());
             findings.extend(refused);
             findings.extend(standby::unguarded(&place, failover, held_back, standbys));
+            findings.extend(told_by_the_stream_alone(settings));
             findings.extend(too_old.map(|error| fault::refusal(&error, &settings.connect)));
             findings
         }
@@ -46,6 +47,15 @@ pub(crate) async fn preflight(settings: &Settings) -> Vec<Finding> {
     };
     sql.close().await;
     findings
+}
+
+/// What is not seen without a look at the catalog.
+fn told_by_the_stream_alone(settings: &Settings) -> Option<Finding> {
+    let message = "`stream`: which column has a new name is told by its place alone, and a name that passes to another \
+        column is not noticed";
+    (settings.schema_changes == SchemaChanges::Stream).then(|| {
+        Finding::new(Severity::Info, "schema_changes", message).hint("`catalog` knows columns by their numbers")
+    })
 }
 
 async fn look(sql: &mut Connection, settings: &Settings) -> Result<Facts, WireError> {

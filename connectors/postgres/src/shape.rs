@@ -42,7 +42,7 @@ impl Shape {
         }
     }
 
-    /// The shape that a Relation message tells. It knows neither NOT NULL nor, where the whole
+    /// The shape that a Relation message alone tells. It knows neither NOT NULL nor, where the whole
     /// row or nothing is the replica identity, the primary key: those stay as they were.
     ///
     /// # Errors
@@ -54,6 +54,7 @@ impl Shape {
             let known = before.predecessor(index, &sent);
             let typed = (column.type_oid, column.type_modifier);
             CatalogColumn {
+                attnum: None,
                 name: column.name.to_owned(),
                 type_oid: column.type_oid,
                 typmod: column.type_modifier,
@@ -73,15 +74,20 @@ impl Shape {
         };
         let keys = |shape: &Self| shape.columns.iter().filter(|column| column.key).count();
         if matches!(identity, ReplicaIdentity::Full | ReplicaIdentity::Nothing) && keys(&shape) < keys(before) {
-            return Err(Error::new(
-                ErrorKind::SchemaChange,
-                "a key column was renamed or dropped, and the stream does not tell the new key",
-            )
-            .code("PG0033")
-            .with("table", &before.id)
-            .hint("drop the table in the target, so that it is copied anew with its new key"));
+            return Err(before.lost_key());
         }
         Ok(shape)
+    }
+
+    /// The error for a table whose key is not known any more.
+    pub(crate) fn lost_key(&self) -> Error {
+        Error::new(
+            ErrorKind::SchemaChange,
+            "a key column was renamed or dropped, and the stream does not tell the new key",
+        )
+        .code("PG0033")
+        .with("table", &self.id)
+        .hint("drop the table in the target, so that it is copied anew with its new key")
     }
 
     /// What the column `sent[index]` was called and was, if it was there: the one with its name,

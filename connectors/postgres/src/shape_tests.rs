@@ -6,6 +6,7 @@ use crate::decode::pgoutput::{self, Message};
 /// Columns of type `int4`, or `text` where the name begins with `t`.
 fn shape(identity: ReplicaIdentity, columns: &[&str], key: &[&str]) -> Shape {
     let column = |name: &&str| CatalogColumn {
+        attnum: None,
         name: (*name).to_owned(),
         type_oid: type_of(name),
         typmod: -1,

@@ -35,6 +35,7 @@ impl Rig {
     fn new(limits: BatchLimits) -> Self {
         let partition = PartitionId::new("shop", "wal");
         let column = |name: &str, type_oid: u32| CatalogColumn {
+            attnum: None,
             name: name.to_owned(),
             type_oid,
             typmod: -1,

@@ -8,6 +8,7 @@ mod governor;
 mod identify;
 mod in_progress;
 mod logical;
+mod lookups;
 mod membership;
 mod messages;
 mod outbox;
@@ -19,6 +20,7 @@ mod spool;
 mod start_command;
 mod stream;
 mod tables;
+mod versions;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use self::copies::Copies;
 use self::copy::Begun;
 use self::governor::Governor;
 use self::in_progress::InProgress;
+use self::lookups::Lookups;
 use self::membership::Membership;
 use self::outbox::Outbox;
 use self::replay::Replay;
@@ -42,7 +45,7 @@ use self::start_command::{Mode, read_two_phase, start_command};
 use self::stream::{Gauges, Stream, status_every};
 use self::tables::{TableStart, Tables};
 use crate::catalog::{self, CatalogTable};
-use crate::config::Settings;
+use crate::config::{SchemaChanges, Settings};
 use crate::decode::Lsn;
 use crate::fault;
 use crate::identity::{self, Identity};
@@ -178,6 +181,7 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     let mut tables = Tables::new(partition.clone(), starts, types, binary);
     tables.recopy = settings.recopy;
     tables.read_at = server.log_end.unwrap_or_default();
+    tables.schema_changes = settings.schema_changes;
     let mut assembler = Assembler::new(partition.clone(), settings.batch, tables, outbox, held);
     assembler.raises.push(system.clone());
     // The target remembers the others already: the stream told them.
@@ -196,6 +200,7 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         settings,
         copies,
         backfills: context.backfills,
+        lookups: Lookups::default(),
         partition,
         identity,
         wire,
@@ -256,7 +261,7 @@ pub(crate) async fn read_tables(
     sql: &mut Connection,
     wanted: &[TableId],
 ) -> Result<Vec<CatalogTable>> {
-    let tables = catalog::read_settled_tables(sql, &settings.publications, wanted)
+    let mut tables = catalog::read_settled_tables(sql, &settings.publications, wanted)
         .await
         .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
     let refused = |message: &str, code, table: &TableId| {
@@ -274,6 +279,11 @@ pub(crate) async fn read_tables(
             }
             Some(_) => {}
         }
+    }
+    if settings.schema_changes == SchemaChanges::Stream {
+        // What comes later would not be known.
+        let columns = tables.iter_mut().flat_map(|table| &mut table.columns);
+        columns.for_each(|column| column.attnum = None);
     }
     Ok(tables)
 }

@@ -7,7 +7,7 @@ use crate::shape::Shape;
 
 /// Why a table is owed a copy whose columns changed; `None` where the stream tells what became of
 /// older rows. It does not tell what a column that is added holds in them, nor that another was
-/// renamed, nor what values became that were converted. A column that is dropped owes nothing.
+/// renamed or has the name of another now, nor what values became that were converted. A column that is dropped owes nothing.
 pub(super) fn owes_copy(before: &Shape, after: &Shape) -> Option<Why> {
     if key(before) != key(after) {
         return Some(Why::KeyChanged);
@@ -19,7 +19,8 @@ pub(super) fn owes_copy(before: &Shape, after: &Shape) -> Option<Why> {
             .iter()
             .any(|known| known.name == column.name && (known.type_oid, known.typmod) == typed)
     };
-    (!after.columns.iter().all(|column| known(&column))).then_some(Why::Changed)
+    let is_told = after.columns.iter().all(|column| known(&column)) && after.under_others_names_of(before).next().is_none();
+    (!is_told).then_some(Why::Changed)
 }
 
 fn key(shape: &Shape) -> BTreeSet<&str> {
@@ -40,6 +41,7 @@ mod tests {
         let columns = columns.split_whitespace().map(|column| {
             let (name, type_oid) = column.split_once(':').unwrap();
             CatalogColumn {
+                attnum: None,
                 name: name.trim_end_matches('*').to_owned(),
                 type_oid: type_oid.parse().unwrap(),
                 typmod: -1,
@@ -54,6 +56,18 @@ mod tests {
             columns: columns.collect(),
             forms: Forms::default(),
         }
+    }
+
+    #[test]
+    fn a_name_that_belongs_to_another_column_is_owed() {
+        let (mut before, mut after) = (shape("id*:23 a:25 b:25"), shape("id*:23 a:25 b:25"));
+        for (shape, numbers) in [(&mut before, [1, 2, 3]), (&mut after, [1, 3, 2])] {
+            for (column, number) in shape.columns.iter_mut().zip(numbers) {
+                column.attnum = Some(number);
+            }
+        }
+        assert_eq!(owes_copy(&before, &after), Some(Why::Changed));
+        assert_eq!(owes_copy(&before, &before.clone()), None);
     }
 
     #[test]

@@ -13,15 +13,16 @@ use super::assembler::Assembler;
 use super::copies::Copies;
 use super::copy::Message;
 use super::in_progress::{InProgress, Turn};
+use super::lookups::Lookups;
 use super::membership::{Membership, Notice};
 use super::messages::{Envelope, status_update};
 use super::replay::Replay;
 use super::start_command::Mode;
-use super::tables::{Need, OwedCopy, UnknownTypes};
+use super::tables::{Need, OwedCopy};
 use crate::catalog;
 use crate::clock;
 use crate::config::Settings;
-use crate::decode::{Catalog, Lsn};
+use crate::decode::Lsn;
 use crate::fault;
 use crate::identity::Identity;
 use crate::owed::Why;
@@ -50,8 +51,11 @@ const MOST_IN_A_TURN: usize = 1 << 20;
 /// only when it next looks for replies, at half its timeout.
 const OWN_SLOT_PATIENCE: Duration = Duration::from_secs(90);
 
-/// How long the server may take to tell about types.
+/// How long the server may take to tell about a table or types.
 const LONGEST_LOOKUP: Duration = Duration::from_secs(30);
+
+/// How many things a message may need, one after the other: types, a look at its relation, text.
+const MOST_NEEDS: u32 = 6;
 
 /// How often the server is told how far we are: as often as is wished, and as it needs. While
 /// the engine takes nothing we read nothing, and would not see the server ask; a silent server
@@ -81,6 +85,7 @@ pub(super) struct Stream<'a> {
     pub(super) copies: Copies,
     /// What is to be copied again.
     pub(super) backfills: BackfillRequests,
+    pub(super) lookups: Lookups,
 }
 
 /// Where the stream stands, for metrics.
@@ -358,49 +363,52 @@ impl Stream<'_> {
 
     /// Meets a need of the assembler, and gives it the message that had it.
     async fn meet(&mut self, need: Need, message: &[u8]) -> Result<()> {
-        let mut need = Some(need);
-        let mut looked_up = false;
-        while let Some(present) = need {
-            match present {
+        let mut need = need;
+        for _ in 0..MOST_NEEDS {
+            match need {
                 // The message comes again in the new stream.
                 Need::Text => return self.restart_as_text().await,
-                Need::Types(_) if looked_up => {
-                    return Err(Error::new(
-                        ErrorKind::Internal,
-                        "types stay unknown after they were looked up",
-                    ));
-                }
                 Need::Types(unknown) => {
-                    looked_up = true;
-                    self.learn_types(&unknown).await?;
+                    let (names, catalog) = self.look_up(Lookups::types(self.settings, &unknown)).await?;
+                    self.assembler.tables.learn(&unknown, names, catalog);
+                }
+                Need::Relation(oid) => {
+                    let mut lookups = std::mem::take(&mut self.lookups);
+                    let look = self.look_up(lookups.relation(self.settings, oid)).await?;
+                    self.lookups = lookups;
+                    self.assembler.tables.looked_at(oid, look);
                 }
                 Need::Copy(owed) => self.copy_anew(owed).await?,
             }
-            need = self.assembler.take(message)?;
+            match self.assembler.take(message)? {
+                None => return Ok(()),
+                Some(next) => need = next,
+            }
         }
-        Ok(())
+        Err(Error::new(
+            ErrorKind::Internal,
+            "a table stays unknown after it was looked up",
+        ))
     }
 
     /// Looks up what the stream did not tell, and answers the server meanwhile.
-    async fn learn_types(&mut self, unknown: &UnknownTypes) -> Result<()> {
-        let mut lookup = Box::pin(timeout(LONGEST_LOOKUP, look_up(unknown, self.settings)));
+    async fn look_up<T>(&mut self, lookup: impl Future<Output = Result<T, WireError>>) -> Result<T> {
+        let mut lookup = Box::pin(timeout(LONGEST_LOOKUP, lookup));
         let found = loop {
             tokio::select! {
                 found = &mut lookup => break found,
                 () = sleep(self.status_every) => self.send_status(false).await?,
             }
         };
-        let (names, catalog) = found
-            .unwrap_or(Err(WireError::TimedOut("looking up types", LONGEST_LOOKUP)))
+        found
+            .unwrap_or(Err(WireError::TimedOut("looking up a table", LONGEST_LOOKUP)))
             .map_err(|error| {
                 fault::explain(
                     error,
-                    "cannot look up the types of a changed table",
+                    "cannot look up what the stream does not tell of a table",
                     &self.settings.connect,
                 )
-            })?;
-        self.assembler.tables.learn(unknown, names, catalog);
-        Ok(())
+            })
     }
 
     /// Leaves the stream for one in text mode, which goes on at the same change: the mode
@@ -456,15 +464,6 @@ impl Stream<'_> {
 /// Whether the server reports an internal error (PostgreSQL manual, appendix A, class XX).
 fn is_fault_of_the_server(error: &WireError) -> bool {
     error.sqlstate().is_some_and(|code| code.starts_with("XX"))
-}
-
-/// The names and kinds of types.
-async fn look_up(unknown: &UnknownTypes, settings: &Settings) -> Result<(Vec<String>, Catalog), WireError> {
-    let mut sql = Connection::open(&settings.connect, Session::Sql).await?;
-    let names = catalog::format_types(&mut sql, &unknown.0).await?;
-    let catalog = catalog::read_types(&mut sql, unknown.0.iter().map(|(oid, _)| *oid)).await?;
-    sql.close().await;
-    Ok((names, catalog))
 }
 
 #[cfg(test)]

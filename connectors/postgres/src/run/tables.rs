@@ -6,12 +6,16 @@ use millstream_core::{Error, PartitionId, Result, SourceEvent, TableId};
 
 use super::outbox::Outbox;
 use super::owes::owes_copy;
+use super::versions::{Version, Versions};
+use crate::catalog::RelationLook;
+use crate::config::SchemaChanges;
 use crate::decode::pgoutput::Relation;
 use crate::decode::{Catalog, Lsn, ProtocolError, TableDecoder};
 use crate::owed::Why;
 use crate::plan;
 use crate::recopy::Recopy;
 use crate::shape::{Shape, TypeNames};
+use crate::shape_looked_up::Before;
 
 /// What is needed before a message can be taken.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub(super) struct OwedCopy {
     pub(super) why: Why,
     /// The name that its relation has now, if that was seen under another.
     pub(super) renamed: Option<String>,
+    /// A look at this relation in the catalog.
+    Relation(u32),
 }
 
 /// Types as `(OID, typmod)`.
@@ -56,6 +62,8 @@ pub(super) struct Tables {
     pub(super) recopy: Recopy,
     /// The log's end before the catalog was read that the first shapes are from; 0 if it is not known.
     pub(super) read_at: Lsn,
+    /// Where what the stream does not tell of columns comes from.
+    pub(super) schema_changes: SchemaChanges,
     types: TypeNames,
     tables: Vec<StreamedTable>,
     /// `None` for a relation that is not ours.
@@ -81,6 +89,18 @@ struct StreamedTable {
     /// Made by the first Relation message.
     decoder: Option<TableDecoder>,
     rows: metrics::Counter,
+    /// What is known of its columns besides what the stream tells.
+    versions: Versions,
+}
+
+impl StreamedTable {
+    /// Takes the shape that `relation` told, and says what became of columns since the one before.
+    fn take(&mut self, shape: Shape, relation: &Relation<'_>) {
+        if self.versions.took(relation) {
+            shape.tell_what_became_of(&self.shape);
+        }
+        self.shape = shape;
+    }
 }
 
 impl Tables {
@@ -95,6 +115,7 @@ impl Tables {
             displaced: Lsn(0),
             left: false,
             decoder: None,
+            versions: Versions::default(),
         });
         // OID 0 is no relation's.
         Self {
@@ -102,6 +123,7 @@ impl Tables {
             binary,
             recopy: Recopy::default(),
             read_at: Lsn(0),
+            schema_changes: SchemaChanges::Stream,
             types,
             tables: tables.collect(),
             by_oid: HashMap::new(),
@@ -235,8 +257,19 @@ impl Tables {
         self.by_oid.insert(relation.oid, Some(index));
         self.last = (0, None);
         let table = &mut self.tables[index];
-        let described = Shape::from_relation(relation, &table.shape, &self.types)
-            .and_then(|shape| Ok((shape.schema(&self.types.catalog)?, shape)));
+        let before = Before {
+            shape: &table.shape,
+            is_past: table.decoder.is_some(),
+        };
+        let version = table
+            .versions
+            .shape(self.schema_changes, relation, commit, before, &self.types);
+        let shape = match version {
+            Version::Same => return Ok(None),
+            Version::Unknown => return Ok(Some(Need::Relation(relation.oid))),
+            Version::New(shape) => shape,
+        };
+        let described = shape.and_then(|shape| Ok((shape.schema(&self.types.catalog)?, shape)));
         let (schema, shape) = match described {
             Ok(described) => described,
             Err(error) if commit <= table.held => {
@@ -249,7 +282,8 @@ impl Tables {
             }
             Err(error) => return self.copy_or(index, None, error).map(Some),
         };
-        if table.decoder.is_some() && shape == table.shape {
+        if table.decoder.is_some() && shape.reads_as(&table.shape) {
+            table.take(shape, relation);
             return Ok(None);
         }
         if self.binary && !shape.binary_is_exact(&self.types.catalog) {
@@ -266,8 +300,8 @@ impl Tables {
         let owes = owes_copy(&table.shape, &shape).filter(|_| self.recopy == Recopy::Changed);
         let owes = owes.filter(|_| changes && commit > table.held);
         let types = shape.column_types(&self.types.catalog);
+        table.take(shape, relation);
         table.decoder = Some(TableDecoder::new(schema, types, self.partition.clone()));
-        table.shape = shape;
         Ok(owes.map(|why| {
             Need::Copy(OwedCopy {
                 table: table.shape.id.clone(),
@@ -275,6 +309,13 @@ impl Tables {
                 renamed: None,
             })
         }))
+    }
+
+    /// Takes a look at a relation that was [needed](Need::Relation).
+    pub(super) fn looked_at(&mut self, oid: u32, look: RelationLook) {
+        if let Some(table) = self.tables.iter_mut().find(|table| table.oid == oid) {
+            table.versions.looked_at(look);
+        }
     }
 
     /// Takes what the server said about [`UnknownTypes`]: their names, in the same order, and

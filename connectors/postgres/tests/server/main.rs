@@ -22,6 +22,8 @@ mod replaced;
 mod replaced_random;
 mod replies;
 mod resume;
+mod schema_changes;
+mod schema_changes_random;
 mod setup;
 mod slots;
 mod snapshot;
