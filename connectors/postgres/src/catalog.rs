@@ -1,5 +1,6 @@
 //! What the server's catalog says about tables, types and slots.
 
+mod partitions;
 mod relation_look;
 mod slot_facts;
 
@@ -16,6 +17,7 @@ use crate::decode::{Catalog, CatalogType, Lsn};
 use crate::selection::{ROOT, with_published};
 use crate::wire::{Connection, Row, WireError};
 
+pub(crate) use self::partitions::{Partition, read_partitions};
 pub(crate) use self::relation_look::{LiveRelation, RelationLook, look_at_relation};
 pub(crate) use self::slot_facts::{Age, SlotFacts, SlotState, bytes_between, read_slot_facts};
 

@@ -5,7 +5,7 @@ use millstream_core::envelope;
 use millstream_core::{Finding, Severity, TableId};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
-use crate::catalog::{self, CatalogTable, Slot};
+use crate::catalog::{self, CatalogTable, Partition, Slot};
 use crate::config::{SchemaChanges, Settings};
 use crate::refusals::{self, Coverage, Rules};
 use crate::standby;
@@ -101,6 +101,7 @@ async fn look(sql: &mut Connection, settings: &Settings) -> Result<Facts, WireEr
         standbys: server.get(10).map(str::to_owned),
         slot: catalog::read_slot(sql, &settings.slot).await?,
         rules: refusals::read(sql, &settings.publications, &tables).await?,
+        partitions: catalog::read_partitions(sql, &tables, &settings.slot).await?,
         wanted,
         tables,
     })
@@ -141,6 +142,7 @@ struct Facts {
     wanted: Vec<TableId>,
     tables: Vec<CatalogTable>,
     rules: Rules,
+    partitions: Vec<Partition>,
 }
 
 impl Facts {
@@ -378,6 +380,15 @@ impl Facts {
         }
         if table.published {
             findings.extend(self.rules.judge(table));
+            let partitions = self
+                .partitions
+                .iter()
+                .filter(|one| one.root == table.oid && one.came_with_rows);
+            findings.extend(partitions.map(|partition| {
+                let message = format!("partition {} was attached with the rows that it had", partition.name);
+                found(Severity::Warning, "PG0053", message)
+                    .hint("`millstream backfill` copies them, if the table was copied before")
+            }));
         } else {
             findings.push(self.not_published(settings, table, found));
         }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::partitions::Partitions;
 use crate::catalog;
 use crate::config::Settings;
 use crate::selection::published;
@@ -47,6 +48,7 @@ impl Membership {
             used,
             seen: None,
             relations: Vec::new(),
+            partitions: Partitions::default(),
             sql: None,
             notices: sender,
         };
@@ -77,6 +79,7 @@ struct Watcher {
     seen: Option<BTreeSet<TableId>>,
     /// What has the names of the tables that are read.
     relations: Vec<(TableId, u32)>,
+    partitions: Partitions,
     sql: Option<Connection>,
     notices: mpsc::Sender<Notice>,
 }
@@ -111,6 +114,8 @@ impl Watcher {
         if let Some(table) = found.iter().find(|table| !table.published) {
             return Ok(Some(Notice::Left(left(&settings, &table.id))));
         }
+        let partitions = catalog::read_partitions(&mut sql, &found, &settings.slot).await?;
+        self.partitions.look(&found, partitions);
         if !settings.selection.patterns.is_empty() {
             let selected: BTreeSet<TableId> = published(&mut sql, &settings).await?.0.into_iter().collect();
             // What comes alone seldom stays so: a script makes many tables. The second look that sees

@@ -13,6 +13,7 @@ mod membership;
 mod messages;
 mod outbox;
 mod owes;
+mod partitions;
 mod repair;
 mod replay;
 mod snapshot;

@@ -19,7 +19,8 @@ pub(super) fn owes_copy(before: &Shape, after: &Shape) -> Option<Why> {
             .iter()
             .any(|known| known.name == column.name && (known.type_oid, known.typmod) == typed)
     };
-    let is_told = after.columns.iter().all(|column| known(&column)) && after.under_others_names_of(before).next().is_none();
+    let is_told =
+        after.columns.iter().all(|column| known(&column)) && after.under_others_names_of(before).next().is_none();
     (!is_told).then_some(Why::Changed)
 }
 

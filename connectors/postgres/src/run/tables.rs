@@ -24,6 +24,8 @@ pub(super) enum Need {
     Types(UnknownTypes),
     /// The stream in text mode: a column's binary form cannot be read, or its type is gone.
     Text,
+    /// A look at this relation in the catalog.
+    Relation(u32),
     /// A copy of a table that the target holds and whose rows the stream does not tell.
     Copy(OwedCopy),
 }
@@ -35,8 +37,6 @@ pub(super) struct OwedCopy {
     pub(super) why: Why,
     /// The name that its relation has now, if that was seen under another.
     pub(super) renamed: Option<String>,
-    /// A look at this relation in the catalog.
-    Relation(u32),
 }
 
 /// Types as `(OID, typmod)`.

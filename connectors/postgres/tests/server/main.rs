@@ -15,6 +15,7 @@ mod login;
 mod lost_slot;
 mod membership;
 mod old_rows;
+mod partitions;
 mod preflight;
 mod publications;
 mod refusals;
