@@ -31,6 +31,8 @@
 //! | `millstream_postgres_streamed_transactions` | gauge | `source` | transactions that are kept until they commit |
 //! | `millstream_postgres_spilled_bytes`, `…_total` | gauge, counter | `source` | what is on disk of them, and was ever written |
 //! | `millstream_postgres_logical_messages_total` | counter | `source` | what `pg_logical_emit_message` wrote, if asked for |
+//! | `millstream_postgres_reread_rows_total` | counter | `source`, `table` | rows of which left-out values were re-read |
+//! | `millstream_postgres_missing_values_total` | counter | `source`, `table` | left-out values that were handed on without one |
 //! | `millstream_postgres_received_lsn` | gauge | `source` | the log's end in the server's last keepalive, bytes |
 //! | `millstream_postgres_confirmed_lsn` | gauge | `source` | what the server was told is durable, bytes |
 //! | `millstream_postgres_…` | gauge | `source` | what the governor sees of the slot: `run/governor/gauges.rs` |
@@ -54,7 +56,7 @@ mod standby;
 pub mod wire;
 
 pub use config::{
-    ArrayForm, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, Origin, PostgresConfig, WalBudget,
+    ArrayForm, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, Origin, PostgresConfig, Unchanged, WalBudget,
 };
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::outbox::Outbox;
 use super::tables::{Need, Tables};
 use crate::config::BatchLimits;
+use crate::decode::gaps;
 use crate::decode::pgoutput::{self, Message, OldTuple};
 use crate::decode::{ChangeContext, Lsn, ProtocolError, TableDecoder};
 use crate::plan::position_of;
@@ -55,6 +56,7 @@ pub(super) struct Assembler {
 
 pub(super) struct Transaction {
     pub(super) commit: Lsn,
+    xid: u32,
     position: String,
     committed_at: i64,
     /// The next row's ordinal; also whether there was a row.
@@ -105,6 +107,7 @@ impl Assembler {
                 let position = begin.final_lsn.padded();
                 self.transaction = Some(Transaction {
                     commit: begin.final_lsn,
+                    xid: begin.xid,
                     position,
                     committed_at: begin.committed_at,
                     ordinal: 0,
@@ -262,6 +265,12 @@ impl Assembler {
             ordinal: transaction.ordinal,
             committed_at: Some(transaction.committed_at),
         };
+        if self.outbox.completes() {
+            decoder.note_gaps(gaps::Transaction {
+                xid: transaction.xid,
+                commit: transaction.commit,
+            });
+        }
         let rows = decode(decoder, &context)?;
         transaction.ordinal += rows;
         counter.increment(rows.unsigned_abs());

@@ -12,6 +12,7 @@ mod membership;
 mod messages;
 mod outbox;
 mod replay;
+mod reread;
 mod snapshot;
 mod spool;
 mod start_command;
@@ -32,6 +33,7 @@ use self::in_progress::InProgress;
 use self::membership::Membership;
 use self::outbox::Outbox;
 use self::replay::Replay;
+use self::reread::Rereader;
 use self::snapshot::Snapshot;
 use self::spool::Spool;
 pub(crate) use self::start_command::refuse_old_server;
@@ -39,7 +41,7 @@ use self::start_command::{Mode, read_two_phase, start_command};
 use self::stream::{Gauges, Stream, status_every};
 use self::tables::{TableStart, Tables};
 use crate::catalog::{self, CatalogTable};
-use crate::config::Settings;
+use crate::config::{Settings, Unchanged};
 use crate::decode::Lsn;
 use crate::fault;
 use crate::identity::{self, Identity};
@@ -142,6 +144,9 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     tracing::info!(slot = %settings.slot, after = %held, binary, "streaming");
     let partition = wal_partition(source);
     let mut outbox = Outbox::new(context.events);
+    if settings.unchanged == Unchanged::Reread {
+        outbox.complete_with(Rereader::new(settings.clone(), identity.clone()));
+    }
     for table in &plan.copy {
         outbox.push(begin_copy(table, held, system.clone()));
     }

@@ -25,5 +25,7 @@ mod snapshot;
 mod stream;
 mod target;
 mod throughput;
+mod toast;
+mod toast_random;
 mod types;
 mod values;
