@@ -14,6 +14,7 @@ mod in_progress_random;
 mod login;
 mod membership;
 mod old_rows;
+mod oracle;
 mod preflight;
 mod publications;
 mod refusals;
