@@ -89,7 +89,7 @@ impl Shop {
                     is_of
                         && of("copy", input) == Position::End
                         && !owed.ordered().is_some_and(|owed| owed.contains('/'))
-                        && !backfill.ordered().is_some_and(|place| !place.ends_with("~~"))
+                        && backfill.ordered().is_none_or(|place| place.ends_with("~~"))
                 };
                 position("wal".to_owned()) >= committed && { inputs }.all(whole)
             })

@@ -5,28 +5,12 @@ use std::time::Duration;
 use futures::future::join_all;
 use millstream_testkit::postgres::TestCluster;
 
+use crate::dice::Dice;
 use crate::target::{Running, Target, config, eventually, present, source, table};
 
 /// How many random histories are run, and how many at a time.
 const SEEDS: u64 = 200;
 const LANES: u64 = 4;
-
-/// Numbers that look random and are the same for a seed each time.
-struct Dice(u64);
-
-impl Dice {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    /// From 0 to `sides - 1`.
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % sides
-    }
-}
 
 /// A statement that changes, moves or removes rows of `name`, of which large values are left out
 /// of the stream.

@@ -7,6 +7,7 @@ mod backfills;
 mod changes;
 mod conformance;
 mod copies;
+mod dice;
 mod failover;
 mod hosts;
 mod in_progress;

@@ -319,6 +319,30 @@ async fn target_tables_that_stand_apart_both_get_the_new_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_target_table_that_joins_when_the_table_was_replaced_hides_it_from_no_other() {
+    let back = "ALTER TABLE orders RENAME TO away; UPDATE away SET amount = 5 WHERE id < 20; \
+        DELETE FROM away WHERE id = 30; ALTER TABLE away RENAME TO orders";
+    for script in [
+        format!("{NEXT}; {SWAP}; INSERT INTO orders VALUES (7000, 8)"),
+        back.to_owned(),
+    ] {
+        let cluster = cluster();
+        let config = settings(&cluster);
+        let mut target = filled(&cluster, &config).await;
+        cluster.psql(&script).unwrap();
+        target.twins.insert(table("orders"), Held::default());
+        let target = settled(&cluster, &config, target, &["orders", "lines"]).await;
+        // What is settled by its relation alone may still have to notice.
+        let target = settled(&cluster, &config, target, &["orders", "lines"]).await;
+        assert_equal(&target, &cluster, "orders", &["id", "amount"]);
+
+        cluster.psql("INSERT INTO orders VALUES (7001, 9)").unwrap();
+        let target = settled(&cluster, &config, target, &["orders", "lines"]).await;
+        assert_equal(&target, &cluster, "orders", &["id", "amount"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_first_copy_whose_table_is_replaced_gives_way() {
     let cluster = cluster();
     let config = settings(&cluster);

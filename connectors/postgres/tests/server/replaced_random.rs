@@ -7,6 +7,7 @@ use millstream_testkit::postgres::TestCluster;
 use serde_json::json;
 use tokio::time::timeout;
 
+use crate::dice::Dice;
 use crate::replaced::{settled, since_emptied};
 use crate::target::{Running, Target, config, eventually, present, source, table};
 
@@ -15,23 +16,6 @@ const SEEDS: u64 = 40;
 const LANES: u64 = 4;
 /// How long the source is waited for before it is cut.
 const LIFE: Duration = Duration::from_secs(2);
-
-/// Numbers that look random and are the same for a seed each time.
-struct Dice(u64);
-
-impl Dice {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    /// From 0 to `sides - 1`.
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % sides
-    }
-}
 
 /// A step of the writer. The table is `name`; beside it there is one to swap it with, `spare`.
 fn step(dice: &mut Dice, name: &str) -> String {

@@ -222,19 +222,27 @@ impl Running {
         }
     }
 
+    /// Takes the next event, and declares durable what it completes. `false` if the source has ended.
+    async fn step(&mut self) -> bool {
+        match timeout(PATIENCE, self.events.recv()).await {
+            Ok(Some(event)) => {
+                let boundary = matches!(event, SourceEvent::Boundary(_));
+                self.target.take(event);
+                if boundary && self.is_durable {
+                    self.durable.send_replace(self.target.least());
+                }
+                true
+            }
+            Ok(None) => false,
+            Err(_) => panic!("nothing more came; boundaries: {:?}", self.target.boundaries.last()),
+        }
+    }
+
     /// Takes events, and declares durable what they complete, until `done`.
     pub async fn until(&mut self, done: impl Fn(&Target) -> bool) {
         while !done(&self.target) {
-            match timeout(PATIENCE, self.events.recv()).await {
-                Ok(Some(event)) => {
-                    let boundary = matches!(event, SourceEvent::Boundary(_));
-                    self.target.take(event);
-                    if boundary && self.is_durable {
-                        self.durable.send_replace(self.target.least());
-                    }
-                }
-                Ok(None) => panic!("the source ended: {:?}", (&mut self.task).await),
-                Err(_) => panic!("nothing more came; boundaries: {:?}", self.target.boundaries.last()),
+            if !self.step().await {
+                panic!("the source ended: {:?}", (&mut self.task).await);
             }
         }
     }
@@ -243,26 +251,14 @@ impl Running {
     /// source asks to be started anew, or ends with an error after which a pipeline does that.
     pub async fn until_or_anew(&mut self, done: impl Fn(&Target) -> bool) -> bool {
         while !done(&self.target) {
-            match timeout(PATIENCE, self.events.recv()).await {
-                Ok(Some(event)) => {
-                    let boundary = matches!(event, SourceEvent::Boundary(_));
-                    self.target.take(event);
-                    if boundary && self.is_durable {
-                        self.durable.send_replace(self.target.least());
-                    }
-                    if self.target.tables_changed {
-                        return false;
-                    }
-                }
-                Ok(None) => {
-                    let error = (&mut self.task)
-                        .await
-                        .expect("no panic")
-                        .expect_err("it has not been stopped");
-                    assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.summary());
-                    return false;
-                }
-                Err(_) => panic!("nothing more came; boundaries: {:?}", self.target.boundaries.last()),
+            if !self.step().await {
+                let ended = (&mut self.task).await.expect("no panic");
+                let error = ended.expect_err("it has not been stopped");
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.summary());
+                return false;
+            }
+            if self.target.tables_changed {
+                return false;
             }
         }
         true
