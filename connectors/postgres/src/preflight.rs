@@ -383,11 +383,22 @@ impl Facts {
             let partitions = self
                 .partitions
                 .iter()
-                .filter(|one| one.root == table.oid && one.came_with_rows);
+                .filter(|one| one.root == table.oid && one.was_a_table && one.is_recent);
             findings.extend(partitions.map(|partition| {
-                let message = format!("partition {} was attached with the rows that it had", partition.name);
-                found(Severity::Warning, "PG0053", message)
-                    .hint("`millstream backfill` copies them, if the table was copied before")
+                let message = format!(
+                    "partition {} was attached with the rows that it may have had",
+                    partition.name
+                );
+                let only = if partition.is_leaf {
+                    let name = partition.name.replace('\'', "''");
+                    format!(" --where \"tableoid = '{name}'::regclass\"")
+                } else {
+                    String::new()
+                };
+                found(Severity::Warning, "PG0053", message).hint(format!(
+                    "if it had any and the table was copied before: millstream backfill PIPELINE {}{only}",
+                    table.id.within_source()
+                ))
             }));
         } else {
             findings.push(self.not_published(settings, table, found));

@@ -83,7 +83,7 @@ impl Shape {
                     column.key = now.key;
                 }
             } else if !(is_sure && has_key && shape.take_key_of(now)) {
-                shape.keep_key_of(before.shape)?;
+                shape.keep_key_of(before)?;
             }
         }
         Ok(shape)
@@ -103,9 +103,9 @@ impl Shape {
     }
 
     /// Takes the key that the table had before: by the columns' numbers, or where those are not
-    /// certain by their names and types.
-    fn keep_key_of(&mut self, before: &Shape) -> Result<()> {
-        if self.take_key_of(&before.columns) {
+    /// certain by their names and types. A key that may be a later one counts only where both agree.
+    fn keep_key_of(&mut self, Before { shape: before, is_past }: Before<'_>) -> Result<()> {
+        if is_past && self.take_key_of(&before.columns) {
             return Ok(());
         }
         for column in &mut self.columns {

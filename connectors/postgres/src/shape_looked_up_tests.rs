@@ -70,6 +70,14 @@ fn look(live: &str, unsettled: &[i16], dropped: &[i16]) -> RelationLook {
 
 /// What a Relation message with the columns `sent` makes of `before`, which was told by the stream.
 fn after(before: &Shape, sent: &str, look: &RelationLook) -> Result<Shape> {
+    let before = Before {
+        shape: before,
+        is_past: true,
+    };
+    told(before, sent, look)
+}
+
+fn told(before: Before<'_>, sent: &str, look: &RelationLook) -> Result<Shape> {
     let sent: Vec<&str> = sent.split_whitespace().collect();
     let mut message = b"R\0\0\0\x07public\0orders\0f".to_vec();
     message.extend(u16::try_from(sent.len()).unwrap().to_be_bytes());
@@ -82,10 +90,6 @@ fn after(before: &Shape, sent: &str, look: &RelationLook) -> Result<Shape> {
     }
     let Message::Relation(relation) = pgoutput::parse(&message).unwrap() else {
         panic!("not a relation")
-    };
-    let before = Before {
-        shape: before,
-        is_past: true,
     };
     Shape::looked_up(&relation, before, look, &TypeNames::default())
 }
@@ -140,6 +144,20 @@ fn a_name_that_changes_hands_is_another_column() {
     let again = after(&again, "id a b", &settled).unwrap();
     assert_eq!(written(&again), "1:id* 2:a 4:b");
     assert_eq!(again.under_others_names_of(&before).collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn a_key_of_a_later_catalog_is_none_of_an_earlier_message() {
+    // The key was dropped, and another column took its name and became the key.
+    let mut now = look("2:id*", &[2], &[1]);
+    now.relation.as_mut().unwrap().key_is_settled = false;
+    let before = shape("2:id*");
+    let at_start = Before {
+        shape: &before,
+        is_past: false,
+    };
+    let error = told(at_start, "id code", &now).unwrap_err();
+    assert_eq!(error.error_code(), Some("PG0033"));
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub(crate) async fn look_at_relation(
     let as_of = read_log_end(sql).await?.unwrap_or_default();
     // The queries must see one and the same catalog.
     sql.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    // Newer servers lock each published table for the list of its columns.
+    sql.query("SET LOCAL statement_timeout = '4s'").await?;
     let settled = |row: &str| {
         format!(
             "COALESCE((SELECT pg_catalog.age({row}.xmin) > pg_catalog.age(s.catalog_xmin) \

@@ -1,10 +1,17 @@
 //! What is asked of the catalog while the stream waits for the answer.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use super::tables::UnknownTypes;
 use crate::catalog::{self, RelationLook};
 use crate::config::Settings;
 use crate::decode::Catalog;
 use crate::wire::{Connection, Session, WireError};
+
+/// A look that takes longer is given up; the server gives it up a little earlier.
+const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// Looks at relations, in a session that is kept from one look to the next.
 #[derive(Default)]
@@ -13,17 +20,34 @@ pub(super) struct Lookups {
 }
 
 impl Lookups {
-    /// Looks at the relation `oid`.
-    pub(super) async fn relation(&mut self, settings: &Settings, oid: u32) -> Result<RelationLook, WireError> {
-        // One that was idle for long may be gone: only a new one is believed when it fails.
-        if let Some(mut sql) = self.sql.take()
-            && let Ok(look) = look(&mut sql, settings, oid).await
-        {
-            self.sql = Some(sql);
-            return Ok(look);
+    /// Looks at the relation `oid`. A look that fails or takes long, as behind an `ALTER TABLE` of any
+    /// published table, shows nothing: the stream goes on by what it tells.
+    pub(super) async fn relation(&mut self, settings: &Settings, oid: u32) -> RelationLook {
+        loop {
+            let is_new = self.sql.is_none();
+            let reason = match timeout(LONGEST_LOOK, self.look(settings, oid)).await {
+                Ok(Ok(look)) => return look,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            // One that was idle for long may be gone: only a new one is believed when it fails.
+            if is_new {
+                tracing::warn!(
+                    oid,
+                    reason,
+                    "the catalog cannot be looked at: columns are taken by their names"
+                );
+                return RelationLook::default();
+            }
         }
-        let mut sql = Connection::open(&settings.connect, Session::Sql).await?;
-        let look = look(&mut sql, settings, oid).await?;
+    }
+
+    async fn look(&mut self, settings: &Settings, oid: u32) -> Result<RelationLook, WireError> {
+        let mut sql = match self.sql.take() {
+            Some(sql) => sql,
+            None => Connection::open(&settings.connect, Session::Sql).await?,
+        };
+        let look = catalog::look_at_relation(&mut sql, &settings.publications, &settings.slot, oid).await?;
         self.sql = Some(sql);
         Ok(look)
     }
@@ -39,8 +63,4 @@ impl Lookups {
         sql.close().await;
         Ok((names, catalog))
     }
-}
-
-async fn look(sql: &mut Connection, settings: &Settings, oid: u32) -> Result<RelationLook, WireError> {
-    catalog::look_at_relation(sql, &settings.publications, &settings.slot, oid).await
 }

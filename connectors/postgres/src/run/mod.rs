@@ -181,7 +181,7 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     }
     let mut tables = Tables::new(partition.clone(), starts, types, binary);
     tables.recopy = settings.recopy;
-    tables.read_at = server.log_end.unwrap_or_default();
+    tables.read_at = server.log_end.unwrap_or(Lsn(u64::MAX));
     tables.schema_changes = settings.schema_changes;
     let mut assembler = Assembler::new(partition.clone(), settings.batch, tables, outbox, held);
     assembler.raises.push(system.clone());

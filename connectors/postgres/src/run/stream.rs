@@ -297,10 +297,7 @@ impl Stream<'_> {
             sql.close().await;
             Ok(!found.is_empty())
         };
-        let found = timeout(LONGEST_LOOKUP, looking).await;
-        found
-            .unwrap_or(Err(WireError::TimedOut("looking for a table", LONGEST_LOOKUP)))
-            .map_err(|error| fault::explain(error, "cannot look for a renamed table", &settings.connect))
+        self.look_up(looking).await
     }
 
     /// Decodes what was read, until it is used up or something waits for the engine. Returns
@@ -374,7 +371,9 @@ impl Stream<'_> {
                 }
                 Need::Relation(oid) => {
                     let mut lookups = std::mem::take(&mut self.lookups);
-                    let look = self.look_up(lookups.relation(self.settings, oid)).await?;
+                    let settings = self.settings;
+                    let looking = async { Ok(lookups.relation(settings, oid).await) };
+                    let look = self.look_up(looking).await?;
                     self.lookups = lookups;
                     self.assembler.tables.looked_at(oid, look);
                 }

@@ -60,7 +60,7 @@ pub(super) struct Tables {
     binary: bool,
     /// When a table is copied anew, in place of an error.
     pub(super) recopy: Recopy,
-    /// The log's end before the catalog was read that the first shapes are from; 0 if it is not known.
+    /// The log's end before the catalog was read that the first shapes are from; the greatest if it is not known.
     pub(super) read_at: Lsn,
     /// Where what the stream does not tell of columns comes from.
     pub(super) schema_changes: SchemaChanges,
@@ -94,9 +94,11 @@ struct StreamedTable {
 }
 
 impl StreamedTable {
-    /// Takes the shape that `relation` told, and says what became of columns since the one before.
-    fn take(&mut self, shape: Shape, relation: &Relation<'_>) {
-        if self.versions.took(relation) {
+    /// Takes the shape that `relation` told, and says what became of columns since the one before,
+    /// where that `is_earlier`: the catalog's may be a later one.
+    fn take(&mut self, shape: Shape, relation: &Relation<'_>, is_earlier: bool) {
+        self.versions.took(relation);
+        if is_earlier {
             shape.tell_what_became_of(&self.shape);
         }
         self.shape = shape;
@@ -122,7 +124,7 @@ impl Tables {
             partition,
             binary,
             recopy: Recopy::default(),
-            read_at: Lsn(0),
+            read_at: Lsn(u64::MAX),
             schema_changes: SchemaChanges::Stream,
             types,
             tables: tables.collect(),
@@ -282,9 +284,19 @@ impl Tables {
             }
             Err(error) => return self.copy_or(index, None, error).map(Some),
         };
+        let changes = table.decoder.is_some() || commit > self.read_at;
+        let owes = owes_copy(&table.shape, &shape).filter(|_| self.recopy == Recopy::Changed);
+        let owes = owes.filter(|_| changes && commit > table.held);
+        let copy = owes.map(|why| {
+            Need::Copy(OwedCopy {
+                table: table.shape.id.clone(),
+                why,
+                renamed: None,
+            })
+        });
         if table.decoder.is_some() && shape.reads_as(&table.shape) {
-            table.take(shape, relation);
-            return Ok(None);
+            table.take(shape, relation, changes);
+            return Ok(copy);
         }
         if self.binary && !shape.binary_is_exact(&self.types.catalog) {
             // The mode belongs to the whole stream and is chosen when it starts, from a catalog
@@ -292,23 +304,14 @@ impl Tables {
             tracing::info!(table = %shape.id, "a column needs the stream in text mode");
             return Ok(Some(Need::Text));
         }
-        let changes = table.decoder.is_some() || commit > self.read_at;
         if let Some(mut before) = table.decoder.take() {
             tracing::info!(table = %shape.id, columns = shape.columns.len(), "the table's columns changed");
             take_batches(&mut before, outbox)?;
         }
-        let owes = owes_copy(&table.shape, &shape).filter(|_| self.recopy == Recopy::Changed);
-        let owes = owes.filter(|_| changes && commit > table.held);
         let types = shape.column_types(&self.types.catalog);
-        table.take(shape, relation);
+        table.take(shape, relation, changes);
         table.decoder = Some(TableDecoder::new(schema, types, self.partition.clone()));
-        Ok(owes.map(|why| {
-            Need::Copy(OwedCopy {
-                table: table.shape.id.clone(),
-                why,
-                renamed: None,
-            })
-        }))
+        Ok(copy)
     }
 
     /// Takes a look at a relation that was [needed](Need::Relation).

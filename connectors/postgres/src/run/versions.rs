@@ -60,10 +60,9 @@ impl Versions {
         self.look = Some(look);
     }
 
-    /// Notes that the table has the shape that a message told. Returns whether the one before was
-    /// told by the stream too, and is not the catalog's, which may be a later one.
-    pub(super) fn took(&mut self, relation: &Relation<'_>) -> bool {
-        self.told.replace(Told::of(relation)).is_some()
+    /// Notes that the table has the shape that a message told.
+    pub(super) fn took(&mut self, relation: &Relation<'_>) {
+        self.told = Some(Told::of(relation));
     }
 }
 

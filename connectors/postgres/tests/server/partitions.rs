@@ -35,7 +35,7 @@ async fn rows_that_came_with_a_partition_are_told_of_and_a_backfill_brings_them(
     cluster.psql(ATTACH).unwrap();
     assert_eq!(
         warnings(&config).await,
-        ["partition public.parts_2 was attached with the rows that it had"]
+        ["partition public.parts_2 was attached with the rows that it may have had"]
     );
     run.catch_up(&cluster).await;
     assert_eq!(run.target.folded("parts", "id").len(), 4, "1, 2, 13 and 21");
@@ -67,5 +67,4 @@ async fn a_partition_that_is_a_table_of_its_own_is_copied_when_it_is_attached() 
     for name in ["parts_1", "parts_2", "parts_3"] {
         assert_eq!(target.folded(name, "id"), present(&cluster, name, &["id"]), "{name}");
     }
-    assert_eq!(warnings(&config).await, [""; 0]);
 }

@@ -12,7 +12,7 @@ use crate::replaced::{settled, since_emptied};
 use crate::target::{Running, Target, config, eventually, present, source, table};
 
 /// How many random histories are run, and how many at a time.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 20;
 const LANES: u64 = 4;
 /// How long the source is waited for before it is cut.
 const LIFE: Duration = Duration::from_secs(2);
