@@ -244,15 +244,15 @@ impl Builder<'_> {
     fn unchanged(&self) -> Result<ArrayRef> {
         let mut names = arrow_array::builder::ListBuilder::new(arrow_array::builder::StringBuilder::new());
         for emission in self.emissions {
-            let missing = self.images.missing(emission.row as usize);
+            let unsent = self.images.unsent(emission.row as usize);
             let shown = emission.side == Side::After && emission.op != Op::Delete;
             let mut any = false;
-            for name in missing.iter().filter(|_| shown) {
+            for name in unsent.filter(|_| shown) {
                 let outputs = self
                     .branch
                     .outputs
                     .iter()
-                    .filter(|output| output.plain.as_deref() == Some(name.as_ref()));
+                    .filter(|output| output.plain.as_deref() == Some(name));
                 for output in outputs {
                     names.values().append_value(output.field.name());
                     any = true;

@@ -138,7 +138,7 @@ pub(crate) fn decide(batch: &ChangeBatch, branch: &Branch, images: &Images) -> R
 
 /// Why a computed column cannot be computed from what the source sent.
 fn uncomputable(branch: &Branch, images: &Images, row: usize) -> Option<String> {
-    if images.missing(row).is_empty() {
+    if !images.misses_any(row) {
         return None;
     }
     branch

@@ -1,7 +1,8 @@
 //! The fold of changes by key: the rows of a table as they are after all of its changes.
 //!
 //! What a change did not send (`__unchanged`) it has from the row with its key; a create that
-//! moves a row to another key has it from the row that the delete just before it removed.
+//! moves a row to another key has it from the row that the delete just before it removed. Where
+//! that row has nothing, the value counts that stands in the change itself: it was read again.
 
 use std::collections::HashMap;
 
@@ -121,7 +122,10 @@ pub fn current(changes: &[RecordBatch], key: &[String]) -> Result<Option<RecordB
                         let names = unchanged.value(row);
                         for name in names.as_string::<i32>().iter().flatten() {
                             let index = schema.index_of(name)?;
-                            older.extend(had.map(|had| (index, had.place_of(index))));
+                            let place = had.map(|had| had.place_of(index));
+                            // A column that was left out is not NULL.
+                            let is_known = |place: &(usize, usize)| changes[place.0].column(index).is_valid(place.1);
+                            older.extend(place.filter(is_known).map(|place| (index, place)));
                         }
                     }
                     let since = known.map_or(seen, |known| known.since);

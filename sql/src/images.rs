@@ -20,8 +20,17 @@ pub(crate) struct Images {
     /// those of the change itself. Rows without a before-image are undefined.
     pub(crate) before: Option<RecordBatch>,
     before_nulls: Option<NullBuffer>,
-    /// Columns that are still missing, by row; empty if no row misses any.
-    missing: Vec<Box<[Box<str>]>>,
+    /// Columns that the source did not send and no before-image holds, by row; empty if there are
+    /// none in any row.
+    unsent: Vec<Box<[Unsent]>>,
+}
+
+/// A column that was not sent with a change.
+#[derive(Debug)]
+struct Unsent {
+    name: Box<str>,
+    /// Whether its value is not known: nobody read it again. One that was left out is never NULL.
+    missing: bool,
 }
 
 impl Images {
@@ -37,7 +46,7 @@ impl Images {
                 .map(|before| image(rows, branch, Some(before)))
                 .transpose()?,
             before_nulls,
-            missing: Vec::new(),
+            unsent: Vec::new(),
         };
         images.resolve(rows)?;
         Ok(images)
@@ -48,24 +57,32 @@ impl Images {
         self.before.is_some() && self.before_nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row))
     }
 
-    /// The columns of a row that the source did not send and that no before-image holds.
-    pub(crate) fn missing(&self, row: usize) -> &[Box<str>] {
-        self.missing.get(row).map_or(&[], |names| names)
+    /// The columns of a row that the source did not send and that no before-image holds, also
+    /// those whose values were read again.
+    pub(crate) fn unsent(&self, row: usize) -> impl Iterator<Item = &str> {
+        self.of(row).iter().map(|column| &*column.name)
     }
 
-    /// The first of `columns` that is missing in a row.
+    /// Whether the value of any column of a row is not known.
+    pub(crate) fn misses_any(&self, row: usize) -> bool {
+        self.of(row).iter().any(|column| column.missing)
+    }
+
+    /// The first of `columns` whose value is not known in a row.
     pub(crate) fn missing_of<'c>(&self, row: usize, columns: &'c [String]) -> Option<&'c str> {
-        let missing = self.missing(row);
-        if missing.is_empty() {
+        let unsent = self.of(row);
+        if unsent.is_empty() {
             return None;
         }
-        columns
-            .iter()
-            .map(String::as_str)
-            .find(|column| missing.iter().any(|name| **name == **column))
+        let is_missing = |column: &&str| unsent.iter().any(|unsent| unsent.missing && *unsent.name == **column);
+        columns.iter().map(String::as_str).find(is_missing)
     }
 
-    /// Fills unchanged columns in from the before-image, and notes which stay missing.
+    fn of(&self, row: usize) -> &[Unsent] {
+        self.unsent.get(row).map_or(&[], |columns| columns)
+    }
+
+    /// Fills unchanged columns in from the before-image, and notes which stay unsent.
     fn resolve(&mut self, rows: &RecordBatch) -> Result<()> {
         let unchanged = rows
             .column_by_name(envelope::UNCHANGED)
@@ -85,26 +102,27 @@ impl Images {
         if let Some(before) = &self.before {
             let mut columns = self.after.columns().to_vec();
             for (index, field) in self.after.schema_ref().fields().iter().enumerate() {
-                let unsent =
+                let is_filled =
                     |row: usize| self.has_before(row) && by_row[row].iter().any(|name| **name == **field.name());
-                let mask: BooleanArray = (0..rows.num_rows()).map(|row| Some(unsent(row))).collect();
+                let mask: BooleanArray = (0..rows.num_rows()).map(|row| Some(is_filled(row))).collect();
                 if mask.true_count() > 0 {
                     columns[index] = zip(&mask, before.column(index), &columns[index]).map_err(internal)?;
                 }
             }
             self.after = with_count(self.after.schema_ref().clone(), columns, rows.num_rows())?;
         }
-        self.missing = by_row
-            .into_iter()
-            .enumerate()
-            .map(|(row, names)| {
-                if self.has_before(row) {
-                    Box::default()
-                } else {
-                    names.into_boxed_slice()
-                }
-            })
-            .collect();
+        let is_missing = |name: &str, row: usize| rows.column_by_name(name).is_none_or(|column| column.is_null(row));
+        let unsent = by_row.into_iter().enumerate().map(|(row, names)| {
+            if self.has_before(row) {
+                return Box::default();
+            }
+            let column = |name: Box<str>| Unsent {
+                missing: is_missing(&name, row),
+                name,
+            };
+            names.into_iter().map(column).collect()
+        });
+        self.unsent = unsent.collect();
         Ok(())
     }
 }

@@ -261,6 +261,18 @@ fn describe() {
             "Messages of pg_logical_emit_message",
         ),
         (
+            Counter,
+            "millstream_postgres_reread_rows_total",
+            Count,
+            "Rows of which values that the stream left out were read again",
+        ),
+        (
+            Counter,
+            "millstream_postgres_missing_values_total",
+            Count,
+            "Values that the stream left out and that could not be read again",
+        ),
+        (
             Gauge,
             "millstream_kafka_lag_messages",
             Count,

@@ -83,6 +83,9 @@ pub struct PostgresConfig {
     /// Whether the server sends prepared transactions before they commit (PostgreSQL 15 and later).
     #[serde(default)]
     pub two_phase: bool,
+    /// What becomes of values that an update leaves out.
+    #[serde(default)]
+    pub unchanged: Unchanged,
     /// Which transactions are sent.
     #[serde(default)]
     pub origin: Origin,
@@ -120,6 +123,18 @@ pub enum Origin {
     Any,
     /// Those that it has not received from another server (PostgreSQL 16 and later).
     None,
+}
+
+/// What becomes of large values (TOAST) that an update did not change, and that neither the stream
+/// nor a before-image tells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unchanged {
+    /// Their columns are named in `__unchanged`.
+    #[default]
+    Mark,
+    /// The same, and the present values are read from the table and stand beside.
+    Reread,
 }
 
 /// When decoded rows are handed on.
@@ -224,6 +239,7 @@ pub(crate) struct Settings {
     pub(crate) adopt: Option<String>,
     pub(crate) streaming: bool,
     pub(crate) two_phase: bool,
+    pub(crate) unchanged: Unchanged,
     pub(crate) origin: Origin,
     pub(crate) messages: bool,
     pub(crate) spool: SpoolSettings,
@@ -319,6 +335,7 @@ impl Settings {
             adopt: config.adopt.as_ref().map(ToString::to_string),
             streaming: config.streaming,
             two_phase: config.two_phase,
+            unchanged: config.unchanged,
             origin: config.origin,
             messages: config.messages,
             schema_changes: config.schema_changes,
@@ -389,6 +406,16 @@ mod tests {
             (Recopy::Replaced, LostSlot::Halt)
         );
         assert_eq!(settings.schema_changes, SchemaChanges::Catalog);
+        assert_eq!(settings.unchanged, Unchanged::Mark);
+    }
+
+    #[test]
+    fn values_that_are_left_out_are_read_again_if_asked() {
+        let json =
+            |mode| serde_json::json!({"url": "postgres://a@b", "publication": "p", "tables": ["t"], "unchanged": mode});
+        let settings = Settings::read("p", "s", &config(json("reread"))).unwrap();
+        assert_eq!(settings.unchanged, Unchanged::Reread);
+        assert!(serde_json::from_value::<PostgresConfig>(json("keep")).is_err());
     }
 
     #[test]

@@ -34,6 +34,8 @@
 //! | `millstream_postgres_logical_messages_total` | counter | `source` | what `pg_logical_emit_message` wrote, if asked for |
 //! | `millstream_postgres_tables_recopied_total` | counter | `source`, `table`, `reason` | copies that begin by themselves, as of a table that was replaced |
 //! | `millstream_postgres_slots_lost_total` | counter | `source` | slots that another was made for, `lost_slot: recopy` |
+//! | `millstream_postgres_reread_rows_total` | counter | `source`, `table` | rows of which left-out values were re-read |
+//! | `millstream_postgres_missing_values_total` | counter | `source`, `table` | left-out values that were handed on without one |
 //! | `millstream_postgres_received_lsn` | gauge | `source` | the log's end in the server's last keepalive, bytes |
 //! | `millstream_postgres_confirmed_lsn` | gauge | `source` | what the server was told is durable, bytes |
 //! | `millstream_postgres_…` | gauge | `source` | what the governor sees of the slot: `run/governor/gauges.rs` |
@@ -62,7 +64,7 @@ pub mod wire;
 
 pub use config::{
     ArrayForm, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, Origin, PostgresConfig, SchemaChanges,
-    WalBudget,
+    Unchanged, WalBudget,
 };
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

@@ -6,7 +6,7 @@ use millstream_core::{Finding, Severity, TableId};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::catalog::{self, CatalogTable, Partition, Slot};
-use crate::config::{SchemaChanges, Settings};
+use crate::config::{SchemaChanges, Settings, Unchanged};
 use crate::refusals::{self, Coverage, Rules};
 use crate::standby;
 use crate::wire::{Connection, Session, WireError};
@@ -352,7 +352,11 @@ impl Facts {
             });
             let role = escape_identifier(&self.role);
             let grant = format!("GRANT SELECT{columns} ON {quoted} TO {role};");
-            let message = format!("role `{}` may not read it, which the first copy needs", self.role);
+            let need = match settings.unchanged {
+                Unchanged::Mark => "which the first copy needs",
+                Unchanged::Reread => "which the first copy and `unchanged: reread` need",
+            };
+            let message = format!("role `{}` may not read it, {need}", self.role);
             findings.push(found(Severity::Error, "PG0013", message).sql(grant));
         }
         if table.row_security {

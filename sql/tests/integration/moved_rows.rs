@@ -48,3 +48,28 @@ async fn what_was_not_sent_comes_from_the_row_that_was_moved() {
     let bodies: Vec<_> = current["body"].as_string::<i32>().iter().flatten().collect();
     assert_eq!(bodies, ["longer", "long"], "in the order in which the keys appeared");
 }
+
+/// What a fold has is exact; a value that was read again may be newer, or another row's.
+#[tokio::test]
+async fn a_value_that_was_read_again_counts_where_there_is_none() {
+    let table = parse_table("shop.articles (id int64, body utf8) key (id)").unwrap();
+    let changes = [
+        "c | 1 | long",
+        "u | 1 | ~newer",
+        "u | 2 | ~first",
+        "u | 2 | ~newer",
+        "d | 2",
+        "c | 3 | ~newer",
+        "c | 4 | NULL",
+        "u | 4 | ~known",
+    ];
+    let changes = [parse_changes(&table, &changes, 1).unwrap().rows().clone()];
+    let key = ["id".to_owned()];
+    let folded = fold_rows(&key, change_rows(&changes));
+    let expected = [("1", "long"), ("3", "first"), ("4", "known")];
+    let rows: Vec<_> = folded.values().map(|row| (&*row["id"], &*row["body"])).collect();
+    assert_eq!(rows, expected);
+    let current = fold::current(&changes, &key).unwrap().unwrap();
+    let bodies: Vec<_> = current["body"].as_string::<i32>().iter().flatten().collect();
+    assert_eq!(bodies, expected.map(|(_, body)| body));
+}

@@ -1,7 +1,7 @@
 //! Tables and changes written as text, and changes shown as text.
 //!
 //! A row is `op | cell | cell …`. `NULL` or nothing is null, `~` is a column that the source did
-//! not send, `''` is the empty text. A row `<` holds the row before the change above it.
+//! not send, `~x` one whose value was read again, `''` is the empty text. A row `<` holds the row before the change above it.
 
 use std::sync::Arc;
 
@@ -107,8 +107,12 @@ pub fn parse_changes(schema: &Arc<TableSchema>, lines: &[&str], position: usize)
         let op = Op::from_letter(op).ok_or_else(|| format!("`{line}` begins with no operation"))?;
         let mut unchanged = Vec::new();
         for (field, cell) in schema.columns.fields().iter().zip(&mut row) {
-            if cell.as_deref() == Some("~") {
-                *cell = None;
+            let reread = cell
+                .as_deref()
+                .and_then(|cell| cell.strip_prefix('~'))
+                .map(str::to_owned);
+            if let Some(reread) = reread {
+                *cell = (!reread.is_empty()).then_some(reread);
                 unchanged.push(field.name().as_str());
             }
         }
@@ -176,10 +180,11 @@ pub fn show_changes(batch: &ChangeBatch) -> Vec<String> {
         let mut line = vec![Some(batch.ops().value(row).to_owned())];
         for (index, field) in batch.schema().columns.fields().iter().enumerate() {
             let missing = names.contains(field.name());
-            line.push(if missing {
-                Some("~".to_owned())
-            } else {
-                Some(shown(rows.column(index), row))
+            let column = rows.column(index);
+            line.push(match missing {
+                true if column.is_null(row) => Some("~".to_owned()),
+                true => Some(format!("~{}", shown(column, row))),
+                false => Some(shown(column, row)),
             });
         }
         lines.push(line);

@@ -60,7 +60,8 @@ for row in changes:
     moved = row["__op"] == "c" and place == moved_at
     had = removed if moved else state.get(row["id"], {})
     for name in row["__unchanged"] or []:
-        cells[name] = had.get(name)
+        if had.get(name) is not None:
+            cells[name] = had[name]
     state[row["id"]] = cells
 
 for _, cells in sorted(state.items()):

@@ -10,6 +10,7 @@
 //! | [`pgoutput`], [`tuple`] | messages of logical replication |
 //! | [`copy`] | the `COPY … (FORMAT binary)` stream |
 //! | [`rows`], [`raw_row`] | changes of one table, and the rows that were rejected |
+//! | [`gaps`] | values that were left out of them |
 
 mod built_in;
 pub(crate) mod calendar;
@@ -22,6 +23,7 @@ mod float;
 pub(crate) mod forms;
 #[cfg(any(feature = "fuzzing", test))]
 pub mod fuzzing;
+pub(crate) mod gaps;
 mod geometry;
 mod list;
 pub(crate) mod lsn;

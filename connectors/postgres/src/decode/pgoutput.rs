@@ -78,6 +78,8 @@ pub(crate) struct Begin {
     pub(crate) final_lsn: Lsn,
     /// Commit time in microseconds since the Unix epoch.
     pub(crate) committed_at: i64,
+    /// The transaction's number.
+    pub(crate) xid: u32,
 }
 
 /// What a transaction ends with.
@@ -164,8 +166,8 @@ fn read_message<'a>(tag: u8, reader: &mut Reader<'a>) -> Result<Message<'a>> {
             let begin = Begin {
                 final_lsn: lsn(reader)?,
                 committed_at: time(reader)?,
+                xid: reader.u32()?,
             };
-            let _xid = reader.u32()?;
             Message::Begin(begin)
         }
         b'C' => Message::Commit(read_commit(reader)?),
@@ -314,6 +316,7 @@ mod tests {
         let expected = Begin {
             final_lsn: Lsn(0x16_0000_0001),
             committed_at: 946_684_800_000_000,
+            xid: 7,
         };
         assert_eq!(parse(&begin).unwrap(), Message::Begin(expected));
 

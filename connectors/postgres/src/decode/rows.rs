@@ -10,6 +10,7 @@ use millstream_core::quarantine::{QuarantineBuilder, Raw, RowPlace};
 use millstream_core::{ChangeBatch, EnvelopeBuilder, Error, ErrorKind, Op, PartitionId, Result, TableSchema};
 
 use super::column::ColumnBuilder;
+use super::gaps::{Gap, Gaps, KeyValue, Transaction};
 use super::pgoutput::OldTuple;
 use super::raw_row::row_as_json;
 use super::value_error::ValueError;
@@ -56,6 +57,8 @@ pub(crate) struct TableDecoder {
     /// They are taken out when the batch is built.
     refused: Vec<usize>,
     rejects: QuarantineBuilder,
+    /// Values that were left out and that no old row told; `None` if nobody wants to know.
+    gaps: Option<Gaps>,
 }
 
 struct BeforeImage {
@@ -111,7 +114,24 @@ impl TableDecoder {
             envelope: EnvelopeBuilder::default(),
             refused: Vec::new(),
             rejects: QuarantineBuilder::default(),
+            gaps: None,
         }
+    }
+
+    /// Has the values noted that are left out of the next changes, which are those of
+    /// `transaction`.
+    pub(crate) fn note_gaps(&mut self, transaction: Transaction) {
+        self.gaps.get_or_insert_default().of = transaction;
+    }
+
+    /// How the columns' values are read.
+    pub(crate) fn types(&self) -> &[ColumnType] {
+        &self.types
+    }
+
+    /// The values that were left out of the rows that [`finish`](Self::finish) gave last.
+    pub(crate) fn take_gaps(&mut self) -> Gaps {
+        self.gaps.as_mut().map(Gaps::take).unwrap_or_default()
     }
 
     /// The table as this decoder's batches have it.
@@ -204,6 +224,9 @@ impl TableDecoder {
     /// `Internal` if the columns do not fit the schema, which is a fault of this crate.
     pub(crate) fn finish(&mut self) -> Result<Option<ChangeBatch>> {
         let refused = std::mem::take(&mut self.refused);
+        if let Some(gaps) = &mut self.gaps {
+            gaps.leave_out(&refused);
+        }
         let total = self.envelope.len();
         if total == 0 {
             return Ok(None);
@@ -297,6 +320,12 @@ impl TableDecoder {
             before.append(row.before, at);
         }
         let Err(refusal) = self.append_values(row, &mut unchanged) else {
+            if self.gaps.is_some() && !unchanged.is_empty() && row.op != Op::Delete {
+                let key = self.key_of(row);
+                if let Some(gaps) = &mut self.gaps {
+                    gaps.add(Gap::new(at, &unchanged, key));
+                }
+            }
             return self.close_row(context, row.op, &unchanged);
         };
         for column in &mut self.columns {
@@ -337,13 +366,7 @@ impl TableDecoder {
         V: Iterator<Item = TupleValue<'a>> + Clone,
     {
         for (index, (column, value)) in self.columns.iter_mut().zip(row.values.clone()).enumerate() {
-            let value = match (value, row.old) {
-                (TupleValue::Unchanged, Some(OldTuple::Full(old))) => old.iter().nth(index).unwrap_or(value),
-                (TupleValue::Unchanged, Some(OldTuple::Key(old))) if self.key[index] => {
-                    old.iter().nth(index).unwrap_or(value)
-                }
-                _ => value,
-            };
+            let value = told(row.old, self.key[index], index, value);
             if value == TupleValue::Unchanged {
                 unchanged.push(index);
             }
@@ -354,6 +377,16 @@ impl TableDecoder {
             }
         }
         Ok(())
+    }
+
+    /// The key of a row as it was sent; nothing if there is none, or not all of it was sent.
+    fn key_of<'a, V>(&self, row: &Row<'a, V>) -> Vec<KeyValue>
+    where
+        V: Iterator<Item = TupleValue<'a>> + Clone,
+    {
+        let keys = row.values.clone().enumerate().filter(|(index, _)| self.key[*index]);
+        let values = keys.map(|(index, value)| KeyValue::of(told(row.old, true, index, value)));
+        values.collect::<Option<_>>().unwrap_or_default()
     }
 
     fn close_row(&mut self, context: &ChangeContext<'_>, op: Op, unchanged: &[usize]) {
@@ -394,6 +427,15 @@ impl BeforeImage {
     }
 }
 
+/// The value of column `index`, or what the old row tells of it if it was not sent.
+fn told<'a>(old: Option<&'a OldTuple<'a>>, in_key: bool, index: usize, value: TupleValue<'a>) -> TupleValue<'a> {
+    match (value, old) {
+        (TupleValue::Unchanged, Some(OldTuple::Full(old))) => old.iter().nth(index).unwrap_or(value),
+        (TupleValue::Unchanged, Some(OldTuple::Key(old))) if in_key => old.iter().nth(index).unwrap_or(value),
+        _ => value,
+    }
+}
+
 /// The old row, where all of it was sent.
 fn whole<'a>(old: Option<&'a OldTuple<'a>>) -> Option<&'a Tuple<'a>> {
     match old {
@@ -402,7 +444,7 @@ fn whole<'a>(old: Option<&'a OldTuple<'a>>) -> Option<&'a Tuple<'a>> {
     }
 }
 
-fn append_value(column: &mut ColumnBuilder, value: TupleValue<'_>) -> Result<(), ValueError> {
+pub(super) fn append_value(column: &mut ColumnBuilder, value: TupleValue<'_>) -> Result<(), ValueError> {
     match value {
         TupleValue::Null | TupleValue::Unchanged => {
             column.append_null();

@@ -241,3 +241,34 @@ fn a_row_of_another_width_is_an_error() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(error.error_code(), Some("PG0040"));
 }
+
+#[test]
+fn what_was_left_out_is_noted_for_whoever_asks() {
+    let left_out = encode(&[Text(b"7"), Unchanged, Text(b"2.00")]);
+    let refused = encode(&[Text(b"8"), Unchanged, Text(b"NaN")]);
+    let old = encode(&[Text(b"7"), Null, Null]);
+    let moved = encode(&[Text(b"9"), Unchanged, Text(b"2.00")]);
+    let mut decoder = decoder(false);
+    let rows = |decoder: &mut TableDecoder| {
+        for new in [&refused, &left_out] {
+            decoder.update(&CONTEXT, None, &tuple(new)).unwrap();
+        }
+        decoder
+            .update(&CONTEXT, Some(&OldTuple::Key(tuple(&old))), &tuple(&moved))
+            .unwrap();
+        assert_eq!(decoder.finish().unwrap().unwrap().num_rows(), 3);
+        decoder.take_gaps()
+    };
+    assert_eq!(rows(&mut decoder).rows, []);
+    let transaction = |xid, commit| Transaction {
+        xid,
+        commit: crate::decode::Lsn(commit),
+    };
+    decoder.note_gaps(transaction(3, 30));
+    let gaps = rows(&mut decoder);
+    let key = |text: &[u8]| vec![KeyValue::Text(text.into())];
+    // The refused row is not in the batch, and of the moved one the delete lacks nothing.
+    assert_eq!(gaps.rows, [Gap::new(0, &[1], key(b"7")), Gap::new(2, &[1], key(b"9"))]);
+    assert_eq!((gaps.last_commit.0, gaps.written_by.len()), (30, 1));
+    assert_eq!(rows(&mut decoder).written_by.into_iter().collect::<Vec<_>>(), [3]);
+}

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::outbox::Outbox;
 use super::tables::{Need, Tables};
 use crate::config::BatchLimits;
+use crate::decode::gaps;
 use crate::decode::pgoutput::{self, Message, OldTuple};
 use crate::decode::{ChangeContext, Lsn, ProtocolError, TableDecoder};
 use crate::owed::{Why, owed_partition, owed_position};
@@ -69,6 +70,7 @@ enum Leaving {
 
 pub(super) struct Transaction {
     pub(super) commit: Lsn,
+    xid: u32,
     position: String,
     committed_at: i64,
     /// The next row's ordinal; also whether there was a row.
@@ -165,6 +167,7 @@ impl Assembler {
                 let position = begin.final_lsn.padded();
                 self.transaction = Some(Transaction {
                     commit: begin.final_lsn,
+                    xid: begin.xid,
                     position,
                     committed_at: begin.committed_at,
                     ordinal: 0,
@@ -339,6 +342,12 @@ impl Assembler {
             ordinal: transaction.ordinal,
             committed_at: Some(transaction.committed_at),
         };
+        if self.outbox.completes() {
+            decoder.note_gaps(gaps::Transaction {
+                xid: transaction.xid,
+                commit: transaction.commit,
+            });
+        }
         let rows = decode(decoder, &context)?;
         transaction.ordinal += rows;
         counter.increment(rows.unsigned_abs());

@@ -16,6 +16,7 @@ mod owes;
 mod partitions;
 mod repair;
 mod replay;
+mod reread;
 mod snapshot;
 mod spool;
 mod start_command;
@@ -39,6 +40,7 @@ use self::lookups::Lookups;
 use self::membership::Membership;
 use self::outbox::Outbox;
 use self::replay::Replay;
+use self::reread::Rereader;
 use self::snapshot::Snapshot;
 use self::spool::Spool;
 pub(crate) use self::start_command::refuse_old_server;
@@ -46,7 +48,7 @@ use self::start_command::{Mode, read_two_phase, start_command};
 use self::stream::{Gauges, Stream, status_every};
 use self::tables::{TableStart, Tables};
 use crate::catalog::{self, CatalogTable};
-use crate::config::{SchemaChanges, Settings};
+use crate::config::{SchemaChanges, Settings, Unchanged};
 use crate::decode::Lsn;
 use crate::fault;
 use crate::identity::{self, Identity};
@@ -175,6 +177,9 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     tracing::info!(slot = %settings.slot, after = %held, binary, "streaming");
     let partition = wal_partition(source);
     let mut outbox = Outbox::new(context.events);
+    if settings.unchanged == Unchanged::Reread {
+        outbox.complete_with(Rereader::new(settings.clone(), identity.clone()));
+    }
     let oids: HashMap<TableId, u32> = starts.iter().map(|start| (start.shape.id.clone(), start.oid)).collect();
     for table in &plan.copy {
         outbox.push(begin_copy(table, oids[table], held, system.clone()));

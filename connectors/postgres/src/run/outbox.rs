@@ -1,31 +1,58 @@
 //! Events on their way to the engine, which may take them slowly.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use millstream_core::{EventSender, Result, SourceEvent};
+use tokio::sync::Mutex;
+
+use super::reread::{Incomplete, Rereader};
 
 /// Events that wait for the engine, and the one that is being sent. The future of that one is
 /// kept, since dropping it would drop the event: its owner polls [`drive`](Self::drive) beside
 /// the socket.
 pub(super) struct Outbox {
     sender: EventSender,
-    waiting: VecDeque<SourceEvent>,
+    rereader: Option<Arc<Mutex<Rereader>>>,
+    waiting: VecDeque<Waiting>,
     sending: Option<BoxFuture<'static, Result<()>>>,
+}
+
+enum Waiting {
+    Event(SourceEvent),
+    /// Rows whose missing values are re-read when their turn has come.
+    Incomplete(Box<Incomplete>),
 }
 
 impl Outbox {
     pub(super) fn new(sender: EventSender) -> Self {
         Self {
             sender,
+            rereader: None,
             waiting: VecDeque::new(),
             sending: None,
         }
     }
 
+    /// Has missing values re-read.
+    pub(super) fn complete_with(&mut self, rereader: Rereader) {
+        self.rereader = Some(Arc::new(Mutex::new(rereader)));
+    }
+
     /// Puts an event behind those that wait.
     pub(super) fn push(&mut self, event: SourceEvent) {
-        self.waiting.push_back(event);
+        self.waiting.push_back(Waiting::Event(event));
+    }
+
+    /// Whether missing values are re-read.
+    pub(super) fn completes(&self) -> bool {
+        self.rereader.is_some()
+    }
+
+    /// Puts rows with missing values behind the events that wait.
+    pub(super) fn push_incomplete(&mut self, incomplete: Incomplete) {
+        self.waiting.push_back(Waiting::Incomplete(Box::new(incomplete)));
     }
 
     /// Events that wait, the one under way left out.
@@ -53,7 +80,17 @@ impl Outbox {
                         return Ok(());
                     };
                     let sender = self.sender.clone();
-                    self.sending.insert(Box::pin(async move { sender.send(event).await }))
+                    let future: BoxFuture<'static, Result<()>> = match (event, &self.rereader) {
+                        (Waiting::Event(event), _) => Box::pin(async move { sender.send(event).await }),
+                        (Waiting::Incomplete(incomplete), Some(rereader)) => {
+                            let rereader = rereader.clone();
+                            Box::pin(async move { rereader.lock().await.complete(&incomplete, &sender).await })
+                        }
+                        (Waiting::Incomplete(incomplete), None) => {
+                            Box::pin(async move { sender.send(incomplete.as_it_is()).await })
+                        }
+                    };
+                    self.sending.insert(future)
                 }
             };
             let sent = sending.await;

@@ -6,6 +6,7 @@ use millstream_core::{Error, PartitionId, Result, SourceEvent, TableId};
 
 use super::outbox::Outbox;
 use super::owes::owes_copy;
+use super::reread::Incomplete;
 use super::versions::{Version, Versions};
 use crate::catalog::RelationLook;
 use crate::config::SchemaChanges;
@@ -306,7 +307,7 @@ impl Tables {
         }
         if let Some(mut before) = table.decoder.take() {
             tracing::info!(table = %shape.id, columns = shape.columns.len(), "the table's columns changed");
-            take_batches(&mut before, outbox)?;
+            take_batches(&mut before, &table.shape, table.oid, outbox)?;
         }
         let types = shape.column_types(&self.types.catalog);
         table.take(shape, relation, changes);
@@ -366,7 +367,7 @@ impl Tables {
     pub(super) fn hand_on(&mut self, outbox: &mut Outbox) -> Result<()> {
         for table in &mut self.tables {
             if let Some(decoder) = &mut table.decoder {
-                take_batches(decoder, outbox)?;
+                take_batches(decoder, &table.shape, table.oid, outbox)?;
             }
         }
         Ok(())
@@ -383,9 +384,22 @@ pub(super) fn rows_counter(table: &TableId, phase: &'static str) -> metrics::Cou
     )
 }
 
-/// Moves the rows of a decoder to the outbox.
-fn take_batches(decoder: &mut TableDecoder, outbox: &mut Outbox) -> Result<()> {
-    batches(decoder)?.into_iter().for_each(|event| outbox.push(event));
+/// Moves the rows of a decoder to the outbox, of a relation that it read with this shape.
+fn take_batches(decoder: &mut TableDecoder, shape: &Shape, oid: u32, outbox: &mut Outbox) -> Result<()> {
+    for event in batches(decoder)? {
+        match event {
+            SourceEvent::Changes(batch) => {
+                let gaps = decoder.take_gaps();
+                if gaps.rows.is_empty() {
+                    outbox.push(SourceEvent::Changes(batch));
+                } else {
+                    let (shape, types) = (shape.clone(), decoder.types().to_vec());
+                    outbox.push_incomplete(Incomplete::new(batch, gaps, shape, types, oid));
+                }
+            }
+            other => outbox.push(other),
+        }
+    }
     Ok(())
 }
 

@@ -293,7 +293,7 @@ impl Connection {
     ///
     /// # Errors
     /// `Server` for an error after which the server closes the connection.
-    async fn message(&mut self) -> Result<(u8, Bytes), WireError> {
+    pub(super) async fn message(&mut self) -> Result<(u8, Bytes), WireError> {
         loop {
             while let Some((tag, length)) = frame(&self.inbound)? {
                 let body = self.inbound.split_to(length).freeze().slice(5..);
@@ -520,7 +520,7 @@ fn version_number(text: &str) -> u32 {
     major.saturating_mul(10_000).saturating_add(minor)
 }
 
-fn unexpected(tag: u8, when: &str) -> WireError {
+pub(super) fn unexpected(tag: u8, when: &str) -> WireError {
     WireError::Protocol(format!("message `{}` {when}", char::from(tag).escape_default()))
 }
 

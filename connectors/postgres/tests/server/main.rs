@@ -32,5 +32,7 @@ mod snapshot;
 mod stream;
 mod target;
 mod throughput;
+mod toast;
+mod toast_random;
 mod types;
 mod values;
