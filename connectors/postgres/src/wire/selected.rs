@@ -25,6 +25,8 @@ pub struct Parameter<'a> {
 pub struct ResultColumn {
     /// The OID of the table that it is a column of; 0 if it is computed.
     pub table: u32,
+    /// Its number in that table; 0 if it is computed.
+    pub attnum: i16,
     /// The OID of its type.
     pub type_oid: u32,
     /// The type's modifier; -1 without.
@@ -131,13 +133,14 @@ fn parse_columns(body: &[u8]) -> Result<Vec<ResultColumn>, WireError> {
         let name = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
         rest = rest.get(name + 1..).unwrap_or_default();
         let table = rest.try_get_u32()?;
-        let _number = rest.try_get_u16()?;
+        let attnum = rest.try_get_i16()?;
         let type_oid = rest.try_get_u32()?;
         let _length = rest.try_get_u16()?;
         let typmod = rest.try_get_i32()?;
         let _format = rest.try_get_u16()?;
         Ok(ResultColumn {
             table,
+            attnum,
             type_oid,
             typmod,
         })
@@ -176,6 +179,7 @@ mod tests {
         let body = [b"\0\x01".as_slice(), &column.concat()].concat();
         let expected = ResultColumn {
             table: 7,
+            attnum: 1,
             type_oid: 25,
             typmod: -1,
         };

@@ -10,7 +10,8 @@
 //! another row meanwhile, that row's; the later changes that made it so come in the stream.
 //!
 //! What cannot be read stays NULL beside its name: the row is gone or has another key by now, or
-//! is no longer published; a column is gone or of another type; the value is NULL by now; our role
+//! is no longer published; a column is gone or of another type (one that was renamed is found, unless
+//! `schema_changes: stream` leaves its number unknown); the value is NULL by now; our role
 //! may not read the table; a lock is in the way; or the change was not to be seen for
 //! [`LONGEST_WAIT`]. Nothing here waits without end.
 //!
@@ -28,7 +29,7 @@ use bytes::{Buf, Bytes};
 use millstream_core::{ChangeBatch, Error, ErrorKind, EventSender, Result, SourceEvent, TableId};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::catalog::{self, CatalogTable};
+use crate::catalog::{self, CatalogColumn, CatalogTable};
 use crate::config::Settings;
 use crate::decode::ColumnType;
 use crate::decode::gaps::{Filler, Gap, Gaps, KeyValue};
@@ -127,6 +128,24 @@ struct Believed {
 struct Readable {
     table: CatalogTable,
     equals: HashMap<String, String>,
+}
+
+impl Readable {
+    /// What a column is now that rows were read with: it may have another name or type by now.
+    /// One whose number is not known is known by its name.
+    fn present(&self, column: &CatalogColumn) -> Option<&CatalogColumn> {
+        let is_it = |now: &&CatalogColumn| match column.attnum {
+            Some(_) => now.attnum == column.attnum,
+            None => now.name == column.name,
+        };
+        self.table.columns.iter().find(is_it)
+    }
+
+    /// The same, if its values are read in the same way.
+    fn present_alike(&self, column: &CatalogColumn) -> Option<&CatalogColumn> {
+        let alike = |now: &&CatalogColumn| (now.type_oid, now.typmod) == (column.type_oid, column.typmod);
+        self.present(column).filter(alike)
+    }
 }
 
 impl Rereader {
@@ -236,19 +255,18 @@ impl Rereader {
             self.session = Some(sql);
             return Ok(chunk.nothing());
         };
-        let table = &readable.table;
         // A column that is gone would make all others unreadable.
-        let columns: Vec<usize> = chunk
-            .columns
-            .iter()
-            .copied()
-            .filter(|column| is_same(table, incomplete, *column))
-            .collect();
-        if columns.is_empty() {
+        let of_shape = &incomplete.shape.columns;
+        let mut columns = chunk.columns.clone();
+        columns.retain(|column| readable.present_alike(&of_shape[*column]).is_some());
+        let text = match columns.is_empty() {
+            true => None,
+            false => question::statement(&readable, &incomplete.shape, &columns, chunk.keys.len()),
+        };
+        let Some(text) = text else {
             self.session = Some(sql);
             return Ok(chunk.nothing());
-        }
-        let text = question::statement(&readable, incomplete, &columns, chunk.keys.len());
+        };
         let parameters = question::parameters(incomplete, &chunk.keys);
         let mut binary = vec![true; question::BEFORE_COLUMNS];
         binary.extend(columns.iter().map(|column| !incomplete.types[*column].needs_text()));
@@ -259,8 +277,9 @@ impl Rereader {
             .iter()
             .zip(described)
             .map(|(column, found)| {
-                let wanted = &incomplete.shape.columns[*column];
+                let wanted = &of_shape[*column];
                 (found.table, found.type_oid, found.typmod) == (incomplete.oid, wanted.type_oid, wanted.typmod)
+                    && wanted.attnum.is_none_or(|attnum| attnum == found.attnum)
             })
             .collect();
         let mut answers: Vec<Answer> = Vec::with_capacity(chunk.keys.len());
@@ -367,15 +386,6 @@ fn answer(row: Vec<Option<Bytes>>, chunk: &Chunk<'_>, columns: &[usize], usable:
         value.filter(|_| *usable)
     };
     Answer::Row(chunk.columns.iter().map(of_column).collect())
-}
-
-/// Whether a column is published as what the rows were read with.
-fn is_same(table: &CatalogTable, incomplete: &Incomplete, column: usize) -> bool {
-    let wanted = &incomplete.shape.columns[column];
-    table
-        .columns
-        .iter()
-        .any(|found| (&found.name, found.type_oid, found.typmod) == (&wanted.name, wanted.type_oid, wanted.typmod))
 }
 
 /// Whether another session may do better: the connection was lost or refused, or the server is

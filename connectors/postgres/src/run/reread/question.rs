@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use postgres_protocol::escape::escape_identifier;
 
 use super::{Incomplete, Readable};
-use crate::catalog::{self, CatalogTable, ReplicaIdentity};
+use crate::catalog::{self, CatalogColumn, CatalogTable, ReplicaIdentity};
 use crate::decode::gaps::KeyValue;
+use crate::shape::Shape;
 use crate::wire::{Connection, Parameter, Row, WireError};
 
 /// How columns are compared of which the index does not say it.
@@ -16,24 +17,20 @@ const EQUALS: &str = "OPERATOR(pg_catalog.=)";
 /// Columns of the result before those of the table: the key's number, and whether there is a row.
 pub(super) const BEFORE_COLUMNS: usize = 2;
 
-/// The statement for `keys` keys of the published rows of `table`.
+/// The statement for `keys` keys of the published rows of a table, and `columns` of the shape;
+/// nothing if a column of the key is no longer there.
 ///
 /// Each key is looked up by itself and in order, because a subquery with a limit is neither
 /// merged with the rest nor run once for all: the rows come by ascending numbers, one with the
 /// number alone for a key that is not there, two for one that is there twice.
-pub(super) fn statement(readable: &Readable, incomplete: &Incomplete, columns: &[usize], keys: usize) -> String {
-    let (table, shape) = (&readable.table, &incomplete.shape);
-    let names: Vec<String> = shape
+pub(super) fn statement(readable: &Readable, shape: &Shape, columns: &[usize], keys: usize) -> Option<String> {
+    let table = &readable.table;
+    let key: Vec<&CatalogColumn> = shape
         .columns
         .iter()
-        .map(|column| escape_identifier(&column.name))
-        .collect();
-    let key: Vec<(&String, &str)> = names
-        .iter()
-        .zip(&shape.columns)
-        .filter(|(_, column)| column.key)
-        .map(|(name, column)| (name, readable.equals.get(&column.name).map_or(EQUALS, String::as_str)))
-        .collect();
+        .filter(|column| column.key)
+        .map(|column| readable.present(column))
+        .collect::<Option<_>>()?;
     let (mut rows, mut parameter) = (String::new(), 0);
     for number in 0..keys {
         let separator = if number == 0 { "" } else { ", " };
@@ -47,23 +44,26 @@ pub(super) fn statement(readable: &Readable, incomplete: &Incomplete, columns: &
     }
     let (mut labels, mut wanted, mut result) = (String::new(), String::new(), String::new());
     let mut conditions = Vec::new();
-    for (number, (name, equals)) in key.iter().enumerate() {
+    for (number, column) in key.iter().enumerate() {
+        let name = escape_identifier(&column.name);
+        let equals = readable.equals.get(&column.name).map_or(EQUALS, String::as_str);
         let _ = write!(labels, ", k{number}");
         conditions.push(format!("{name} {equals} millstream_keys.k{number}"));
     }
     for (number, column) in columns.iter().enumerate() {
-        let _ = write!(wanted, ", {} AS c{number}", names[*column]);
+        let name = escape_identifier(&readable.present(&shape.columns[*column])?.name);
+        let _ = write!(wanted, ", {name} AS c{number}");
         let _ = write!(result, ", millstream_rows.c{number}");
     }
     // The line's end closes a comment.
     conditions.extend(table.row_filter.iter().map(|filter| format!("({filter}\n)")));
     let only = if table.kind == "p" { "" } else { "ONLY " };
-    format!(
+    Some(format!(
         "SELECT millstream_keys.n, millstream_rows.found{result} FROM (VALUES {rows}) AS millstream_keys(n{labels}) \
          LEFT JOIN LATERAL (SELECT true AS found{wanted} FROM {only}{} WHERE {} LIMIT 2) AS millstream_rows ON true",
         catalog::quoted(&table.id),
         conditions.join(" AND ")
-    )
+    ))
 }
 
 /// By column of the key's index: the operator by which it is unique, which need not be in reach
