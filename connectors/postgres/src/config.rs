@@ -147,6 +147,8 @@ pub struct BatchLimits {
     pub bytes: Size,
     /// After this time, if the server has nothing more to send.
     pub linger: Period,
+    /// How often a log in which no row is ours moves the position on.
+    pub idle: Period,
 }
 
 impl Default for BatchLimits {
@@ -155,6 +157,7 @@ impl Default for BatchLimits {
             rows: 32_768,
             bytes: Size(8 << 20),
             linger: Period(Duration::from_millis(10)),
+            idle: Period(Duration::from_secs(3)),
         }
     }
 }

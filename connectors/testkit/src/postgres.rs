@@ -22,6 +22,8 @@ use crate::process::{ServerProcess, SystemUser, is_root, on_path, tied_command};
 /// How long a start may take; a crash recovery of a test's few megabytes takes one second.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// How much there must be for clusters to be kept in memory, in bytes.
+const ROOM_IN_MEMORY: u64 = 8 << 30;
 
 /// The superuser of every test cluster.
 pub const SUPERUSER: &str = "postgres";
@@ -419,12 +421,27 @@ fn psql(binaries: &Path) -> Result<PathBuf> {
 fn server_folder(user: Option<SystemUser>) -> Result<TempDir> {
     let folder = tempfile::Builder::new()
         .prefix("millstream-pg-")
-        .tempdir()
+        .tempdir_in(place_of_clusters())
         .context("cannot create a folder")?;
     if let Some(SystemUser { uid, gid }) = user {
         chown(folder.path(), Some(uid), Some(gid))?;
     }
     Ok(folder)
+}
+
+/// Where clusters are: in memory, where there is plenty of it, since on a disk most of a test's
+/// time goes into making and removing the thousand files of a cluster. `TMPDIR` says otherwise.
+fn place_of_clusters() -> PathBuf {
+    let in_memory = Path::new("/dev/shm");
+    let has_room = || {
+        let space = rustix::fs::statvfs(in_memory);
+        space.is_ok_and(|space| space.f_bavail.saturating_mul(space.f_frsize) >= ROOM_IN_MEMORY)
+    };
+    if std::env::var_os("TMPDIR").is_none() && has_room() {
+        in_memory.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
 }
 
 /// PostgreSQL refuses to run as root.

@@ -18,9 +18,8 @@ use crate::plan::position_of;
 
 /// Under a steady load small transactions share a batch for at most this long.
 const LONGEST_LINGER: Duration = Duration::from_millis(100);
-/// How often a log in which nothing is ours moves the partition on.
-const IDLE_ADVANCE: Duration = Duration::from_secs(3);
-/// The same where the server asks for a reply, as it does while it shuts down.
+/// How often at least a log in which nothing is ours moves the position on where the server asks
+/// for a reply, as it does while it shuts down.
 const IDLE_ADVANCE_ASKED: Duration = Duration::from_millis(500);
 
 /// Collects rows per table and says when they are handed on.
@@ -185,7 +184,7 @@ impl Assembler {
                 if self.is_full() || self.age() > LONGEST_LINGER.max(self.limits.linger.0) {
                     self.hand_on_with_boundary()?;
                 }
-                if self.complete.is_none() && self.last_advance.elapsed() >= IDLE_ADVANCE {
+                if self.complete.is_none() && self.last_advance.elapsed() >= self.limits.idle.0 {
                     // Others' traffic may never pause.
                     self.advance();
                 }
@@ -286,7 +285,8 @@ impl Assembler {
         if !self.is_ahead() {
             return None;
         }
-        let pause = if self.asked { IDLE_ADVANCE_ASKED } else { IDLE_ADVANCE };
+        let idle = self.limits.idle.0;
+        let pause = if self.asked { idle.min(IDLE_ADVANCE_ASKED) } else { idle };
         Some(self.last_advance + pause)
     }
 

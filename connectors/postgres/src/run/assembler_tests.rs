@@ -163,7 +163,7 @@ async fn traffic_of_others_moves_the_position_on_without_a_pause() {
     };
     rig.transaction(200, &others());
     assert_eq!(rig.seen().await, []);
-    let earlier = Instant::now().checked_sub(IDLE_ADVANCE).unwrap();
+    let earlier = Instant::now().checked_sub(BatchLimits::default().idle.0).unwrap();
     rig.assembler.last_advance = earlier;
     rig.transaction(300, &others());
     rig.transaction(400, &others());

@@ -20,7 +20,7 @@ fn cluster() -> TestCluster {
 
 async fn started(cluster: &TestCluster) -> Running {
     let mut config = config(cluster, &["orders", "log"]);
-    config["batch"] = serde_json::json!({"rows": 50});
+    config["batch"]["rows"] = 50.into();
     let mut run = Running::start(source(&config), Target::of(&["orders", "log"]));
     run.until_streaming(cluster).await;
     run

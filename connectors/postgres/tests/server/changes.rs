@@ -37,7 +37,7 @@ async fn a_column_that_came_and_went_before_the_start_is_read() {
         cluster.psql(ORDERS).unwrap();
         cluster.psql("CREATE TYPE mood AS ENUM ('good', 'bad')").unwrap();
         let mut small = config(&cluster, &["orders"]);
-        small["batch"] = serde_json::json!({"rows": 100});
+        small["batch"]["rows"] = 100.into();
         let target = first_copy(&cluster, &small, &["orders"]).await;
         // A transaction of which much is handed on before the column comes.
         cluster

@@ -77,11 +77,11 @@ async fn history(cluster: &TestCluster, seed: u64) {
     let mut config = config(cluster, &[&name]);
     config["publication"] = format!("p{seed}").into();
     config["slot"] = format!("slot{seed}").into();
-    config["batch"] = serde_json::json!({"rows": 2 + dice.roll(20)});
+    config["batch"]["rows"] = (2 + dice.roll(20)).into();
     config["copy"] = serde_json::json!({"workers": 1 + dice.roll(4)});
     if dice.roll(4) == 0 {
         // A snapshot for each piece and session.
-        config["batch"] = serde_json::json!({"rows": 30});
+        config["batch"]["rows"] = 30.into();
         config["copy"]["snapshot_for"] = "1ms".into();
     }
     let mut target = Target::of(&[&name]);
@@ -162,7 +162,7 @@ async fn a_cut_copy_of_a_table_without_a_key_begins_anew() {
         )
         .unwrap();
     let mut config = config(&cluster, &["events"]);
-    config["batch"] = serde_json::json!({"rows": 50});
+    config["batch"]["rows"] = 50.into();
     let mut run = Running::start(source(&config), Target::of(&["events"]));
     run.until(|target| target.tables[&table("events")].rows.len() > 500)
         .await;
@@ -248,7 +248,7 @@ async fn every_kind_of_table_is_copied() {
         .unwrap();
     let names = ["empty", "huge", "parts", "parent", "child"];
     let mut config = config(&cluster, &names);
-    config["batch"] = serde_json::json!({"rows": 10});
+    config["batch"]["rows"] = 10.into();
     let mut run = Running::start(source(&config), Target::of(&names));
     run.until_copied().await;
     run.catch_up(&cluster).await;
@@ -271,7 +271,7 @@ async fn every_kind_of_table_is_copied() {
         .unwrap();
     let mut config = crate::target::config(&cluster, &["parts"]);
     config["url"] = cluster.url_as("reader", "r", "postgres").into();
-    config["batch"] = serde_json::json!({"rows": 10});
+    config["batch"]["rows"] = 10.into();
     let mut run = Running::start(source(&config), Target::of(&["parts"]));
     run.until_copied().await;
     let target = run.stop().await;
@@ -289,7 +289,7 @@ async fn a_copy_keeps_to_its_rate_while_the_stream_goes_on() {
         )
         .unwrap();
     let mut config = config(&cluster, &["orders", "live"]);
-    config["batch"] = serde_json::json!({"rows": 100});
+    config["batch"]["rows"] = 100.into();
     config["copy"] = serde_json::json!({"rate": "1MiB"});
     let started = std::time::Instant::now();
     let mut run = Running::start(source(&config), Target::of(&["orders", "live"]));

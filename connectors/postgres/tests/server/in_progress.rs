@@ -492,7 +492,7 @@ async fn the_server_is_answered_while_a_kept_transaction_is_read() {
     let cluster = TestCluster::with_settings(&settings).unwrap();
     cluster.psql(TABLES).unwrap();
     let mut config = streaming(&cluster);
-    config["batch"] = serde_json::json!({"rows": 100});
+    config["batch"]["rows"] = 100.into();
     let mut running = Running::with_budget(source(&config), empty(), ByteBudget::new(64 * 1024));
     running.until_streaming(&cluster).await;
     cluster

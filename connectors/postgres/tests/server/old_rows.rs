@@ -48,7 +48,7 @@ async fn large_old_rows_are_counted() {
         .psql("ALTER TABLE notes ALTER body SET STORAGE EXTERNAL; INSERT INTO notes SELECT i, 0, repeat('x', 100000) FROM generate_series(1, 30) i")
         .unwrap();
     let mut small = config(&cluster, &["notes"]);
-    small["batch"] = serde_json::json!({"bytes": "1MB"});
+    small["batch"]["bytes"] = "1MB".into();
     let mut run = Running::start(source(&small), Target::of(&["notes"]));
     run.until_copied().await;
     let copied = run.target.batches.len();

@@ -27,7 +27,7 @@ fn cluster() -> TestCluster {
 /// Small pieces, and looks at the catalog that are too rare to matter.
 fn settings(cluster: &TestCluster) -> Value {
     let mut config = config(cluster, &["orders", "lines"]);
-    config["batch"] = json!({"rows": 50});
+    config["batch"]["rows"] = 50.into();
     config["governor"] = json!({"every": "1h"});
     config
 }
@@ -384,7 +384,7 @@ async fn a_table_without_a_key_is_replaced_and_a_truncation_is_none() {
         )
         .unwrap();
     let mut config = config(&cluster, &["log"]);
-    config["batch"] = json!({"rows": 50});
+    config["batch"]["rows"] = 50.into();
     let target = settled(&cluster, &config, Target::of(&["log"]), &["log"]).await;
     cluster
         .psql("TRUNCATE log; INSERT INTO log SELECT generate_series(1, 200)")

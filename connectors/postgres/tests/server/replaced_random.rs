@@ -79,7 +79,7 @@ async fn history(cluster: &TestCluster, seed: u64) {
     let mut config = config(cluster, &[&name]);
     config["publication"] = format!("p{seed}").into();
     config["slot"] = format!("slot{seed}").into();
-    config["batch"] = json!({"rows": 5 + dice.roll(40)});
+    config["batch"]["rows"] = (5 + dice.roll(40)).into();
     config["copy"] = json!({"workers": 1 + dice.roll(3)});
     config["governor"] = json!({"every": if dice.roll(2) == 0 { "50ms" } else { "1h" }});
     config["lost_slot"] = "recopy".into();

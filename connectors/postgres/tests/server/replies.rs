@@ -14,7 +14,7 @@ async fn the_server_is_answered_while_the_engine_takes_nothing() {
         .psql("CREATE TABLE orders (id int PRIMARY KEY, note text); CREATE PUBLICATION p FOR ALL TABLES")
         .unwrap();
     let mut small = config(&cluster, &["orders"]);
-    small["batch"] = serde_json::json!({"rows": 100});
+    small["batch"]["rows"] = 100.into();
     let mut run = Running::with_budget(source(&small), Target::of(&["orders"]), ByteBudget::new(64 * 1024));
     run.until_copied().await;
     cluster

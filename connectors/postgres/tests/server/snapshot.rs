@@ -136,7 +136,7 @@ fn long_copy(cluster: &TestCluster) -> (Running, serde_json::Value) {
         )
         .unwrap();
     let mut small = config(cluster, &["orders"]);
-    small["batch"] = serde_json::json!({"rows": 100});
+    small["batch"]["rows"] = 100.into();
     let run = Running::with_budget(source(&small), Target::of(&["orders"]), ByteBudget::new(64 * 1024));
     (run, small)
 }

@@ -87,7 +87,7 @@ async fn a_large_transaction_flows_in_many_batches_and_shows_one_boundary() {
     let cluster = TestCluster::new().unwrap();
     cluster.psql(ORDERS).unwrap();
     let mut small = config(&cluster, &["orders"]);
-    small["batch"] = serde_json::json!({"rows": 1000});
+    small["batch"]["rows"] = 1000.into();
     let mut run = Running::start(source(&small), Target::of(&["orders"]));
     run.until_copied().await;
     cluster

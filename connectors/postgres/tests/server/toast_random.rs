@@ -70,7 +70,7 @@ async fn fold(seed: u64) {
         )
         .unwrap();
     let mut config = reread(&cluster, &["notes"]);
-    config["batch"] = serde_json::json!({"rows": 7});
+    config["batch"]["rows"] = 7.into();
     let mut run = Running::start(source(&config), Target::of(&["notes"]));
     run.until_streaming(&cluster).await;
     let (client, connection): (Client, _) = tokio_postgres::connect(&cluster.url(), NoTls).await.unwrap();
