@@ -2,7 +2,9 @@
 //!
 //! What a change did not send (`__unchanged`) it has from the row with its key; a create that
 //! moves a row to another key has it from the row that the delete just before it removed. Where
-//! that row has nothing, the value counts that stands in the change itself: it was read again.
+//! that row has nothing that was sent, the value counts that stands in the change itself: it was
+//! read again, and is that of the key. One that an earlier change was read with may be another
+//! row's by then, so that it does not move to another key.
 
 use std::collections::HashMap;
 
@@ -37,6 +39,17 @@ struct Removed<'a> {
     position: &'a str,
     ordinal: i64,
     row: Current,
+}
+
+/// Whether a change did not send a column.
+fn is_unchanged(batch: &RecordBatch, row: usize, name: &str) -> bool {
+    let lists = batch
+        .column_by_name(envelope::UNCHANGED)
+        .map(|column| column.as_list::<i32>());
+    lists.filter(|lists| lists.is_valid(row)).is_some_and(|lists| {
+        let names = lists.value(row);
+        names.as_string::<i32>().iter().flatten().any(|one| one == name)
+    })
 }
 
 /// The user's columns of the rows that are left after `changes`, which are in order, in the
@@ -122,10 +135,13 @@ pub fn current(changes: &[RecordBatch], key: &[String]) -> Result<Option<RecordB
                         let names = unchanged.value(row);
                         for name in names.as_string::<i32>().iter().flatten() {
                             let index = schema.index_of(name)?;
-                            let place = had.map(|had| had.place_of(index));
                             // A column that was left out is not NULL.
                             let is_known = |place: &(usize, usize)| changes[place.0].column(index).is_valid(place.1);
-                            older.extend(place.filter(is_known).map(|place| (index, place)));
+                            let place = had.map(|had| had.place_of(index)).filter(is_known);
+                            let counts = |place: &(usize, usize)| {
+                                !is_unchanged(&changes[place.0], place.1, name) || moved.is_none() && !is_known(&here)
+                            };
+                            older.extend(place.filter(counts).map(|place| (index, place)));
                         }
                     }
                     let since = known.map_or(seen, |known| known.since);

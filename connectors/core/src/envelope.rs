@@ -18,6 +18,9 @@
 //! position, and an ordinal less by one. Only such a `c` may have `__unchanged`, and whoever
 //! derives changes from others keeps the two next to each other.
 //!
+//! A source may put a value beside the name, which it read later: newer than the change, or NULL if
+//! there is none. It counts where the row had nothing that was sent, and does not move to another key.
+//!
 //! Letters are Debezium's. The unchanged columns are named, not numbered, so that they keep
 //! their meaning through projections and schema changes.
 //!

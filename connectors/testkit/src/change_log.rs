@@ -1,6 +1,6 @@
 //! Change logs as tests look at them: rows as named text cells, and the table they fold to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch, StringArray};
@@ -57,6 +57,8 @@ pub fn fold(key: &[String], batches: &[RecordBatch]) -> FoldedTable {
 pub fn fold_rows(key: &[String], mut changes: Vec<ChangeRow>) -> FoldedTable {
     changes.sort_by(|a, b| (&a.position, a.ordinal, &a.partition).cmp(&(&b.position, b.ordinal, &b.partition)));
     let mut table = FoldedTable::new();
+    // Columns whose values were left out and read again, which may be those of later rows.
+    let mut read_again: BTreeMap<Cells, BTreeSet<String>> = BTreeMap::new();
     // The row that the last delete of a partition removed, and the place of a create that moves it.
     let mut removed: BTreeMap<String, (String, i64, Cells)> = BTreeMap::new();
     for ChangeRow {
@@ -70,6 +72,7 @@ pub fn fold_rows(key: &[String], mut changes: Vec<ChangeRow>) -> FoldedTable {
     {
         if op == "t" {
             table.clear();
+            read_again.clear();
             continue;
         }
         let id: Cells = key
@@ -78,7 +81,9 @@ pub fn fold_rows(key: &[String], mut changes: Vec<ChangeRow>) -> FoldedTable {
             .collect();
         assert_eq!(id.len(), key.len(), "a change without its key");
         if op == "d" {
-            if let Some(row) = table.remove(&id) {
+            let not_sent = read_again.remove(&id).unwrap_or_default();
+            if let Some(mut row) = table.remove(&id) {
+                row.retain(|name, _| !not_sent.contains(name));
                 removed.insert(partition, (position, ordinal + 1, row));
             }
             continue;
@@ -87,11 +92,24 @@ pub fn fold_rows(key: &[String], mut changes: Vec<ChangeRow>) -> FoldedTable {
             .get(&partition)
             .filter(|(at, next, _)| op == "c" && (at, *next) == (&position, ordinal));
         let old = moved.map(|(.., row)| row).or_else(|| table.get(&id));
+        let before = if moved.is_some() { None } else { read_again.get(&id) };
+        let mut not_sent = BTreeSet::new();
         for name in unchanged {
-            if let Some(cell) = old.and_then(|row| row.get(&name)) {
-                cells.insert(name, cell.clone());
+            let was_read = before.is_some_and(|columns| columns.contains(&name));
+            let cell = old.and_then(|row| row.get(&name));
+            match cell {
+                Some(cell) if !was_read => {
+                    cells.insert(name, cell.clone());
+                    continue;
+                }
+                Some(cell) => {
+                    cells.entry(name.clone()).or_insert_with(|| cell.clone());
+                }
+                None => {}
             }
+            not_sent.insert(name);
         }
+        read_again.insert(id.clone(), not_sent);
         table.insert(id, cells);
     }
     table

@@ -71,12 +71,30 @@ impl<'a> View<'a> {
         sent
     }
 
+    /// The rows of `subject` in which all of `columns` are known: sent, or left out and read again.
+    fn known<'n>(&self, subject: &BooleanBuffer, columns: impl IntoIterator<Item = &'n str>) -> BooleanBuffer {
+        let mut known = subject.clone();
+        for column in columns {
+            let Some(unsent) = self.unsent.rows(column) else {
+                continue;
+            };
+            let cells = self.rows.column_by_name(column);
+            // A column that was left out is not NULL.
+            known = match cells.map(Array::logical_nulls) {
+                Some(None) => known,
+                Some(Some(nulls)) => &known & &!&(unsent & &!nulls.inner()),
+                None => &known & &!unsent,
+            };
+        }
+        known
+    }
+
     /// The living rows that a check's `where` picks, and those on which it cannot be evaluated.
     pub(super) fn subject(&self, condition: Option<&Program>) -> (BooleanBuffer, Option<BooleanBuffer>) {
         match condition {
             None => (self.living.clone(), None),
             Some(program) => {
-                let asked = self.sent(&self.living, program.names());
+                let asked = self.known(&self.living, program.names());
                 let verdicts = program.evaluate(self.rows, &asked);
                 (verdicts.yes, Some(verdicts.broken))
             }
@@ -84,14 +102,15 @@ impl<'a> View<'a> {
     }
 }
 
-/// Evaluates a row test. A column that the source did not send is not checked in that row.
+/// Evaluates a row test. A column that the source did not send, and nobody read again, is not checked in
+/// that row.
 pub(super) fn of(check: &Compiled, test: &RowTest, view: &View<'_>) -> Masks {
     let (picked, broken) = view.subject(check.condition.as_ref());
     let mut failing = Vec::new();
     let subject = match test {
         RowTest::NotNull(columns) => {
             for column in columns {
-                let sent = view.sent(&picked, [column.name.as_str()]);
+                let sent = view.known(&picked, [column.name.as_str()]);
                 if let Some(nulls) = view.rows.column(column.index).logical_nulls() {
                     failing.push((column.reason.clone(), &sent & &!nulls.inner()));
                 }
@@ -99,13 +118,13 @@ pub(super) fn of(check: &Compiled, test: &RowTest, view: &View<'_>) -> Masks {
             picked
         }
         RowTest::Regex(column, regex) => {
-            let sent = view.sent(&picked, [column.name.as_str()]);
+            let sent = view.known(&picked, [column.name.as_str()]);
             let mask = text_fails(view.rows.column(column.index), &sent, |text| !regex.is_match(text));
             note(column, mask, &sent, &mut failing);
             sent
         }
         RowTest::Length { column, min, max } => {
-            let sent = view.sent(&picked, [column.name.as_str()]);
+            let sent = view.known(&picked, [column.name.as_str()]);
             let array = view.rows.column(column.index);
             let outside = |length: usize| !(*min..=*max).contains(&(length as u64));
             let mask = text_fails(array, &sent, |text| outside(text.chars().count()))
@@ -114,7 +133,7 @@ pub(super) fn of(check: &Compiled, test: &RowTest, view: &View<'_>) -> Masks {
             sent
         }
         RowTest::Condition { program, reason } => {
-            let sent = view.sent(&picked, program.names());
+            let sent = view.known(&picked, program.names());
             let verdicts = program.evaluate(view.rows, &sent);
             failing.push((reason.clone(), verdicts.no));
             let why = format!("{}: the condition cannot be evaluated on the row", check.kind);

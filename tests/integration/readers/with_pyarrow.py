@@ -45,23 +45,32 @@ for commit in commits:
 changes.sort(key=lambda row: (row["__partition"], row["__position"], row["__ordinal"]))
 
 state, columns = {}, {}
+# By key: columns whose value was left out and read again, which may be a later row's.
+read_again = {}
 # The row that the last delete removed, and the place of a create that moves it to another key.
 removed, moved_at = {}, None
 for row in changes:
     place = (row["__partition"], row["__position"], row["__ordinal"])
     if row["__op"] == "t":
         state.clear()
+        read_again.clear()
         continue
     cells = {name: cell for name, cell in row.items() if name not in RESERVED}
     columns.update(dict.fromkeys(cells))
     if row["__op"] == "d":
-        removed, moved_at = state.pop(row["id"], {}), (*place[:2], place[2] + 1)
+        was_read = read_again.pop(row["id"], set())
+        removed = {name: cell for name, cell in state.pop(row["id"], {}).items() if name not in was_read}
+        moved_at = (*place[:2], place[2] + 1)
         continue
     moved = row["__op"] == "c" and place == moved_at
     had = removed if moved else state.get(row["id"], {})
+    was_read = set() if moved else read_again.get(row["id"], set())
+    read_again[row["id"]] = set()
     for name in row["__unchanged"] or []:
-        if had.get(name) is not None:
+        if had.get(name) is not None and (name not in was_read or cells[name] is None):
             cells[name] = had[name]
+        if had.get(name) is None or name in was_read:
+            read_again[row["id"]].add(name)
     state[row["id"]] = cells
 
 for _, cells in sorted(state.items()):

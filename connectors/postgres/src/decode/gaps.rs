@@ -66,8 +66,8 @@ pub(crate) struct Gaps {
     pub(crate) written_by: BTreeSet<u32>,
     /// Where the last of them commits.
     pub(crate) last_commit: Lsn,
-    /// The transaction of the next gap.
-    pub(super) of: Transaction,
+    /// The transaction of the next changes, if what it leaves out is noted.
+    pub(super) of: Option<Transaction>,
 }
 
 impl Gaps {
@@ -76,10 +76,10 @@ impl Gaps {
         self.rows.iter().map(|gap| gap.columns.len()).sum()
     }
 
-    pub(super) fn add(&mut self, gap: Gap) {
+    pub(super) fn add(&mut self, gap: Gap, of: Transaction) {
         self.rows.push(gap);
-        self.written_by.insert(self.of.xid);
-        self.last_commit = self.last_commit.max(self.of.commit);
+        self.written_by.insert(of.xid);
+        self.last_commit = self.last_commit.max(of.commit);
     }
 
     /// What was left out so far. The transaction goes on.
@@ -139,8 +139,9 @@ impl<'a> Filler<'a> {
             self.rows.clone()
         } else {
             // A slice would be counted with all the memory behind it.
-            let indices = range.clone().filter_map(|row| u32::try_from(row).ok());
-            take_record_batch(self.rows, &UInt32Array::from_iter_values(indices))?
+            let indices: Result<Vec<u32>, _> = range.clone().map(u32::try_from).collect();
+            let indices = indices.map_err(|error| ArrowError::InvalidArgumentError(error.to_string()))?;
+            take_record_batch(self.rows, &UInt32Array::from(indices))?
         };
         let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
         for (column, filled) in columns.iter_mut().zip(&mut self.columns) {

@@ -119,9 +119,11 @@ impl TableDecoder {
     }
 
     /// Has the values noted that are left out of the next changes, which are those of
-    /// `transaction`.
-    pub(crate) fn note_gaps(&mut self, transaction: Transaction) {
-        self.gaps.get_or_insert_default().of = transaction;
+    /// `transaction`; or has them not noted, without one.
+    pub(crate) fn note_gaps(&mut self, transaction: Option<Transaction>) {
+        if transaction.is_some() || self.gaps.is_some() {
+            self.gaps.get_or_insert_default().of = transaction;
+        }
     }
 
     /// How the columns' values are read.
@@ -320,11 +322,10 @@ impl TableDecoder {
             before.append(row.before, at);
         }
         let Err(refusal) = self.append_values(row, &mut unchanged) else {
-            if self.gaps.is_some() && !unchanged.is_empty() && row.op != Op::Delete {
-                let key = self.key_of(row);
-                if let Some(gaps) = &mut self.gaps {
-                    gaps.add(Gap::new(at, &unchanged, key));
-                }
+            let transaction = self.gaps.as_ref().and_then(|gaps| gaps.of);
+            if let Some(transaction) = transaction.filter(|_| !unchanged.is_empty() && row.op != Op::Delete) {
+                let gap = Gap::new(at, &unchanged, self.key_of(row));
+                self.gaps.get_or_insert_default().add(gap, transaction);
             }
             return self.close_row(context, row.op, &unchanged);
         };

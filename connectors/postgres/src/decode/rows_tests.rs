@@ -264,11 +264,13 @@ fn what_was_left_out_is_noted_for_whoever_asks() {
         xid,
         commit: crate::decode::Lsn(commit),
     };
-    decoder.note_gaps(transaction(3, 30));
+    decoder.note_gaps(Some(transaction(3, 30)));
     let gaps = rows(&mut decoder);
     let key = |text: &[u8]| vec![KeyValue::Text(text.into())];
     // The refused row is not in the batch, and of the moved one the delete lacks nothing.
     assert_eq!(gaps.rows, [Gap::new(0, &[1], key(b"7")), Gap::new(2, &[1], key(b"9"))]);
     assert_eq!((gaps.last_commit.0, gaps.written_by.len()), (30, 1));
     assert_eq!(rows(&mut decoder).written_by.into_iter().collect::<Vec<_>>(), [3]);
+    decoder.note_gaps(None);
+    assert_eq!(rows(&mut decoder).rows, []);
 }

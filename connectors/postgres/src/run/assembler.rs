@@ -334,7 +334,7 @@ impl Assembler {
             .transaction
             .as_mut()
             .ok_or(ProtocolError::UnknownContent("a change outside a transaction"))?;
-        let Some((decoder, counter)) = self.tables.decoder(relation)? else {
+        let Some((decoder, counter, held)) = self.tables.decoder(relation)? else {
             return self.tables.refuse_past(relation, transaction.commit);
         };
         let context = ChangeContext {
@@ -343,10 +343,12 @@ impl Assembler {
             committed_at: Some(transaction.committed_at),
         };
         if self.outbox.completes() {
-            decoder.note_gaps(gaps::Transaction {
+            // The engine leaves out what the target holds.
+            let is_new = transaction.commit > held;
+            decoder.note_gaps(is_new.then_some(gaps::Transaction {
                 xid: transaction.xid,
                 commit: transaction.commit,
-            });
+            }));
         }
         let rows = decode(decoder, &context)?;
         transaction.ordinal += rows;

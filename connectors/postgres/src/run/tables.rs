@@ -189,8 +189,9 @@ impl Tables {
         }
     }
 
-    /// The decoder of a relation that a change names; `None` if it is not ours.
-    pub(super) fn decoder(&mut self, oid: u32) -> Result<Option<(&mut TableDecoder, &metrics::Counter)>> {
+    /// The decoder of a relation that a change names, and the commit up to which the target holds its
+    /// table; `None` if it is not ours.
+    pub(super) fn decoder(&mut self, oid: u32) -> Result<Option<(&mut TableDecoder, &metrics::Counter, Lsn)>> {
         let unknown = || ProtocolError::UnknownContent("a change before its relation");
         let index = if self.last.0 == oid {
             self.last.1
@@ -200,7 +201,7 @@ impl Tables {
         let Some(index) = index else { return Ok(None) };
         let table = &mut self.tables[index];
         let decoder = table.decoder.as_mut().ok_or_else(unknown)?;
-        Ok(Some((decoder, &table.rows)))
+        Ok(Some((decoder, &table.rows, table.held)))
     }
 
     /// Takes a Relation message: changed columns end the decoder's batch and begin another's.

@@ -164,10 +164,13 @@ async fn keys_of_all_kinds_find_their_rows() {
         ("a bytea, b bool", "a, b", "'\\x00ff', true"),
         ("a int[], b char(3)", "a, b", "'{1,2}', 'ab'"),
         ("\"A \"\"b\" int", "\"A \"\"b\"", "5"),
+        // Names of the statement itself.
+        ("n0 int, k0 int, found int", "k0, found", "1, 2, 3"),
     ];
     let cluster = TestCluster::new().unwrap();
     cluster
-        .psql("CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE DOMAIN positive AS int CHECK (VALUE > 0); CREATE SCHEMA ext")
+        .psql("CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE DOMAIN positive AS int CHECK (VALUE > 0); CREATE SCHEMA ext; \
+               CREATE DOMAIN prose AS varchar(9000); CREATE DOMAIN page AS prose NOT NULL")
         .unwrap();
     if cluster.psql("CREATE EXTENSION citext SCHEMA ext").is_ok() {
         kinds.push(("a ext.citext", "a", "'Ab'"));
@@ -179,7 +182,7 @@ async fn keys_of_all_kinds_find_their_rows() {
         let not_null: Vec<String> = not_null.collect();
         cluster
             .psql(&format!(
-                "CREATE TABLE {name} ({columns}, n int, body text); ALTER TABLE {name} ALTER body SET STORAGE EXTERNAL, {}; \
+                "CREATE TABLE {name} ({columns}, n int, body page); ALTER TABLE {name} ALTER body SET STORAGE EXTERNAL, {}; \
                  CREATE UNIQUE INDEX i{name} ON {name} ({key}); ALTER TABLE {name} REPLICA IDENTITY USING INDEX i{name}; \
                  INSERT INTO {name} VALUES ({values}, 0, repeat('x', 3000))",
                 not_null.join(", ")

@@ -208,6 +208,20 @@ fn a_column_that_was_not_sent_is_not_null_and_not_checked() {
 }
 
 #[test]
+fn a_value_that_was_left_out_and_read_again_is_checked() {
+    let read = |status| Row {
+        op: Op::Update,
+        status: Some(status),
+        unchanged: &["status"],
+        ..row(1)
+    };
+    let rows = [read("good"), read("bad")];
+    assert_eq!(kept("not_null: [status]", &rows), [0, 1]);
+    assert_eq!(kept("expression_is_true: status <> 'bad'", &rows), [0]);
+    assert_eq!(kept("not_null: [amount]\n  where: status <> 'bad'", &rows), [0, 1]);
+}
+
+#[test]
 fn warn_reports_and_fail_lets_nothing_become_visible() {
     let mut warn = checks("- not_null: status\n  then: warn");
     let rows = [Row { status: None, ..row(1) }, row(2)];

@@ -17,22 +17,27 @@
 //!
 //! A lost session is begun again a few times, and then ends the run: the rows come again.
 
+mod chunk;
+mod piece;
 mod question;
+mod readable;
 mod visible;
 
-use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use millstream_core::{ChangeBatch, Error, ErrorKind, EventSender, Result, SourceEvent, TableId};
+use millstream_core::{ChangeBatch, EventSender, Result, SourceEvent, TableId};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::catalog::{self, CatalogColumn, CatalogTable};
+use self::chunk::Chunk;
+use self::piece::Piece;
+use self::readable::Readable;
+use crate::catalog::{self, CatalogTable};
 use crate::config::Settings;
 use crate::decode::ColumnType;
-use crate::decode::gaps::{Filler, Gap, Gaps, KeyValue};
+use crate::decode::gaps::Gaps;
 use crate::fault;
 use crate::identity::Identity;
 use crate::shape::Shape;
@@ -43,12 +48,14 @@ const MOST_KEYS: usize = 256;
 /// How often a statement is tried on a new session, and the first pause before that.
 const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// How long a change may take to be seen. While one is not, later ones are not waited for.
+/// How long a change may take to be seen, and how long after one that took longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// How long a statement may take, the server's limits (below) being shorter.
+const SHORT_WAIT: Duration = Duration::from_millis(200);
+/// How long the look-ups of some keys may take: the server's limits (below) are shorter, and do not
+/// count while it sends a huge value.
 const LONGEST_ASK: Duration = Duration::from_secs(60);
 /// How long the catalog is believed about what is published of a table and may be read.
-const BELIEVED_FOR: Duration = Duration::from_secs(10);
+const BELIEVED_FOR: Duration = Duration::from_secs(30);
 /// How long a table is left alone that could not be read.
 const LEFT_FOR: Duration = Duration::from_secs(60);
 
@@ -124,30 +131,6 @@ struct Believed {
     table: Option<Arc<Readable>>,
 }
 
-/// A table to be read, and how its key's columns are compared.
-struct Readable {
-    table: CatalogTable,
-    equals: HashMap<String, String>,
-}
-
-impl Readable {
-    /// What a column is now that rows were read with: it may have another name or type by now.
-    /// One whose number is not known is known by its name.
-    fn present(&self, column: &CatalogColumn) -> Option<&CatalogColumn> {
-        let is_it = |now: &&CatalogColumn| match column.attnum {
-            Some(_) => now.attnum == column.attnum,
-            None => now.name == column.name,
-        };
-        self.table.columns.iter().find(is_it)
-    }
-
-    /// The same, if its values are read in the same way.
-    fn present_alike(&self, column: &CatalogColumn) -> Option<&CatalogColumn> {
-        let alike = |now: &&CatalogColumn| (now.type_oid, now.typmod) == (column.type_oid, column.typmod);
-        self.present(column).filter(alike)
-    }
-}
-
 impl Rereader {
     /// `server` is the one that the stream comes from.
     pub(super) fn new(settings: Arc<Settings>, server: Identity) -> Self {
@@ -207,13 +190,24 @@ impl Rereader {
         let table = &incomplete.shape.id;
         let (mut lost, mut refused, mut pause) = (0, false, FIRST_PAUSE);
         loop {
-            let asked = timeout(LONGEST_ASK, self.ask(incomplete, chunk)).await;
-            let error = match asked.unwrap_or(Err(WireError::TimedOut("re-reading values", LONGEST_ASK))) {
-                Ok(answers) => return Ok(answers),
-                Err(error) => error,
+            // Taken out for the call, so that a session that was left in the middle is not used again.
+            let session = match self.session.take() {
+                Some(sql) => Ok(sql),
+                None => self.begin().await,
             };
-            self.session = None;
-            if is_of_the_session(&error) {
+            let (error, is_of_the_session) = match session {
+                Err(error) => (error, true),
+                Ok(sql) => match timeout(LONGEST_ASK, self.ask(sql, incomplete, chunk)).await {
+                    Ok(Ok(answers)) => return Ok(answers),
+                    Ok(Err(error)) => {
+                        let is_of_the_session = is_of_the_session(&error);
+                        (error, is_of_the_session)
+                    }
+                    // It would take as long again.
+                    Err(_) => (WireError::TimedOut("re-reading values", LONGEST_ASK), false),
+                },
+            };
+            if is_of_the_session {
                 lost += 1;
                 if lost == TRIES {
                     let message = "cannot re-read values that the stream left out";
@@ -224,7 +218,9 @@ impl Rereader {
                 pause *= 3;
             } else if refused {
                 tracing::warn!(%table, %error, "values that were left out cannot be re-read");
-                self.believe(table, None, LEFT_FOR);
+                if !is_of_the_values(&error) {
+                    self.believe(table, None, LEFT_FOR);
+                }
                 return Ok(chunk.nothing());
             } else {
                 // What is published may be another by now.
@@ -236,17 +232,18 @@ impl Rereader {
 
     /// Asks for keys: the answers in their order, of as many as there is room for and of one at
     /// least.
-    async fn ask(&mut self, incomplete: &Incomplete, chunk: &Chunk<'_>) -> Result<Vec<Answer>, WireError> {
-        // Taken out for the call, so that a session that was left in the middle is not used again.
-        let mut sql = match self.session.take() {
-            Some(sql) => sql,
-            None => self.begin().await?,
-        };
+    async fn ask(
+        &mut self,
+        mut sql: Connection,
+        incomplete: &Incomplete,
+        chunk: &Chunk<'_>,
+    ) -> Result<Vec<Answer>, WireError> {
         let is_seen = visible::wait(&mut sql, &incomplete.gaps, self.patience).await?;
-        if is_seen == self.patience.is_zero() {
+        let patience = if is_seen { LONGEST_WAIT } else { SHORT_WAIT };
+        if patience != self.patience {
             tracing::info!(is_seen, "whether changes are seen soon after they were streamed");
         }
-        self.patience = if is_seen { LONGEST_WAIT } else { Duration::ZERO };
+        self.patience = patience;
         let table = match is_seen {
             true => self.published(&mut sql, incomplete).await?,
             false => None,
@@ -267,7 +264,7 @@ impl Rereader {
             self.session = Some(sql);
             return Ok(chunk.nothing());
         };
-        let parameters = question::parameters(incomplete, &chunk.keys);
+        let parameters = question::parameters(&readable, &incomplete.shape, &chunk.keys);
         let mut binary = vec![true; question::BEFORE_COLUMNS];
         binary.extend(columns.iter().map(|column| !incomplete.types[*column].needs_text()));
         let mut selected = sql.select(&text, &parameters, &binary).await?;
@@ -276,11 +273,7 @@ impl Rereader {
         let usable: Vec<bool> = columns
             .iter()
             .zip(described)
-            .map(|(column, found)| {
-                let wanted = &of_shape[*column];
-                (found.table, found.type_oid, found.typmod) == (incomplete.oid, wanted.type_oid, wanted.typmod)
-                    && wanted.attnum.is_none_or(|attnum| attnum == found.attnum)
-            })
+            .map(|(column, described)| readable.is_described(&of_shape[*column], described))
             .collect();
         let mut answers: Vec<Answer> = Vec::with_capacity(chunk.keys.len());
         let (mut bytes, mut last_is_twice) = (0, false);
@@ -324,9 +317,9 @@ impl Rereader {
     /// A session with the server that the stream comes from: on another one the numbers of
     /// transactions would be those of others.
     async fn begin(&mut self) -> Result<Connection, WireError> {
-        let opened = Connection::open(&self.settings.connect, Session::Sql).await;
-        let mut sql = opened.map_err(no_session)?;
-        let rows = sql.query(BEGIN).await.map_err(no_session)?;
+        let mut sql = Connection::open(&self.settings.connect, Session::Sql).await?;
+        let rows = timeout(LONGEST_ASK, sql.query(BEGIN)).await;
+        let rows = rows.unwrap_or(Err(WireError::TimedOut("beginning a session", LONGEST_ASK)))?;
         let system = rows.first().and_then(|row| row.get(0));
         let timeline = rows.first().and_then(|row| row.get(1));
         let is_on = timeline.is_none_or(|name| u32::from_str_radix(name, 16) == Ok(self.server.timeline));
@@ -348,24 +341,33 @@ impl Rereader {
         let found = match known {
             Some(believed) => believed.table.clone(),
             None => {
-                let wanted = std::slice::from_ref(id);
-                let found = catalog::read_tables(sql, &self.settings.publications, wanted).await?;
-                let found = found.into_iter().next();
-                let table = match found.filter(|table| table.readable && table.published && !table.row_security) {
-                    Some(table) => Some(Arc::new(Readable {
-                        equals: question::read_equals(sql, &table).await?,
-                        table,
-                    })),
-                    None => {
-                        tracing::warn!(table = %id, "values that were left out cannot be re-read: not published, or not for our role");
-                        None
+                let found = match self.look_up(sql, id).await {
+                    Err(error) if !is_of_the_session(&error) && self.tables.contains_key(id) => {
+                        // As when another table of a publication is locked, which servers wait for.
+                        tracing::debug!(table = %id, %error, "the catalog cannot be looked at: it is believed for longer");
+                        self.tables.get(id).and_then(|believed| believed.table.clone())
                     }
+                    found => found?,
                 };
-                self.believe(id, table.clone(), BELIEVED_FOR);
-                table
+                let how_long = if found.is_some() { BELIEVED_FOR } else { LEFT_FOR };
+                self.believe(id, found.clone(), how_long);
+                found
             }
         };
         Ok(found.filter(|readable| readable.table.oid == incomplete.oid))
+    }
+
+    async fn look_up(&mut self, sql: &mut Connection, id: &TableId) -> Result<Option<Arc<Readable>>, WireError> {
+        let wanted = std::slice::from_ref(id);
+        let found = catalog::read_tables(sql, &self.settings.publications, wanted).await?;
+        let usable = |table: &CatalogTable| table.readable && table.published && !table.row_security;
+        match found.into_iter().next().filter(usable) {
+            Some(table) => Ok(Some(Arc::new(Readable::look_up(sql, table).await?))),
+            None => {
+                tracing::warn!(table = %id, "values that were left out cannot be re-read: not published, or not for our role");
+                Ok(None)
+            }
+        }
     }
 
     fn believe(&mut self, id: &TableId, table: Option<Arc<Readable>>, how_long: Duration) {
@@ -398,118 +400,12 @@ fn is_of_the_session(error: &WireError) -> bool {
         .is_none_or(|code| passing.iter().any(|class| code.starts_with(class)))
 }
 
-/// An error before there was a session: never a reason to leave values out.
-fn no_session(error: WireError) -> WireError {
-    match error {
-        WireError::Server(server) if !is_of_the_session(&WireError::Server(server.clone())) => {
-            WireError::Authentication(server.to_string())
-        }
-        other => other,
-    }
-}
-
-/// Gaps that are asked for together.
-struct Chunk<'a> {
-    /// Each once.
-    keys: Vec<&'a [KeyValue]>,
-    /// By gap: its key, if that is known.
-    places: Vec<Option<usize>>,
-    /// Those that any of them lacks, ascending.
-    columns: Vec<usize>,
-}
-
-impl<'a> Chunk<'a> {
-    /// The answers if none can be had.
-    fn nothing(&self) -> Vec<Answer> {
-        self.keys.iter().map(|_| Answer::Nothing).collect()
-    }
-
-    /// The first of `gaps`, with at most so many keys.
-    fn of(gaps: &'a [Gap], most_keys: usize) -> Self {
-        let (mut keys, mut places) = (Vec::new(), Vec::new());
-        let mut numbers: HashMap<&[KeyValue], usize> = HashMap::new();
-        let mut columns = BTreeSet::new();
-        for gap in gaps {
-            if gap.key.is_empty() {
-                places.push(None);
-                continue;
-            }
-            let key = gap.key.as_slice();
-            let known = numbers.get(key).copied();
-            if known.is_none() && keys.len() == most_keys {
-                break;
-            }
-            let number = known.unwrap_or(keys.len());
-            if known.is_none() {
-                numbers.insert(key, number);
-                keys.push(key);
-            }
-            places.push(Some(number));
-            columns.extend(gap.columns.iter().copied());
-        }
-        Self {
-            keys,
-            places,
-            columns: columns.into_iter().collect(),
-        }
-    }
-}
-
-/// The rows since the last cut.
-struct Piece<'a> {
-    incomplete: &'a Incomplete,
-    filler: Filler<'a>,
-    first: usize,
-    bytes: usize,
-    rows_read: metrics::Counter,
-    missing: metrics::Counter,
-}
-
-impl<'a> Piece<'a> {
-    fn new(incomplete: &'a Incomplete) -> Self {
-        let id = &incomplete.shape.id;
-        Self {
-            filler: Filler::new(incomplete.batch.rows(), &incomplete.types),
-            first: 0,
-            bytes: 0,
-            rows_read: table_counter("millstream_postgres_reread_rows_total", id),
-            missing: missing_counter(id),
-            incomplete,
-        }
-    }
-
-    /// Fills in what the answer, whose values are those of `columns`, has for a row.
-    fn fill(&mut self, gap: &Gap, columns: &[usize], answer: Option<&Answer>) {
-        let mut missing = gap.columns.len();
-        if let Some(Answer::Row(values)) = answer {
-            for (column, value) in columns.iter().zip(values) {
-                let wanted = value.as_ref().filter(|_| gap.columns.contains(column));
-                if let Some(value) = wanted
-                    && self.filler.fill(gap.row, *column, value)
-                {
-                    self.bytes += value.len();
-                    missing -= 1;
-                }
-            }
-        }
-        if missing < gap.columns.len() {
-            self.rows_read.increment(1);
-        }
-        self.missing.increment(missing as u64);
-    }
-
-    /// The rows before `end`; begins a new piece there.
-    fn cut(&mut self, end: usize) -> Result<SourceEvent> {
-        let range: Range<usize> = self.first..end;
-        (self.first, self.bytes) = (end, 0);
-        let rows = self.filler.finish(range).map_err(|error| {
-            Error::new(ErrorKind::Internal, "cannot fill re-read values into a batch")
-                .with("table", &self.incomplete.shape.id)
-                .caused_by(error)
-        })?;
-        let schema = self.incomplete.batch.schema().clone();
-        ChangeBatch::try_new(schema, rows).map(SourceEvent::Changes)
-    }
+/// Whether a statement failed for a key's value (PostgreSQL manual, appendix A, classes 22 and 23), as
+/// where it cannot be one of the column's present type.
+fn is_of_the_values(error: &WireError) -> bool {
+    error
+        .sqlstate()
+        .is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }
 
 fn missing_counter(table: &TableId) -> metrics::Counter {
