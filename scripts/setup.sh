@@ -72,6 +72,23 @@ if [ "${#missing[@]}" -gt 0 ]; then
 else
     echo "setup ($mode): all packages are there"
 fi
+# Extensions whose types the tests compare, without which they leave these out. Not every system has
+# packages of them for its server.
+if [ "$mode" = test ]; then
+    server=$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | sort -V | tail -n 1 | cut -d / -f 5 || true)
+    for extension in postgis-3 pgvector; do
+        package=postgresql-$server-$extension
+        if [ -n "$server" ] && ! dpkg -s "$package" >/dev/null 2>&1; then
+            apt-cache show "$package" >/dev/null 2>&1 || as_root apt-get update -qq
+            if apt-cache show "$package" >/dev/null 2>&1; then
+                echo "setup ($mode): installing $package"
+                as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package"
+            else
+                echo "setup ($mode): there is no package $package: its types will not be compared"
+            fi
+        fi
+    done
+fi
 command -v cargo >/dev/null || { echo "setup: cargo is missing; install Rust 1.94 or later first" >&2; exit 1; }
 if [ "$mode" = test ]; then
     "$here/fetch-python.sh"

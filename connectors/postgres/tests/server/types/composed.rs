@@ -142,18 +142,6 @@ pub fn of_extensions() -> Vec<Column> {
         )
         .of("vector"),
         edges("vector[]", &["{\"[1,2]\",NULL}"]).of("vector"),
-        edges(
-            "geometry",
-            &[
-                "POINT(1 2)",
-                "SRID=4326;LINESTRING(0 0, 1 1)",
-                "POLYGON Z((0 0 1,1 0 1,1 1 1,0 0 1))",
-                "GEOMETRYCOLLECTION EMPTY",
-            ],
-        )
-        .of("postgis"),
-        edges("geometry(Point,4326)", &["SRID=4326;POINT(13.4 52.5)"]).of("postgis"),
-        edges("geography", &["POINT(13.4 52.5)", "SRID=4326;MULTIPOINT(1 2, 3 4)"]).of("postgis"),
     ]
 }
 

@@ -2,6 +2,7 @@
 
 use super::composed;
 use super::random::{Literal, Random};
+use super::spatial;
 
 const SEED: u64 = 0x6D69_6C6C;
 
@@ -81,6 +82,7 @@ pub fn listed() -> Vec<Column> {
     columns.extend(others());
     columns.extend(composed::nested());
     columns.extend(composed::of_extensions());
+    columns.extend(spatial::listed());
     columns.extend(composed::lists());
     columns
 }

@@ -25,12 +25,10 @@ pub fn same(array: &dyn Array, at: usize, text: Option<&str>, sql_type: &str) ->
     if array.is_null(at) {
         return Err("NULL".to_owned());
     }
-    let equal = |shown: String| if shown == text { Ok(()) } else { Err(shown) };
+    if let Some(shown) = exact(array, at, sql_type) {
+        return if shown == text { Ok(()) } else { Err(shown) };
+    }
     match array.data_type() {
-        DataType::Boolean => equal(if array.as_boolean().value(at) { "t" } else { "f" }.to_owned()),
-        DataType::Int16 => equal(array.as_primitive::<Int16Type>().value(at).to_string()),
-        DataType::Int32 => equal(array.as_primitive::<Int32Type>().value(at).to_string()),
-        DataType::Int64 => equal(array.as_primitive::<Int64Type>().value(at).to_string()),
         // The server's text has the fewest digits that tell the number, so that it reads back to it.
         DataType::Float32 => {
             let (value, read) = (array.as_primitive::<Float32Type>().value(at), text.parse::<f32>());
@@ -42,38 +40,9 @@ pub fn same(array: &dyn Array, at: usize, text: Option<&str>, sql_type: &str) ->
             let same = read.is_ok_and(|read| read.to_bits() == value.to_bits() || read.is_nan() && value.is_nan());
             if same { Ok(()) } else { Err(value.to_string()) }
         }
-        DataType::Decimal128(_, scale) => equal(decimal(
-            &array.as_primitive::<Decimal128Type>().value(at).to_string(),
-            *scale,
-        )),
-        DataType::Decimal256(_, scale) => equal(decimal(
-            &array.as_primitive::<Decimal256Type>().value(at).to_string(),
-            *scale,
-        )),
-        DataType::Binary => {
-            let hex: String = array
-                .as_binary::<i32>()
-                .value(at)
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
-            let is_geometry = sql_type.starts_with("geo");
-            equal(if is_geometry {
-                hex.to_uppercase()
-            } else {
-                format!("\\x{hex}")
-            })
-        }
-        DataType::Date32 => equal(date(array.as_primitive::<Date32Type>().value(at))),
-        DataType::Time64(_) => equal(time(array.as_primitive::<Time64MicrosecondType>().value(at))),
-        DataType::Timestamp(_, zone) => {
-            let micros = array.as_primitive::<TimestampMicrosecondType>().value(at);
-            equal(timestamp(micros, if zone.is_some() { "+00" } else { "" }))
-        }
-        DataType::Utf8 => equal(array.as_string::<i32>().value(at).to_owned()),
         DataType::List(_) => {
             let values = array.as_list::<i32>().value(at);
-            let elements = elements(text);
+            let elements = elements(text, delimiter(sql_type));
             if values.len() != elements.len() {
                 return Err(format!("{} elements", values.len()));
             }
@@ -82,6 +51,46 @@ pub fn same(array: &dyn Array, at: usize, text: Option<&str>, sql_type: &str) ->
         }
         other => Err(format!("an unexpected {other}")),
     }
+}
+
+/// The server's text of a value of which it has only one. `None` for floats and lists.
+pub fn exact(array: &dyn Array, at: usize, sql_type: &str) -> Option<String> {
+    let shown = match array.data_type() {
+        DataType::Boolean => if array.as_boolean().value(at) { "t" } else { "f" }.to_owned(),
+        DataType::Int16 => array.as_primitive::<Int16Type>().value(at).to_string(),
+        DataType::Int32 => array.as_primitive::<Int32Type>().value(at).to_string(),
+        DataType::Int64 => array.as_primitive::<Int64Type>().value(at).to_string(),
+        DataType::Decimal128(_, scale) => {
+            decimal(&array.as_primitive::<Decimal128Type>().value(at).to_string(), *scale)
+        }
+        DataType::Decimal256(_, scale) => {
+            decimal(&array.as_primitive::<Decimal256Type>().value(at).to_string(), *scale)
+        }
+        DataType::Binary => {
+            let bytes = array.as_binary::<i32>().value(at).iter();
+            let hex: String = bytes.map(|byte| format!("{byte:02x}")).collect();
+            if sql_type.starts_with("geo") {
+                hex.to_uppercase()
+            } else {
+                format!("\\x{hex}")
+            }
+        }
+        DataType::Date32 => date(array.as_primitive::<Date32Type>().value(at)),
+        DataType::Time64(_) => time(array.as_primitive::<Time64MicrosecondType>().value(at)),
+        DataType::Timestamp(_, zone) => {
+            let micros = array.as_primitive::<TimestampMicrosecondType>().value(at);
+            timestamp(micros, if zone.is_some() { "+00" } else { "" })
+        }
+        DataType::Utf8 => array.as_string::<i32>().value(at).to_owned(),
+        _ => return None,
+    };
+    Some(shown)
+}
+
+/// What stands between the elements of an array of this type.
+fn delimiter(sql_type: &str) -> char {
+    // PostGIS declares its own (`CREATE TYPE … DELIMITER ':'`).
+    if sql_type.starts_with("geo") { ':' } else { ',' }
 }
 
 /// An unscaled integer with its point.
@@ -151,7 +160,7 @@ fn civil(days: i64) -> (i64, String, &'static str) {
 }
 
 /// The elements of a one-dimensional array's text, or of a vector's.
-fn elements(text: &str) -> Vec<Option<String>> {
+fn elements(text: &str, delimiter: char) -> Vec<Option<String>> {
     if let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return inner.split(',').map(|number| Some(number.to_owned())).collect();
     }
@@ -165,12 +174,12 @@ fn elements(text: &str) -> Vec<Option<String>> {
             match letter {
                 '"' if quoted => break,
                 '\\' => element.extend(letters.next()),
-                ',' if !quoted => break,
+                letter if letter == delimiter && !quoted => break,
                 _ => element.push(letter),
             }
         }
         if quoted {
-            letters.next_if_eq(&',');
+            letters.next_if_eq(&delimiter);
         }
         found.push((quoted || element != "NULL").then_some(element));
     }
