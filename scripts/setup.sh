@@ -94,6 +94,7 @@ if [ "$mode" = test ]; then
     "$here/fetch-python.sh"
     "$here/fetch-kafka.sh"
     "$here/fetch-debezium.sh"
+    "$here/fetch-postgres-tests.sh"
 fi
 if [ "$mode" = lint ]; then
     "$here/fetch-cargo-deny.sh"

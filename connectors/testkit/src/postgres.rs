@@ -90,7 +90,10 @@ impl ClusterOptions {
 const NO_TLS: &str = "SSL is not supported by this build";
 
 /// Says on the terminal that the test on this thread is skipped.
-fn say_skipped(why: &str) -> Result<()> {
+///
+/// # Errors
+/// If the terminal cannot be written to.
+pub fn say_skipped(why: &str) -> Result<()> {
     let test = thread::current();
     // Not by a macro, whose output is kept from the terminal.
     writeln!(std::io::stderr(), "SKIPPED {}: {why}", test.name().unwrap_or("a test"))?;
@@ -220,13 +223,8 @@ impl TestCluster {
     /// # Errors
     /// As [`psql`](Self::psql).
     pub fn psql_in(&self, database: &str, sql: &str) -> Result<String> {
-        let mut command = Command::new(psql(&self.binaries)?);
-        command
-            .arg("-h")
-            .arg(self.socket_dir())
-            .args(["-p", &self.port.to_string(), "-U", SUPERUSER, "-d", database]);
-        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"]);
-        command.env_remove("PGOPTIONS").env_remove("PGSERVICE");
+        let mut command = self.psql_command(database)?;
+        command.args(["-v", "ON_ERROR_STOP=1"]);
         // Standard input, because a long script does not fit in an argument.
         let output = crate::process::output_with_input(command, sql.as_bytes())?;
         ensure!(
@@ -235,6 +233,22 @@ impl TestCluster {
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    /// A `psql` that runs what comes on its standard input, as the superuser, and prints rows as
+    /// [`psql`](Self::psql) returns them. It goes on behind an error.
+    ///
+    /// # Errors
+    /// If there is no `psql` on the machine.
+    pub fn psql_command(&self, database: &str) -> Result<Command> {
+        let mut command = Command::new(psql(&self.binaries)?);
+        command
+            .arg("-h")
+            .arg(self.socket_dir())
+            .args(["-p", &self.port.to_string(), "-U", SUPERUSER, "-d", database]);
+        command.args(["-X", "-q", "-A", "-t", "-f", "-"]);
+        command.env_remove("PGOPTIONS").env_remove("PGSERVICE");
+        Ok(command)
     }
 
     /// Starts the server, if it does not run, and waits until it takes connections.

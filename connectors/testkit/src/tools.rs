@@ -44,6 +44,12 @@ pub fn debezium_tables() -> Option<PathBuf> {
     folder.join("version").is_file().then_some(folder)
 }
 
+/// The folder with PostgreSQL's own tests of logical replication, `subscription/*.pl`. `None` where they could not be fetched.
+pub fn postgres_tests() -> Option<PathBuf> {
+    let folder = folder().ok()?.join("postgres-tests");
+    folder.join("package").is_file().then_some(folder)
+}
+
 fn newest_kafka(tools: &Path) -> Option<PathBuf> {
     let releases = std::fs::read_dir(tools).ok()?.flatten().filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;

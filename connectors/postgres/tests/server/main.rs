@@ -16,6 +16,7 @@ mod login;
 mod lost_slot;
 mod membership;
 mod old_rows;
+mod oracle;
 mod partitions;
 mod preflight;
 mod publications;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_array::RecordBatch;
 use millstream_core::{
     BackfillDesk, Boundary, ByteBudget, Checkpoint, ErrorKind, EventReceiver, PartitionId, Position, Result,
     ResumePoints, Source, SourceContext, SourceEvent, TableId, TableSchema, backfill_desk, event_channel,
@@ -60,6 +61,8 @@ pub struct Target {
     /// Whether the source wants to be started anew, since it has other tables to read.
     pub tables_changed: bool,
     pub rejected: usize,
+    /// How rows are looked at before they are taken, if not as they are.
+    pub seen_as: Option<fn(&RecordBatch) -> RecordBatch>,
 }
 
 impl Target {
@@ -100,7 +103,10 @@ impl Target {
         match event {
             SourceEvent::Changes(batch) => {
                 let id = batch.schema().id.clone();
-                let rows = change_rows(std::slice::from_ref(batch.rows()));
+                let seen = self
+                    .seen_as
+                    .map_or_else(|| batch.rows().clone(), |seen_as| seen_as(batch.rows()));
+                let rows = change_rows(&[seen]);
                 self.pending.extend(rows.into_iter().map(|row| (id.clone(), row)));
                 self.batches.push((batch.schema().clone(), batch.num_rows()));
             }
@@ -241,11 +247,19 @@ impl Running {
 
     /// Takes events, and declares durable what they complete, until `done`.
     pub async fn until(&mut self, done: impl Fn(&Target) -> bool) {
+        let taken = self.try_until(done).await;
+        taken.unwrap_or_else(|error| panic!("the source ended: {error:?}"));
+    }
+
+    /// As [`until`](Self::until); the error of a source that ends before.
+    pub async fn try_until(&mut self, done: impl Fn(&Target) -> bool) -> Result<()> {
         while !done(&self.target) {
             if !self.step().await {
-                panic!("the source ended: {:?}", (&mut self.task).await);
+                let ended = (&mut self.task).await.expect("no panic");
+                return Err(ended.expect_err("it was not asked to end"));
             }
         }
+        Ok(())
     }
 
     /// Takes events as [`until`](Self::until) does. Returns whether that came to pass: `false` if the
@@ -277,9 +291,15 @@ impl Running {
 
     /// Takes events until all that is committed now has come.
     pub async fn catch_up(&mut self, cluster: &TestCluster) {
+        let caught_up = self.try_catch_up(cluster).await;
+        caught_up.unwrap_or_else(|error| panic!("the source ended: {error:?}"));
+    }
+
+    /// As [`catch_up`](Self::catch_up); the error of a source that ends before.
+    pub async fn try_catch_up(&mut self, cluster: &TestCluster) -> Result<()> {
         let lsn = flushed(cluster);
-        self.until(|target| target.is_copied() && target.least().position(&wal()).ordered() >= Some(lsn.as_str()))
-            .await;
+        self.try_until(|target| target.is_copied() && target.least().position(&wal()).ordered() >= Some(lsn.as_str()))
+            .await
     }
 
     /// Takes events until the first copies are done.
@@ -296,6 +316,13 @@ impl Running {
 
     /// Stops the source as a shutdown does.
     pub async fn stop(self) -> Target {
+        let (target, ended) = self.halt().await;
+        ended.expect("it ends well");
+        target
+    }
+
+    /// As [`stop`](Self::stop), of a source that may have failed.
+    pub async fn halt(self) -> (Target, Result<()>) {
         let Self {
             mut target,
             events,
@@ -304,14 +331,13 @@ impl Running {
             ..
         } = self;
         cancel.cancel();
-        timeout(Duration::from_secs(5), task)
+        let ended = timeout(Duration::from_secs(5), task)
             .await
             .expect("it stops soon")
-            .expect("no panic")
-            .expect("it ends well");
+            .expect("no panic");
         drop(events);
         target.crash();
-        target
+        (target, ended)
     }
 
     /// Stops behind the first boundary that comes; rows before it are not asked for.
