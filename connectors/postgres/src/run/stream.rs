@@ -66,6 +66,11 @@ pub(super) fn status_every(wished: Duration, sender_timeout: Option<Duration>) -
         .min(SILENCE)
 }
 
+/// What to do where the server, up to version 17, misses a publication.
+const MADE_LATER: &str = "a publication that was made after the place in the log that the slot has reached is \
+    not there yet: take it out of `publications` until the slot is past that place, then add it; one that was \
+    dropped has to be made again";
+
 /// A replication stream that runs.
 pub(super) struct Stream<'a> {
     pub(super) settings: &'a Settings,
@@ -321,7 +326,12 @@ impl Stream<'_> {
                 }
                 continue;
             }
-            let broken = |error| fault::explain(error, "the replication stream ended", &self.settings.connect);
+            let broken = |error: WireError| {
+                // It looks for publications as of the place in the log that it reads.
+                let is_missing = error.sqlstate() == Some("42704");
+                let error = fault::explain(error, "the replication stream ended", &self.settings.connect);
+                if is_missing { error.hint(MADE_LATER) } else { error }
+            };
             let content = match self.wire.next_buffered() {
                 Ok(Some(content)) => content,
                 Ok(None) => break,

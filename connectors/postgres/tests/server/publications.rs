@@ -343,3 +343,34 @@ async fn a_root_of_one_publication_takes_the_partitions_of_another() {
         assert_eq!(held(&target, &id("public", table), &["day", "id"]), expected, "{table}");
     }
 }
+
+/// Servers look for publications as of the place in the log that they read; from version 18 on they
+/// pass over one that is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_the_slot_has_not_reached_is_told_of() {
+    let cluster = TestCluster::new().unwrap();
+    cluster
+        .psql("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE a")
+        .unwrap();
+    let mut config = config(&cluster, &["a"]);
+    let mut run = Running::start(source(&config), target(&[("public", "a")]));
+    run.until_streaming(&cluster).await;
+    let before = run.stop().await;
+    cluster
+        .psql("INSERT INTO a VALUES (1); CREATE PUBLICATION q FOR TABLE b; INSERT INTO a VALUES (2)")
+        .unwrap();
+    config.as_object_mut().unwrap().remove("publication");
+    config["publications"] = serde_json::json!(["p", "q"]);
+    let mut run = Running::start(source(&config), before);
+    if cluster.major().unwrap() >= 18 {
+        run.catch_up(&cluster).await;
+        assert_eq!(
+            selected(&cluster, "SELECT id FROM a"),
+            held(&run.stop().await, &id("public", "a"), &["id"])
+        );
+        return;
+    }
+    let failure = run.failure().await;
+    assert_eq!(failure.error_code(), Some("PG0027"));
+    assert!(failure.hint_text().unwrap().contains("`publications`"), "{failure:?}");
+}

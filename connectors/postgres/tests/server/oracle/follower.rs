@@ -22,7 +22,7 @@ pub struct Follower {
     run: Option<Running>,
     /// What is held while the source does not run.
     target: Target,
-    /// The codes of errors that ended it.
+    /// The errors that ended it.
     pub halts: Vec<String>,
 }
 
@@ -98,7 +98,7 @@ impl Follower {
             "url": publisher.url(), "slot": self.slot, "publications": publications, "tables": names,
             "numeric": "text", "arrays": "text", "spool_memory": "64kB",
             // A subscriber does not look either: a table that leaves the publication is silent.
-            "governor": {"every": "1h"},
+            "governor": {"every": "1h"}, "batch": {"idle": "20ms"},
         });
         for (key, value) in self.further.as_object().into_iter().flatten() {
             config[key] = value.clone();
@@ -116,9 +116,9 @@ impl Follower {
         let Err(error) = run.try_catch_up(publisher).await else {
             return true;
         };
-        self.halts.push(error.error_code().unwrap_or("none").to_owned());
+        self.halts.push(format!("{error:?}"));
         // What it has replaced is copied anew; an operator is told to do so by these.
-        let told = ["PG0015", "PG0017", "PG0034"].contains(&self.halts.last().unwrap().as_str());
+        let told = matches!(error.error_code(), Some("PG0015" | "PG0017" | "PG0034"));
         // A subscriber tries again until it exists.
         let waits =
             format!("{error:?}").contains("publication \\\"") && format!("{error:?}").contains("does not exist");
