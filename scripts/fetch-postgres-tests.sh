@@ -12,7 +12,8 @@ missing() {
     exit 0
 }
 
-package=$(dpkg-query -W -f '${Package}\n' 'postgresql-[0-9]*' 2>/dev/null | grep -E '^postgresql-[0-9]+$' | sort -V | tail -n 1 || true)
+installed='${db:Status-Status} ${Package}\n'
+package=$(dpkg-query -W -f "$installed" 'postgresql-[0-9]*' 2>/dev/null | sed -nE 's/^installed (postgresql-[0-9]+)$/\1/p' | sort -V | tail -n 1 || true)
 [ -n "$package" ] || missing "PostgreSQL is not a package of this system"
 if [ "$(cat "$folder/package" 2>/dev/null || true)" = "$package" ]; then
     echo "setup: the tests of $package are in $folder"
@@ -31,13 +32,15 @@ for file in /etc/apt/sources.list.d/*.sources; do
     [ ! -e "$file" ] || sed 's/^Types:.*/Types: deb-src/' "$file" >"$partial/sources.d/$(basename "$file")"
 done
 for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
-    [ ! -e "$file" ] || sed -n 's/^deb /deb-src /p' "$file" >"$partial/sources.d/$(basename "$file")"
+    [ ! -e "$file" ] || sed -nE 's/^deb[[:space:]]/deb-src /p' "$file" >"$partial/sources.d/$(basename "$file")"
 done
 # The folder is that of whoever runs this, which apt's own user may not read.
 apt=(-qq -o "Dir::Etc::sourcelist=/dev/null" -o "Dir::Etc::sourceparts=$partial/sources.d"
     -o "Dir::State::lists=$partial/lists" -o "Dir::Cache=$partial" -o "APT::Sandbox::User=$(id -un)")
 cd "$partial"
-timeout 300 apt-get "${apt[@]}" update || missing "the lists of source packages could not be fetched"
+# Whether it fails tells little: without a network it does not, and for one list among others it does.
+timeout 300 apt-get "${apt[@]}" update || true
+: >"$partial/log"
 # A list may name a version that is no longer, or not yet, offered.
 for version in $(apt-cache "${apt[@]}" showsrc --only-source "$package" | sed -n 's/^Version: //p' | sort -rV); do
     ! timeout 300 apt-get "${apt[@]}" source --download-only --only-source "$package=$version" 2>>"$partial/log" || break
@@ -47,8 +50,9 @@ if ! archive=$(compgen -G "$partial/*.orig.tar.*"); then
     missing "the source of $package could not be fetched"
 fi
 mkdir "$partial/all" "$partial/tests"
-tar -xf "$archive" -C "$partial/all" --strip-components 1 --wildcards '*/src/test/subscription/t'
-mv "$partial/all/src/test/subscription/t" "$partial/tests/subscription"
+tar -xf "$archive" -C "$partial/all" --strip-components 1 --wildcards '*/src/test/subscription/t' &&
+    mv "$partial/all/src/test/subscription/t" "$partial/tests/subscription" ||
+    missing "the source of $package has no such tests"
 echo "$package" >"$partial/tests/package"
 rm -rf "$folder"
 mv -T "$partial/tests" "$folder"

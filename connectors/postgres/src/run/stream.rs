@@ -67,7 +67,7 @@ pub(super) fn status_every(wished: Duration, sender_timeout: Option<Duration>) -
 }
 
 /// What to do where the server, up to version 17, misses a publication.
-const MADE_LATER: &str = "a publication that was made after the place in the log that the slot has reached is \
+const MADE_LATER: &str = "if it misses a publication: one that was made after the place in the log that the slot has reached is \
     not there yet: take it out of `publications` until the slot is past that place, then add it; one that was \
     dropped has to be made again";
 

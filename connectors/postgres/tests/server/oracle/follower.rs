@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millstream_core::TableId;
+use millstream_core::{Error, ErrorKind, TableId};
 use millstream_testkit::postgres::TestCluster;
 
 use super::rows::{self, Columns, Rows};
@@ -116,25 +116,34 @@ impl Follower {
         let Err(error) = run.try_catch_up(publisher).await else {
             return true;
         };
-        self.halts.push(format!("{error:?}"));
-        // What it has replaced is copied anew; an operator is told to do so by these.
-        let told = matches!(error.error_code(), Some("PG0015" | "PG0017" | "PG0034"));
-        // A subscriber tries again until it exists.
-        let waits =
-            format!("{error:?}").contains("publication \\\"") && format!("{error:?}").contains("does not exist");
-        assert!(
-            told || waits || error.kind() == millstream_core::ErrorKind::Unavailable,
-            "{error:?}"
-        );
+        self.note(&error);
         let run = self.run.take().expect("it ran");
         self.target = run.target;
         self.target.crash();
         false
     }
 
+    /// Takes note of an error that ended the source.
+    ///
+    /// # Panics
+    /// Where it is none that a replay brings about.
+    fn note(&mut self, error: &Error) {
+        // What it has replaced is copied anew; an operator is told to do so by these.
+        let told = matches!(error.error_code(), Some("PG0015" | "PG0017" | "PG0034"));
+        let text = format!("{error:?}");
+        // A subscriber tries again until it exists.
+        let waits = text.contains("publication \\\"") && text.contains("does not exist");
+        assert!(told || waits || error.kind() == ErrorKind::Unavailable, "{text}");
+        self.halts.push(text);
+    }
+
     pub async fn stop(&mut self) {
         if let Some(run) = self.run.take() {
-            self.target = run.halt().await.0;
+            let (target, ended) = run.halt().await;
+            self.target = target;
+            if let Err(error) = ended {
+                self.note(&error);
+            }
         }
     }
 

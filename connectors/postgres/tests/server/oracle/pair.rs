@@ -11,7 +11,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What both servers have: transactions are sent in parts as soon as they can be, and nobody
 /// waits longer than needed for the other.
-pub const SETTINGS: [(&str, &str); 7] = [
+/// A statement that waits for another ends some time.
+pub const SETTINGS: [(&str, &str); 9] = [
+    ("lock_timeout", "30s"),
+    ("statement_timeout", "60s"),
     ("logical_decoding_work_mem", "64kB"),
     ("max_prepared_transactions", "10"),
     ("synchronous_commit", "on"),

@@ -12,14 +12,13 @@ pub mod shown;
 mod spatial;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int32Type;
 use millstream_core::SourceEvent;
-use millstream_testkit::postgres::{ClusterOptions, TestCluster};
+use millstream_testkit::postgres::{ClusterOptions, TestCluster, say_skipped};
 use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -123,11 +122,7 @@ impl Server {
                 cluster.psql(&format!("CREATE EXTENSION {name}")).unwrap();
                 extensions.push(*name);
             } else {
-                // Not by a macro, whose output is kept from the terminal.
-                let _ = writeln!(
-                    std::io::stderr(),
-                    "SKIPPED types of the extension {name}: the server has it not"
-                );
+                say_skipped(&format!("the server has no extension {name}")).unwrap();
             }
         }
         // A server may be built without it.
