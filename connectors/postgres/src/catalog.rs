@@ -12,6 +12,7 @@ use millstream_core::TableId;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio::time::sleep;
 
+use crate::config::Settings;
 use crate::decode::catalog_type::{CATALOG_QUERY, PARTS_QUERY};
 use crate::decode::{Catalog, CatalogType, Lsn};
 use crate::selection::{ROOT, with_published};
@@ -25,6 +26,8 @@ pub(crate) use self::slot_facts::{Age, SlotFacts, SlotState, bytes_between, read
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CatalogTable {
     pub(crate) id: TableId,
+    /// What it is called: another name than that in the pipeline, if it was renamed.
+    pub(crate) present: TableId,
     pub(crate) oid: u32,
     /// `relkind`: `r` is a table, `p` a partitioned one, anything else cannot be replicated.
     pub(crate) kind: String,
@@ -99,24 +102,27 @@ const FILTERED_PUBLICATIONS: u32 = 150_000;
 /// they are not, although `pg_publication_tables` lists them where there is no column list.
 const GENERATED_COLUMNS: u32 = 180_000;
 
-/// Reads those of `wanted` that exist, in the order of `wanted`.
+/// Reads those of `wanted` that exist, in the order of `wanted`. One that was renamed is found by either
+/// name, first by the present one.
 pub(crate) async fn read_tables(
     sql: &mut Connection,
-    publications: &[String],
+    settings: &Settings,
     wanted: &[TableId],
 ) -> Result<Vec<CatalogTable>, WireError> {
+    let publications = &settings.publications;
     let version = sql.server_version();
     let mut tables = Vec::with_capacity(wanted.len());
     if wanted.is_empty() {
         return Ok(tables);
     }
-    for row in sql.query(&tables_query(publications, wanted, version)).await? {
+    for row in sql.query(&tables_query(settings, wanted, version)).await? {
         let index: usize = row.parse(0)?;
         let id = wanted
             .get(index)
             .ok_or_else(|| WireError::Protocol("an unknown table".to_owned()))?;
         tables.push(CatalogTable {
             id: id.clone(),
+            present: TableId::new(&id.source, row.get(9), row.get(10).unwrap_or_default()),
             oid: row.parse(1)?,
             kind: row.get(2).unwrap_or_default().to_owned(),
             identity: ReplicaIdentity::from_letter(row.get(3).unwrap_or_default()),
@@ -145,12 +151,12 @@ pub(crate) async fn read_tables(
 /// functions see newer tables than its joins (`pg_get_publication_tables`, which looks into its caches).
 pub(crate) async fn read_settled_tables(
     sql: &mut Connection,
-    publications: &[String],
+    settings: &Settings,
     wanted: &[TableId],
 ) -> Result<Vec<CatalogTable>, WireError> {
     let mut looks = 0;
     loop {
-        let tables = read_tables(sql, publications, wanted).await?;
+        let tables = read_tables(sql, settings, wanted).await?;
         looks += 1;
         let is_settled = tables.len() == wanted.len() && tables.iter().all(|table| table.published);
         if is_settled || looks == LOOKS {
@@ -186,13 +192,21 @@ async fn read_columns(
     rows.iter().map(|row| Ok((row.parse(0)?, column(row)?))).collect()
 }
 
-fn tables_query(publications: &[String], wanted: &[TableId], version: u32) -> String {
+fn tables_query(settings: &Settings, wanted: &[TableId], version: u32) -> String {
     let mut names = String::new();
     for (index, table) in wanted.iter().enumerate() {
         let separator = if index == 0 { "" } else { "," };
-        let schema = escape_literal(table.namespace.as_deref().unwrap_or("public"));
+        let name = |table: &TableId| {
+            let schema = escape_literal(table.namespace.as_deref().unwrap_or("public"));
+            format!("{schema},{}", escape_literal(&table.name))
+        };
         // Writing to a String cannot fail.
-        let _ = write!(names, "{separator}({index},{schema},{})", escape_literal(&table.name));
+        let _ = write!(
+            names,
+            "{separator}({index},{},{})",
+            name(table),
+            name(settings.selection.present(table))
+        );
     }
     let filter = if version >= FILTERED_PUBLICATIONS {
         "CASE WHEN bool_and(rowfilter IS NOT NULL) \
@@ -215,13 +229,24 @@ fn tables_query(publications: &[String], wanted: &[TableId], version: u32) -> St
         "{}, filters AS (SELECT schemaname, tablename, {filter} AS filter, {list} AS names FROM pub GROUP BY schemaname, tablename) \
          SELECT w.i, c.oid, c.relkind, c.relreplident, \
          {readable}, pg_catalog.has_schema_privilege(n.oid, 'USAGE'), \
-         p.tablename IS NOT NULL AND {ROOT} IS NULL, p.filter, pg_catalog.row_security_active(c.oid) \
-         FROM (VALUES {names}) AS w(i, schema, name) \
-         JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema \
-         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name \
+         p.tablename IS NOT NULL AND {ROOT} IS NULL, p.filter, pg_catalog.row_security_active(c.oid), \
+         n.nspname, c.relname \
+         FROM (VALUES {names}) AS w(i, schema, name, schema_now, name_now) \
+         JOIN pg_catalog.pg_class c ON c.oid = COALESCE({}, {}) \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          LEFT JOIN filters p ON p.schemaname = n.nspname AND p.tablename = c.relname \
-         WHERE c.relkind NOT IN ('i', 'I', 'S', 't', 'c') ORDER BY w.i",
-        with_published(publications)
+         ORDER BY w.i",
+        with_published(&settings.publications),
+        relation_of("w.schema_now", "w.name_now"),
+        relation_of("w.schema", "w.name"),
+    )
+}
+
+/// The OID of a table or view by its name.
+fn relation_of(schema: &str, name: &str) -> String {
+    format!(
+        "(SELECT t.oid FROM pg_catalog.pg_class t JOIN pg_catalog.pg_namespace s ON s.oid = t.relnamespace \
+         WHERE s.nspname = {schema} AND t.relname = {name} AND t.relkind NOT IN ('i', 'I', 'S', 't', 'c'))"
     )
 }
 
@@ -355,7 +380,7 @@ pub(crate) async fn read_files(sql: &mut Connection, table: &CatalogTable) -> Re
         let blocks = files.iter().fold(0u32, |sum, file| sum.saturating_add(file.blocks));
         files = vec![TableFile {
             node: 0,
-            relation: quoted(&table.id),
+            relation: quoted(&table.present),
             blocks,
             addressable: false,
         }];

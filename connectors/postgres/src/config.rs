@@ -1,5 +1,6 @@
 //! The source's configuration.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -101,6 +102,9 @@ pub struct PostgresConfig {
     /// How changes of columns are followed.
     #[serde(default)]
     pub schema_changes: SchemaChanges,
+    /// What tables of `tables` are called in the database since they were renamed, as `schema.table`.
+    #[serde(default)]
+    pub renamed: BTreeMap<Text, Text>,
 }
 
 /// Where what the stream does not tell of a table's columns comes from.
@@ -200,7 +204,11 @@ impl PostgresConfig {
     fn selection(&self, source: &str) -> Result<Selection, (&'static str, String)> {
         let tables: Vec<&str> = self.tables.iter().map(|name| &**name).collect();
         let exclude: Vec<&str> = self.exclude.iter().map(|name| &**name).collect();
-        Selection::read(source, &tables, &exclude)
+        let mut selection = Selection::read(source, &tables, &exclude)?;
+        for (table, now) in &self.renamed {
+            selection.rename(table, now)?;
+        }
+        Ok(selection)
     }
 }
 

@@ -311,8 +311,8 @@ pub(crate) fn renamed(table: &TableId, now: &str) -> Error {
         .with("table", table)
         .with("now", now)
         .hint(
-            "name it back (with `recopy: replaced` it is then copied anew, for what changed meanwhile), or change the \
-             pipeline's `tables` to the new name",
+            "say under `renamed` what it is called now, and it is read on where it was; or change the pipeline's \
+             `tables` to the new name, under which it is copied as a new table",
         )
 }
 
@@ -347,6 +347,7 @@ mod tests {
     fn table(name: &str) -> CatalogTable {
         CatalogTable {
             id: TableId::new("shop", Some("public"), name),
+            present: TableId::new("shop", Some("public"), name),
             oid: 7,
             kind: "r".to_owned(),
             identity: ReplicaIdentity::Default,

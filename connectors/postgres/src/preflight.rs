@@ -83,7 +83,7 @@ async fn look(sql: &mut Connection, settings: &Settings) -> Result<Facts, WireEr
         let new: Vec<TableId> = new.collect();
         wanted.extend(new);
     }
-    let tables = catalog::read_tables(sql, &settings.publications, &wanted).await?;
+    let tables = catalog::read_tables(sql, settings, &wanted).await?;
     Ok(Facts {
         wal_level: server.get(0).unwrap_or_default().to_owned(),
         may_replicate: server.is_true(1),
@@ -263,9 +263,12 @@ impl Facts {
             }
             let uncovered = self.tables.iter().filter(|table| !table.published);
             let tables: Vec<String> = if self.publications.is_empty() {
-                self.wanted.iter().map(catalog::quoted).collect()
+                self.wanted
+                    .iter()
+                    .map(|id| catalog::quoted(settings.selection.present(id)))
+                    .collect()
             } else {
-                uncovered.map(|table| catalog::quoted(&table.id)).collect()
+                uncovered.map(|table| catalog::quoted(&table.present)).collect()
             };
             let mut tables = if tables.is_empty() {
                 String::new()
@@ -332,7 +335,7 @@ impl Facts {
     }
 
     fn judge_table(&self, settings: &Settings, table: &CatalogTable, findings: &mut Vec<Finding>) {
-        let (subject, quoted) = (table.id.within_source(), catalog::quoted(&table.id));
+        let (subject, quoted) = (table.id.within_source(), catalog::quoted(&table.present));
         let found = |severity, code, message: String| Finding::new(severity, subject.clone(), message).code(code);
         if !matches!(table.kind.as_str(), "r" | "p") {
             let message = "it is not a table: views, foreign tables and the like are not replicated".to_owned();
@@ -444,7 +447,7 @@ impl Facts {
         .sql(format!(
             "ALTER PUBLICATION {} ADD TABLE {};",
             escape_identifier(name),
-            catalog::quoted(&table.id)
+            catalog::quoted(&table.present)
         ))
     }
 }

@@ -1,6 +1,7 @@
 //! Which tables a source reads: those that are named, and those of its publications that match a
 //! pattern.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use millstream_core::{Error, ErrorKind, Result, ResumePoints, TableId};
@@ -18,6 +19,8 @@ pub(crate) struct Selection {
     pub(crate) named: Vec<TableId>,
     pub(crate) patterns: Vec<Pattern>,
     excluded: Vec<Pattern>,
+    /// Named tables that have another name in the database now.
+    renamed: BTreeMap<TableId, TableId>,
 }
 
 impl Selection {
@@ -31,6 +34,7 @@ impl Selection {
             named: Vec::new(),
             patterns: Vec::new(),
             excluded: Vec::new(),
+            renamed: BTreeMap::new(),
         };
         for name in tables {
             let refused = |message| (message, (*name).to_owned());
@@ -59,6 +63,40 @@ impl Selection {
             selection.excluded.push(pattern);
         }
         Ok(selection)
+    }
+
+    /// Takes the name that a table has now.
+    ///
+    /// # Errors
+    /// What is wrong with it, and with which name.
+    pub(crate) fn rename(&mut self, table: &str, now: &str) -> Result<(), (&'static str, String)> {
+        let id = |name: &str| {
+            let pattern = Pattern::read(name);
+            let (schema, table) = pattern.as_ref().and_then(Pattern::only)?;
+            Some(TableId::new(&self.source, Some(schema), table))
+        };
+        let no_name = |name: &str| ("a table's name is not `schema.table`", name.to_owned());
+        let (before, after) = (id(table).ok_or(no_name(table))?, id(now).ok_or(no_name(now))?);
+        if !self.named.contains(&before) {
+            return Err(("`renamed` has a table that `tables` does not name", table.to_owned()));
+        }
+        let is_other =
+            self.named.contains(&after) || self.matches(after.namespace.as_deref().unwrap_or("public"), &after.name);
+        if is_other || self.renamed.values().any(|known| *known == after) {
+            return Err((
+                "the present name of a renamed table is that of another table",
+                now.to_owned(),
+            ));
+        }
+        match self.renamed.insert(before, after) {
+            None => Ok(()),
+            Some(_) => Err(("a table is renamed twice", table.to_owned())),
+        }
+    }
+
+    /// The name that a table has in the database, if it has its present one already.
+    pub(crate) fn present<'a>(&'a self, table: &'a TableId) -> &'a TableId {
+        self.renamed.get(table).unwrap_or(table)
     }
 
     /// Whether a pattern, and no name, selects it.
@@ -370,5 +408,27 @@ mod tests {
         assert!(refused(&["sales."], &[]).contains("schema.table"));
         assert!(refused(&["a"], &["b"]).contains("has none"));
         assert!(refused(&["a", "b*"], &["*"]).contains("both named"));
+    }
+
+    #[test]
+    fn a_table_that_was_renamed_has_one_present_name() {
+        let rename = |pairs: &[(&str, &str)]| {
+            let mut selection = read(&["orders", "sales.lines", "log_*"], &[]);
+            let renamed = pairs.iter().try_for_each(|(table, now)| selection.rename(table, now));
+            renamed.map(|()| selection).map_err(|(message, _)| message)
+        };
+        let id = |schema, name| TableId::new("shop", Some(schema), name);
+        let selection = rename(&[("public.orders", "sales.orders_v2"), ("sales.lines", "lines")]).unwrap();
+        assert_eq!(*selection.present(&id("public", "orders")), id("sales", "orders_v2"));
+        assert_eq!(*selection.present(&id("public", "log_1")), id("public", "log_1"));
+        let refused = |pairs| rename(pairs).unwrap_err();
+        assert!(refused(&[("other", "a")]).contains("does not name"));
+        assert!(refused(&[("log_1", "a")]).contains("does not name"));
+        assert!(refused(&[("orders", "sales.")]).contains("schema.table"));
+        assert!(refused(&[("orders", "a*")]).contains("schema.table"));
+        assert!(refused(&[("orders", "sales.lines")]).contains("another table"));
+        assert!(refused(&[("orders", "log_2")]).contains("another table"));
+        assert!(refused(&[("orders", "a"), ("sales.lines", "a")]).contains("another table"));
+        assert!(refused(&[("orders", "a"), ("public.orders", "b")]).contains("twice"));
     }
 }

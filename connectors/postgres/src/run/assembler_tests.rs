@@ -56,6 +56,8 @@ impl Rig {
         types.learn(&shape.columns);
         let (sender, receiver) = event_channel(ByteBudget::new(1 << 30), 1024);
         let start = TableStart {
+            present: shape.id.clone(),
+            renamed: shape.id.clone(),
             shape,
             oid: OURS,
             held: Lsn(HELD),

@@ -1,6 +1,6 @@
 //! Copies that somebody asks for while the stream runs.
 
-use millstream_core::{Error, ErrorKind, Result};
+use millstream_core::{Error, ErrorKind, Result, TableId};
 
 use super::copy::{Copier, Purpose, Wanted, selects};
 use crate::catalog;
@@ -11,8 +11,9 @@ use crate::owed::Why;
 /// Runs a copy that was asked for. One that the server refuses is given up, and its reason is logged: the
 /// stream must not end for it.
 pub(super) async fn run(mut copier: Copier) -> Result<()> {
-    let statements: Vec<String> = copier.wanted.iter().flat_map(tried).collect();
-    let outcome = match check(&copier.settings.clone(), &statements).await {
+    let settings = copier.settings.clone();
+    let requests = copier.wanted.iter().filter_map(request).collect();
+    let outcome = match check(&settings, requests).await {
         Ok(()) => copier.run().await,
         refused => refused,
     };
@@ -45,27 +46,38 @@ fn is_final(error: &Error) -> bool {
     refused || error.error_code() == Some("PG0027")
 }
 
-/// The statements by which a request is tried; none for a copy that nobody asked for.
-fn tried(wanted: &Wanted) -> Vec<String> {
+/// What was asked for: a table, and the condition of its rows.
+type Request = (TableId, String);
+
+/// What was asked for of a copy; nothing if nobody did.
+fn request(wanted: &Wanted) -> Option<Request> {
     match &wanted.purpose {
         Purpose::Backfill {
             condition,
             why: Why::Asked,
             ..
-        } => selects(&catalog::quoted(&wanted.table), condition),
-        Purpose::Backfill { .. } | Purpose::First => Vec::new(),
+        } => Some((wanted.table.clone(), condition.clone())),
+        Purpose::Backfill { .. } | Purpose::First => None,
     }
 }
 
-/// Has the server look at statements without running them. Each is sent as one, so that a
-/// condition cannot end it and begin another.
-async fn check(settings: &Settings, statements: &[String]) -> Result<()> {
+/// Has the server look at the statements of requests without running them. Each is sent as one, so
+/// that a condition cannot end it and begin another.
+async fn check(settings: &Settings, requests: Vec<Request>) -> Result<()> {
+    if requests.is_empty() {
+        return Ok(());
+    }
     let mut sql = super::connect(settings).await?;
-    for statement in statements {
-        sql.parse(statement).await.map_err(|error| {
-            fault::explain(error, "the table cannot be copied again", &settings.connect)
-                .hint("the condition is one of SQL over the table's columns, such as `placed_at >= '2026-01-01'`")
-        })?;
+    for (table, condition) in &requests {
+        let tables = super::read_tables(settings, &mut sql, std::slice::from_ref(table)).await?;
+        let names = tables.iter().map(|table| catalog::quoted(&table.present));
+        let statements: Vec<String> = names.flat_map(|name| selects(&name, condition)).collect();
+        for statement in statements {
+            sql.parse(&statement).await.map_err(|error| {
+                fault::explain(error, "the table cannot be copied again", &settings.connect)
+                    .hint("the condition is one of SQL over the table's columns, such as `placed_at >= '2026-01-01'`")
+            })?;
+        }
     }
     sql.close().await;
     Ok(())

@@ -110,7 +110,7 @@ impl Watcher {
             Some(sql) => sql,
             None => Connection::open(&settings.connect, Session::Sql).await?,
         };
-        let found = catalog::read_settled_tables(&mut sql, &settings.publications, &self.used).await?;
+        let found = catalog::read_settled_tables(&mut sql, &settings, &self.used).await?;
         if let Some(table) = found.iter().find(|table| !table.published) {
             return Ok(Some(Notice::Left(left(&settings, &table.id))));
         }

@@ -150,6 +150,8 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
             let held = held.filter(|_| !is_empty);
             let copied_as_of = copied.and(copied_as_of);
             TableStart {
+                present: copied.unwrap_or(table).present.clone(),
+                renamed: settings.selection.present(&table.id).clone(),
                 oid: copied.unwrap_or(table).oid,
                 // Of a table without rows everything comes with its copy, and so it does of one that is copied anew.
                 held: if plan.anew.iter().any(is_anew) {
@@ -267,7 +269,7 @@ pub(crate) async fn read_tables(
     sql: &mut Connection,
     wanted: &[TableId],
 ) -> Result<Vec<CatalogTable>> {
-    let mut tables = catalog::read_settled_tables(sql, &settings.publications, wanted)
+    let mut tables = catalog::read_settled_tables(sql, settings, wanted)
         .await
         .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
     let refused = |message: &str, code, table: &TableId| {

@@ -53,13 +53,13 @@ impl Snapshot {
     /// temporary one beside it.
     pub(super) async fn of(settings: &Settings, wanted: &[TableId], mut make_slot: bool) -> Result<Self> {
         let failed = |error| fault::explain(error, "cannot take a snapshot", &settings.connect);
-        let (_, mut versions) = look(settings, wanted).await?;
+        let (mut before, mut versions) = look(settings, wanted).await?;
         for _ in 0..ATTEMPTS {
             let (point, mut sql) = enter(settings, make_slot).await.map_err(failed)?;
             // LOCK TABLE would want the privilege to read the whole table, and not its published columns alone.
-            let reads = wanted
+            let reads = before
                 .iter()
-                .map(|id| format!("SELECT FROM {} LIMIT 0", catalog::quoted(id)));
+                .map(|table| format!("SELECT FROM {} LIMIT 0", catalog::quoted(&table.present)));
             let lock = reads.collect::<Vec<_>>().join("; ");
             sql.query(&lock).await.map_err(failed)?;
             let (tables, versions_now) = look(settings, wanted).await?;
@@ -82,7 +82,7 @@ impl Snapshot {
             }
             tracing::info!("a table was rewritten while its snapshot was taken: taking another");
             sql.close().await;
-            (versions, make_slot) = (versions_now, false);
+            (before, versions, make_slot) = (tables, versions_now, false);
             // The temporary slot of this turn has to be gone before the next one makes its own.
             sleep(PAUSE).await;
         }

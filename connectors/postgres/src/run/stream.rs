@@ -298,7 +298,7 @@ impl Stream<'_> {
         let (settings, wanted) = (self.settings, [table.clone()]);
         let looking = async {
             let mut sql = Connection::open(&settings.connect, Session::Sql).await?;
-            let found = catalog::read_settled_tables(&mut sql, &settings.publications, &wanted).await?;
+            let found = catalog::read_settled_tables(&mut sql, settings, &wanted).await?;
             sql.close().await;
             Ok(!found.is_empty())
         };

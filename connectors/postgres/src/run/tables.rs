@@ -47,6 +47,9 @@ pub(super) struct UnknownTypes(pub(super) Vec<(u32, i32)>);
 /// A table to be streamed.
 pub(super) struct TableStart {
     pub(super) shape: Shape,
+    /// What the catalog calls it now, and what the configuration says that it is called now or soon.
+    pub(super) present: TableId,
+    pub(super) renamed: TableId,
     /// The relation that the target's rows came from.
     pub(super) oid: u32,
     /// The last commit up to which all of the target holds it: the engine leaves out its rows up
@@ -79,6 +82,9 @@ pub(super) struct Tables {
 /// A table and what is decoded of it.
 struct StreamedTable {
     shape: Shape,
+    /// What it is called, as far as the stream was read, and what it may be called from some place on.
+    present: TableId,
+    renamed: TableId,
     oid: u32,
     held: Lsn,
     /// The last commit at which its relation was seen under another name, or another one under its
@@ -95,6 +101,25 @@ struct StreamedTable {
 }
 
 impl StreamedTable {
+    /// Whether the relation is this table, or has taken its name. Its own relation may come with the
+    /// name that it has in the pipeline, with that which it is called now, and with that which it was
+    /// said to get.
+    fn is_called_by(&self, relation: &Relation<'_>) -> bool {
+        let is_named = |id: &TableId| *id.name == *relation.name && id.namespace.as_deref() == Some(relation.namespace);
+        is_named(&self.present) || self.oid == relation.oid && (is_named(&self.shape.id) || is_named(&self.renamed))
+    }
+
+    /// Takes the news that the table has the name that it was said to get.
+    fn follow(&mut self, relation: &Relation<'_>) {
+        let is_new = *self.renamed.name == *relation.name
+            && self.renamed.namespace.as_deref() == Some(relation.namespace)
+            && self.renamed != self.present;
+        if is_new && self.oid == relation.oid {
+            tracing::info!(table = %self.shape.id, now = %self.renamed, "the table has its new name");
+            self.present = self.renamed.clone();
+        }
+    }
+
     /// Takes the shape that `relation` told, and says what became of columns since the one before,
     /// where that `is_earlier`: the catalog's may be a later one.
     fn take(&mut self, shape: Shape, relation: &Relation<'_>, is_earlier: bool) {
@@ -110,11 +135,13 @@ impl Tables {
     /// `tables` are as the catalog describes them now, which may be later than what the stream
     /// begins with.
     pub(super) fn new(partition: PartitionId, tables: Vec<TableStart>, types: TypeNames, binary: bool) -> Self {
-        let tables = tables.into_iter().map(|TableStart { shape, oid, held }| StreamedTable {
-            rows: rows_counter(&shape.id, "stream"),
-            shape,
-            oid,
-            held,
+        let tables = tables.into_iter().map(|start| StreamedTable {
+            rows: rows_counter(&start.shape.id, "stream"),
+            shape: start.shape,
+            present: start.present,
+            renamed: start.renamed,
+            oid: start.oid,
+            held: start.held,
             displaced: Lsn(0),
             left: false,
             decoder: None,
@@ -216,9 +243,10 @@ impl Tables {
         commit: Lsn,
         outbox: &mut Outbox,
     ) -> Result<Option<Need>> {
-        let found = self.tables.iter().position(|table| {
-            *table.shape.id.name == *relation.name && table.shape.id.namespace.as_deref() == Some(relation.namespace)
-        });
+        let found = self.tables.iter().position(|table| table.is_called_by(relation));
+        if let Some(index) = found {
+            self.tables[index].follow(relation);
+        }
         let known = self.by_oid.get(&relation.oid).copied().flatten();
         let before = known.or_else(|| self.tables.iter().position(|table| table.oid == relation.oid));
         if let Some(before) = before.filter(|before| found != Some(*before)) {

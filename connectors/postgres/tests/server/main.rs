@@ -21,6 +21,7 @@ mod partitions;
 mod preflight;
 mod publications;
 mod refusals;
+mod renamed;
 mod replaced;
 mod replaced_random;
 mod replies;

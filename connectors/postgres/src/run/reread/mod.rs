@@ -359,7 +359,7 @@ impl Rereader {
 
     async fn look_up(&mut self, sql: &mut Connection, id: &TableId) -> Result<Option<Arc<Readable>>, WireError> {
         let wanted = std::slice::from_ref(id);
-        let found = catalog::read_tables(sql, &self.settings.publications, wanted).await?;
+        let found = catalog::read_tables(sql, &self.settings, wanted).await?;
         let usable = |table: &CatalogTable| table.readable && table.published && !table.row_security;
         match found.into_iter().next().filter(usable) {
             Some(table) => Ok(Some(Arc::new(Readable::look_up(sql, table).await?))),

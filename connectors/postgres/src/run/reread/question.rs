@@ -57,7 +57,7 @@ pub(super) fn statement(readable: &Readable, shape: &Shape, columns: &[usize], k
     Some(format!(
         "SELECT millstream_keys.n, millstream_rows.found{result} FROM (VALUES {rows}) AS millstream_keys(n{labels}) \
          LEFT JOIN LATERAL (SELECT true AS found{wanted} FROM {only}{} AS millstream_table WHERE {} LIMIT 2) AS millstream_rows ON true",
-        catalog::quoted(&table.id),
+        catalog::quoted(&table.present),
         conditions.join(" AND ")
     ))
 }

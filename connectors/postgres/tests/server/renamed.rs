@@ -1,0 +1,145 @@
+//! Tables that were renamed, and are read on under the name that the pipeline knows.
+
+use millstream_testkit::postgres::TestCluster;
+use serde_json::{Value, json};
+
+use crate::target::{Running, Target, config, present, source, table};
+
+const COLUMNS: [&str; 3] = ["id", "n", "body"];
+
+fn cluster() -> TestCluster {
+    let cluster = TestCluster::new().unwrap();
+    cluster
+        .psql(
+            "CREATE TABLE orders (id int PRIMARY KEY, n int, body text); CREATE SCHEMA sales; \
+             ALTER TABLE orders ALTER body SET STORAGE EXTERNAL; CREATE PUBLICATION p FOR ALL TABLES; \
+             INSERT INTO orders SELECT i, 0, repeat(i::text, 3000) FROM generate_series(1, 5) i",
+        )
+        .unwrap();
+    cluster
+}
+
+fn settings(cluster: &TestCluster, renamed: Option<&str>) -> Value {
+    let mut config = config(cluster, &["orders"]);
+    config["unchanged"] = "reread".into();
+    if let Some(now) = renamed {
+        config["renamed"] = json!({"orders": now});
+    }
+    config
+}
+
+fn operations(target: &Target, op: &str) -> usize {
+    let rows = &target.tables[&table("orders")].rows;
+    rows.iter().filter(|row| row.op == op).count()
+}
+
+/// The table under its present name, as the target's `orders` should be.
+fn assert_equal(target: &Target, cluster: &TestCluster, now: &str) {
+    // Of the query's name only the table's is used.
+    cluster
+        .psql(&format!("CREATE OR REPLACE VIEW seen AS SELECT id, n, body FROM {now}"))
+        .unwrap();
+    assert_eq!(target.folded("orders", "id"), present(cluster, "seen", &COLUMNS));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_table_halts_and_goes_on_where_it_was_once_that_is_said() {
+    let cluster = cluster();
+    let mut run = Running::start(source(&settings(&cluster, None)), Target::of(&["orders"]));
+    run.until_streaming(&cluster).await;
+    let mut target = run.target.clone();
+    cluster
+        .psql(
+            "UPDATE orders SET n = 1 WHERE id = 1; ALTER TABLE orders RENAME TO old; UPDATE old SET n = 2 WHERE id = 2",
+        )
+        .unwrap();
+    let failure = run.failure().await;
+    assert_eq!(failure.error_code(), Some("PG0032"), "{}", failure.summary());
+    assert!(failure.hint_text().unwrap().contains("`renamed`"));
+    target.crash();
+    target.boundaries.clear();
+
+    let said = settings(&cluster, Some("old"));
+    let mut run = Running::start(source(&said), target);
+    run.catch_up(&cluster).await;
+    // Another table with the name that is free now is none of ours.
+    cluster
+        .psql(
+            "CREATE TABLE orders (id int PRIMARY KEY, other text); INSERT INTO orders VALUES (1, 'another''s'); \
+             UPDATE old SET n = 3 WHERE id = 3; DELETE FROM old WHERE id = 4",
+        )
+        .unwrap();
+    run.catch_up(&cluster).await;
+    let mut target = run.stop().await;
+    target.boundaries.clear();
+    assert_equal(&target, &cluster, "old");
+    // Nothing was copied again, and large values were read from it under its present name.
+    assert_eq!((operations(&target, "r"), operations(&target, "t")), (5, 0));
+    let read = |id: &str| {
+        let changes = target.changes("orders").into_iter();
+        let mut changes = changes.filter(|(_, cells, _)| cells["id"] == id);
+        changes.find_map(|(_, cells, unchanged)| (unchanged == ["body"]).then(|| cells.get("body").map(String::len)))
+    };
+    assert_eq!(["1", "2", "3"].map(read), [Some(Some(3000)); 3]);
+
+    let mut run = Running::start(source(&said), target);
+    run.until_streaming(&cluster).await;
+    run.ask("orders", Some("id < 3")).await.unwrap();
+    run.until(|target| operations(target, "r") == 7).await;
+    cluster.psql("INSERT INTO old VALUES (9, 9, 'new')").unwrap();
+    run.catch_up(&cluster).await;
+    assert_equal(&run.stop().await, &cluster, "old");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_said_beforehand_is_followed_without_a_halt() {
+    let cluster = cluster();
+    let said = settings(&cluster, Some("sales.orders_v2"));
+    let mut run = Running::start(source(&said), Target::of(&["orders"]));
+    run.until_streaming(&cluster).await;
+    cluster
+        .psql(
+            "UPDATE orders SET n = 1; BEGIN; ALTER TABLE orders SET SCHEMA sales; \
+             ALTER TABLE sales.orders RENAME TO orders_v2; UPDATE sales.orders_v2 SET n = 2 WHERE id > 2; COMMIT; \
+             INSERT INTO sales.orders_v2 VALUES (6, 6, 'six')",
+        )
+        .unwrap();
+    run.catch_up(&cluster).await;
+    let mut target = run.stop().await;
+    target.boundaries.clear();
+    assert_equal(&target, &cluster, "sales.orders_v2");
+    // A backlog has the old name still.
+    let mut run = Running::start(source(&said), target);
+    run.catch_up(&cluster).await;
+    let target = run.stop().await;
+    assert_equal(&target, &cluster, "sales.orders_v2");
+    assert_eq!((operations(&target, "r"), operations(&target, "t")), (5, 0));
+
+    // A target that begins anew copies it under its present name.
+    let mut other = said.clone();
+    other["slot"] = "another".into();
+    let mut run = Running::start(source(&other), Target::of(&["orders"]));
+    run.until_streaming(&cluster).await;
+    cluster.psql("DELETE FROM sales.orders_v2 WHERE id = 1").unwrap();
+    run.catch_up(&cluster).await;
+    assert_equal(&run.stop().await, &cluster, "sales.orders_v2");
+}
+
+/// What was written under the old name is read when the catalog has the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_under_the_old_name_is_read() {
+    let cluster = cluster();
+    let mut run = Running::start(source(&settings(&cluster, None)), Target::of(&["orders"]));
+    run.until_streaming(&cluster).await;
+    let mut target = run.stop().await;
+    target.boundaries.clear();
+    cluster
+        .psql(
+            "UPDATE orders SET n = 7; ALTER TABLE orders RENAME TO old; UPDATE old SET n = 8 WHERE id = 1; \
+             ALTER TABLE old ADD more int; UPDATE old SET n = 9 WHERE id = 2",
+        )
+        .unwrap();
+    let mut run = Running::start(source(&settings(&cluster, Some("old"))), target);
+    run.catch_up(&cluster).await;
+    assert_equal(&run.stop().await, &cluster, "old");
+}
