@@ -81,11 +81,11 @@ if [ "$mode" = test ]; then
         if [ -n "$server" ] && ! dpkg -s "$package" >/dev/null 2>&1; then
             # A name that is known without a package shows nothing, and is no failure.
             [ -n "$(apt-cache show "$package" 2>/dev/null)" ] || as_root apt-get update -qq || true
-            echo "setup ($mode): installing $package, if there is one"
-            if [ -z "$(apt-cache show "$package" 2>/dev/null)" ] ||
-                ! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package"; then
-                echo "setup ($mode): there is no package $package: its types will not be compared"
+            if [ -n "$(apt-cache show "$package" 2>/dev/null)" ] && echo "setup ($mode): installing $package" &&
+                as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package"; then
+                continue
             fi
+            echo "setup ($mode): there is no package $package: its types will not be compared"
         fi
     done
 fi
