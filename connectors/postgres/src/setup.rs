@@ -1,7 +1,7 @@
 //! What an administrator has to run on the server before the source can read it: the least role,
 //! grants and publication.
 
-use millstream_core::{Finding, Severity};
+use millstream_core::{Finding, Severity, TableId};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::catalog;
@@ -74,7 +74,9 @@ fn missing(settings: &Settings, findings: Vec<Finding>) -> Vec<Finding> {
 
 fn everything(settings: &Settings) -> Vec<Finding> {
     let role = escape_identifier(&settings.connect.user);
-    let tables: Vec<String> = settings.selection.named.iter().map(catalog::quoted).collect();
+    let selection = &settings.selection;
+    let present: Vec<&TableId> = selection.named.iter().map(|table| selection.present(table)).collect();
+    let tables: Vec<String> = present.iter().copied().map(catalog::quoted).collect();
     let run = |subject: String, message: &str, sql: String| Finding::new(Severity::Error, subject, message).sql(sql);
     let note = |subject: String, message: &str, sql: String| Finding::new(Severity::Warning, subject, message).sql(sql);
     let role_subject = format!("role {}", settings.connect.user);
@@ -99,7 +101,7 @@ fn everything(settings: &Settings) -> Vec<Finding> {
         ),
     ];
     let mut schemas: Vec<String> = Vec::new();
-    for table in &settings.selection.named {
+    for table in present {
         let schema = escape_identifier(table.namespace.as_deref().unwrap_or("public"));
         if !schemas.contains(&schema) {
             schemas.push(schema);
@@ -171,7 +173,7 @@ mod tests {
     fn without_a_server_everything_is_printed_but_no_password() {
         let config = serde_json::from_value(serde_json::json!({
             "url": "postgres://o'me:hunter2@db/shop", "publications": ["p", "q"],
-            "tables": ["orders", "Sales.lines", "sales.tmp_*"], "slot": "s",
+            "tables": ["orders", "lines", "sales.tmp_*"], "renamed": {"lines": "Sales.lines"}, "slot": "s",
         }))
         .unwrap();
         let settings = Settings::read("orders", "shop", &config).unwrap();
