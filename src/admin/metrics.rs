@@ -267,6 +267,24 @@ fn describe() {
             "Rows of which values that the stream left out were read again",
         ),
         (
+            Gauge,
+            "millstream_postgres_backlog_bytes",
+            Bytes,
+            "Log that was taken off the server and that the target does not hold yet",
+        ),
+        (
+            Gauge,
+            "millstream_postgres_backlog_filling",
+            Count,
+            "1 while the log is taken off the server",
+        ),
+        (
+            Counter,
+            "millstream_postgres_backlog_written_bytes_total",
+            Bytes,
+            "What was written to disk of the log that was taken off the server",
+        ),
+        (
             Counter,
             "millstream_postgres_missing_values_total",
             Count,

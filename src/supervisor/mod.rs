@@ -97,11 +97,24 @@ impl Supervisor {
             kept.drain.clone(),
             self.shared.io.clone(),
         );
+        self.attend(pipeline, kept.drain.clone());
         self.lock().insert(name.to_owned(), kept);
         self.shared.compute.spawn(async move {
             let _ended = ended;
             keeper.await;
         });
+    }
+
+    /// Has the pipeline's systems attended until it is drained, also once it has halted: what it does
+    /// not read piles up there.
+    fn attend(&self, pipeline: &LoadedPipeline, drain: CancellationToken) {
+        // Of settings that contradict each other the pipeline itself tells.
+        for source in pipeline.build_sources().filter_map(|(_, source)| source.ok()) {
+            let drained = drain.clone();
+            self.shared.io.spawn(async move {
+                drained.run_until_cancelled_owned(source.attend()).await;
+            });
+        }
     }
 
     /// Drains every pipeline and waits until all have committed. Returns the names of those that

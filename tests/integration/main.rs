@@ -22,3 +22,4 @@ mod reload;
 mod service;
 mod setup;
 mod shutdown;
+mod target_away;

@@ -15,7 +15,9 @@ use crate::{
 /// A system that changes are read from.
 ///
 /// Life cycle: built from its configuration without I/O; then any number of
-/// [`preflight`](Self::preflight) and [`tables`](Self::tables); then one [`run`](Self::run).
+/// [`preflight`](Self::preflight) and [`tables`](Self::tables); then one [`run`](Self::run). A pipeline
+/// that fails is started again with another source of the same configuration; one more
+/// [attends](Self::attend) all the while.
 #[async_trait]
 pub trait Source: Send {
     /// The source's name in the pipeline: the first segment of its partition names.
@@ -39,10 +41,18 @@ pub trait Source: Send {
     ///   the place in the log that it was read as of, and so stand among the table's changes in
     ///   the order of positions: they may be sent after changes with later positions, never
     ///   before ones with earlier.
-    /// - Acknowledges to the system no position that `context.durable` does not include.
+    /// - Acknowledges to the system no position that `context.durable` does not include, nor a disk
+    ///   of its own where it keeps what it read.
     /// - Goes on answering the system's keepalives while `context.events` is full.
     /// - Returns soon after `context.cancel` fires, with `Ok`.
     async fn run(self: Box<Self>, context: SourceContext) -> Result<()>;
+
+    /// Does what is to be done about the system for as long as the pipeline is kept: while it runs, and
+    /// while it waits to be started again since its target is away. Returns early where there is
+    /// nothing to do; a fault of it is no fault of the pipeline.
+    ///
+    /// Is dropped when the pipeline is drained.
+    async fn attend(self: Box<Self>) {}
 }
 
 /// What a running source works with.

@@ -13,7 +13,7 @@ pub use crate::decode::forms::{ArrayForm, NumericForm};
 use crate::recopy::{LostSlot, Recopy};
 use crate::selection::Selection;
 use crate::slot_config::SlotCare;
-pub use crate::slot_config::{GovernorConfig, HeartbeatConfig, WalBudget};
+pub use crate::slot_config::{BacklogConfig, GovernorConfig, HeartbeatConfig, WalBudget};
 use crate::wire::ConnectOptions;
 
 /// What stands under `postgres:` in a pipeline's YAML.
@@ -317,8 +317,17 @@ impl Settings {
         if config.status_interval.0.is_zero() {
             return Err(invalid("`status_interval` must be above 0"));
         }
-        let care =
-            SlotCare::read(config.governor, config.heartbeat, config.wal_budget, config.failover).map_err(invalid)?;
+        let care = SlotCare::read(
+            config.governor,
+            config.heartbeat,
+            config.wal_budget.clone(),
+            config.failover,
+        )
+        .map_err(invalid)?;
+        if config.two_phase && care.backlog.is_some() {
+            return Err(invalid("`two_phase` and `wal_budget.backlog` exclude each other")
+                .hint("leave `two_phase` out: a prepared transaction then comes when it is committed"));
+        }
         let slot = match &config.slot {
             Some(slot) if is_slot_name(slot) => slot.to_string(),
             Some(slot) => {

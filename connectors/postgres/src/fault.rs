@@ -1,5 +1,7 @@
 //! From what the wire reports to what the engine and the operator can act on.
 
+use std::io;
+
 use millstream_core::{Error, ErrorKind, Finding, Severity};
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::CertificateError;
@@ -84,6 +86,14 @@ fn judge(error: &WireError) -> (ErrorKind, &'static str, Option<String>) {
             ErrorKind::Config,
             "PG0008",
             hint("sslrootcert, sslcert and sslkey must be readable PEM files"),
+        ),
+        WireError::Backlog(error) => (
+            match error.kind() {
+                io::ErrorKind::InvalidData => ErrorKind::Corrupt,
+                _ => ErrorKind::Unavailable,
+            },
+            "PG0056",
+            hint("see the disk that has it; once its folder is removed, `lost_slot: recopy` makes up for what it had"),
         ),
         WireError::Protocol(_) => (
             ErrorKind::Unavailable,

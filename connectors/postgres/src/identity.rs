@@ -54,7 +54,7 @@ pub(crate) fn parse_history(content: &str) -> Option<Vec<Fork>> {
 impl Identity {
     /// What the target remembers: two servers have the same only if they have the same log. Two
     /// copies can choose the same number for timelines that begin at different places.
-    fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         format!("{}:{}:{}", self.system, self.timeline, self.begun().padded())
     }
 
@@ -68,6 +68,14 @@ impl Identity {
         let unknown = Lsn(0);
         let (begun, held_begun) = (self.begun(), held.begun);
         self.timeline == held.timeline && (begun == held_begun || begun == unknown || held_begun == unknown)
+    }
+
+    /// Whether this server's log up to and including `end` is that of the server with this `token`.
+    pub(crate) fn has_log(&self, token: &str, end: Lsn) -> bool {
+        Remembered::parse(token).is_some_and(|known| {
+            let shared = || self.shared_with(&known).is_some_and(|shared| end < shared);
+            known.system == self.system && (self.is_on(&known) || shared())
+        })
     }
 
     /// The log up to here is that of the timeline that `held` names. `None` if this server never

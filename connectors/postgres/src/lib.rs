@@ -21,9 +21,9 @@
 //! `<source>/system` is the server that the positions are of: system identifier, timeline and
 //! where that began. It moves when a standby is promoted.
 //!
-//! What is told to the server as durable is one past such a position, and never more; the slot
-//! of a target that holds position `p` is therefore confirmed at `p + 1` at most, and a start
-//! that finds it further ahead refuses to run.
+//! What is told to the server as durable is one past such a position, and never more than the target
+//! and a [backlog] together hold. Without one the slot of a target that holds position `p` is
+//! therefore confirmed at `p + 1` at most, and a start that finds it further ahead refuses to run.
 //!
 //! # Metrics
 //! | name | kind | labels | meaning |
@@ -36,11 +36,14 @@
 //! | `millstream_postgres_slots_lost_total` | counter | `source` | slots that another was made for, `lost_slot: recopy` |
 //! | `millstream_postgres_reread_rows_total` | counter | `source`, `table` | rows of which left-out values were re-read |
 //! | `millstream_postgres_missing_values_total` | counter | `source`, `table` | left-out values that were handed on without one |
+//! | `millstream_postgres_backlog_bytes`, `…_written_bytes_total` | gauge, counter | `source` | log that is kept on our disk, and was ever written there |
+//! | `millstream_postgres_backlog_filling` | gauge | `source` | 1 while the log is taken off the server |
 //! | `millstream_postgres_received_lsn` | gauge | `source` | the log's end in the server's last keepalive, bytes |
 //! | `millstream_postgres_confirmed_lsn` | gauge | `source` | what the server was told is durable, bytes |
 //! | `millstream_postgres_…` | gauge | `source` | what the governor sees of the slot: `run/governor/gauges.rs` |
 
 mod attnums;
+mod backlog;
 mod catalog;
 mod clock;
 mod config;
@@ -63,8 +66,8 @@ mod standby;
 pub mod wire;
 
 pub use config::{
-    ArrayForm, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, Origin, PostgresConfig, SchemaChanges,
-    Unchanged, WalBudget,
+    ArrayForm, BacklogConfig, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, Origin, PostgresConfig,
+    SchemaChanges, Unchanged, WalBudget,
 };
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

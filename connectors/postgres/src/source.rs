@@ -6,12 +6,13 @@ use async_trait::async_trait;
 use millstream_core::{Finding, Result, Source, SourceContext, TableId, TableSchema};
 
 use crate::config::{PostgresConfig, Settings};
+use crate::run::Governor;
 use crate::setup::{self, Setup};
 use crate::wire::{Connection, Session};
 use crate::{fault, preflight, run, selection};
 
 /// Tables of one PostgreSQL database, read through a publication and a replication slot.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PostgresSource {
     name: String,
     settings: Settings,
@@ -74,5 +75,9 @@ impl Source for PostgresSource {
 
     async fn run(self: Box<Self>, context: SourceContext) -> Result<()> {
         run::run(self.settings, &self.name, self.planned, context).await
+    }
+
+    async fn attend(self: Box<Self>) {
+        Governor::new(Arc::new(self.settings), &self.name).run().await;
     }
 }

@@ -1,13 +1,12 @@
-//! Looks after the slot beside the stream: what it holds back and why, as metrics; a warning
-//! where that passes the budget; and the heartbeat. It has a session of its own and can neither
-//! end nor delay the stream.
+//! Looks after the slot for as long as its pipeline is kept, whether the stream runs or not: what the
+//! slot holds back and why, as metrics; a warning where that passes the budget, and a backlog for it
+//! where there may be one; and the heartbeat. It has a session of its own.
 
 mod budget;
 mod gauges;
 
-use std::collections::BTreeMap;
 use std::future::pending;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -15,61 +14,53 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use self::budget::{History, Verdict};
 use self::gauges::Gauges;
+use crate::backlog::{self, Backlog};
 use crate::catalog::{self, SlotFacts, bytes_between};
 use crate::config::Settings;
-use crate::slot_config::SlotCare;
-use crate::wire::{ConnectOptions, Connection, Session, WireError};
+use crate::wire::{Connection, Session, WireError};
 
 /// How long the server may take to answer, a login included.
 const LONGEST_ANSWER: Duration = Duration::from_secs(30);
+/// How long the log is left on the server after it could not be taken off.
+const PAUSE: Duration = Duration::from_secs(300);
 /// What the messages of the heartbeat are called in the log.
 const HEARTBEAT_PREFIX: &str = "millstream.heartbeat";
 /// From this version on a message can be flushed by itself.
 const FLUSHED_MESSAGES: u32 = 170_000;
 
-/// What earlier runs saw of each slot: a pipeline whose target is away starts anew again and
-/// again, and the time for which nothing was confirmed goes on meanwhile. Lost with the process.
-static HISTORIES: Mutex<BTreeMap<String, History>> = Mutex::new(BTreeMap::new());
-
 /// Watches one slot.
-pub(super) struct Governor {
-    connect: ConnectOptions,
-    slot: String,
-    care: SlotCare,
+pub(crate) struct Governor {
+    settings: Arc<Settings>,
+    source: String,
+    backlog: Option<Arc<Backlog>>,
     gauges: Gauges,
     history: History,
     sql: Option<Connection>,
+    /// What fills the backlog. Ends with the governor.
+    fillers: JoinSet<bool>,
+    /// When it may be filled again after it could not be.
+    not_before: Option<Instant>,
 }
 
 impl Governor {
-    pub(super) fn new(settings: &Settings, source: &str) -> Self {
-        let mut governor = Self {
-            connect: settings.connect.clone(),
-            slot: settings.slot.clone(),
-            care: settings.care,
+    pub(crate) fn new(settings: Arc<Settings>, source: &str) -> Self {
+        Self {
             gauges: Gauges::of(source),
+            settings,
+            source: source.to_owned(),
+            backlog: None,
             history: History::default(),
             sql: None,
-        };
-        let key = governor.key();
-        let mut histories = HISTORIES.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(earlier) = histories.remove(&key) {
-            governor.history = earlier;
+            fillers: JoinSet::new(),
+            not_before: None,
         }
-        governor
     }
 
-    /// Runs it on a task of its own, until what is returned is dropped.
-    pub(super) fn watch(settings: &Settings, source: &str) -> JoinSet<()> {
-        let mut tasks = JoinSet::new();
-        tasks.spawn(Self::new(settings, source).run());
-        tasks
-    }
-
-    async fn run(mut self) {
-        let mut looks = interval(self.care.look_every);
+    /// Watches until it is dropped.
+    pub(crate) async fn run(mut self) {
+        let mut looks = interval(self.settings.care.look_every);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut beats = self.care.heartbeat_every.map(interval);
+        let mut beats = self.settings.care.heartbeat_every.map(interval);
         loop {
             tokio::select! {
                 _ = looks.tick() => self.look().await,
@@ -80,7 +71,7 @@ impl Governor {
 
     /// Looks once, and shows and judges what is seen.
     async fn look(&mut self) {
-        let slot = self.slot.clone();
+        let slot = self.settings.slot.clone();
         let facts = self.ask(async |sql| catalog::read_slot_facts(sql, &slot).await).await;
         self.gauges.answered(facts.is_some());
         if let Some(facts) = facts {
@@ -98,18 +89,45 @@ impl Governor {
         let confirmed = slot.confirmed.unwrap_or_default();
         let age = self.history.unconfirmed_for(now, facts.log_end, confirmed);
         let retained = slot.retained_bytes.unwrap_or_default();
-        match self.history.judge(self.care.budget, retained, age) {
+        match self.history.judge(self.settings.care.budget, retained, age) {
             Verdict::Unchanged => {}
             Verdict::Exceeded => tracing::warn!(
-                slot = %self.slot,
+                slot = %self.settings.slot,
                 retained_bytes = retained,
                 unconfirmed_seconds = age.as_secs(),
                 "the slot holds back more of the log than its budget allows"
             ),
-            Verdict::Met => tracing::info!(slot = %self.slot, "the slot is within its budget again"),
+            Verdict::Met => tracing::info!(slot = %self.settings.slot, "the slot is within its budget again"),
+        }
+        if self.history.is_over() {
+            self.relieve();
         }
         let unconfirmed = bytes_between(confirmed, facts.log_end);
         self.gauges.show(facts, unconfirmed, age, self.history.is_over());
+    }
+
+    /// Has the log taken off the server, where there may be a backlog and none is being filled.
+    fn relieve(&mut self) {
+        while let Some(ended) = self.fillers.try_join_next() {
+            // Whoever reads the slot leaves it for each attempt.
+            if !ended.unwrap_or(false) {
+                self.not_before = Some(Instant::now() + PAUSE);
+            }
+        }
+        if self.not_before.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        if self.backlog.is_none() {
+            // Not before it is needed: another life of the pipeline may still be leaving it.
+            self.backlog = Backlog::of(&self.settings, &self.source).unwrap_or_else(|error| {
+                tracing::warn!(error = %error.summary(), hint = error.hint_text(), "the log cannot be taken off the server");
+                None
+            });
+        }
+        if let Some(backlog) = self.backlog.as_ref().filter(|backlog| backlog.announce()) {
+            self.fillers
+                .spawn(backlog::fill(self.settings.clone(), backlog.clone()));
+        }
     }
 
     /// Writes a message into the log, so that it moves on. A standby's log cannot be written to.
@@ -136,7 +154,7 @@ impl Governor {
         let asked = timeout(LONGEST_ANSWER, async {
             let mut sql = match self.sql.take() {
                 Some(sql) => sql,
-                None => Connection::open(&self.connect, Session::Sql).await?,
+                None => Connection::open(&self.settings.connect, Session::Sql).await?,
             };
             let answer = question(&mut sql).await?;
             Ok::<_, WireError>((sql, answer))
@@ -147,18 +165,14 @@ impl Governor {
                 Some(answer)
             }
             Ok(Err(error)) => {
-                tracing::debug!(slot = %self.slot, %error, "the slot cannot be looked at");
+                tracing::debug!(slot = %self.settings.slot, %error, "the slot cannot be looked at");
                 None
             }
             Err(_) => {
-                tracing::debug!(slot = %self.slot, "the slot cannot be looked at: no answer");
+                tracing::debug!(slot = %self.settings.slot, "the slot cannot be looked at: no answer");
                 None
             }
         }
-    }
-
-    fn key(&self) -> String {
-        format!("{} {}", self.connect.place(), self.slot)
     }
 }
 
@@ -169,13 +183,6 @@ async fn next(beats: &mut Option<Interval>) {
             beats.tick().await;
         }
         None => pending().await,
-    }
-}
-
-impl Drop for Governor {
-    fn drop(&mut self) {
-        let mut histories = HISTORIES.lock().unwrap_or_else(PoisonError::into_inner);
-        histories.insert(self.key(), std::mem::take(&mut self.history));
     }
 }
 

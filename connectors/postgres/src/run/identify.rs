@@ -8,7 +8,7 @@ use crate::identity::{Fork, Identity, parse_history};
 use crate::wire::{Connection, Session, WireError};
 
 /// The server that answers now.
-pub(super) async fn identify(settings: &Settings) -> Result<Identity> {
+pub(crate) async fn identify(settings: &Settings) -> Result<Identity> {
     let asked = async {
         let mut connection = Connection::open(&settings.connect, Session::Replication).await?;
         let identity = of(&mut connection).await?;

@@ -133,6 +133,11 @@ impl InProgress {
         }
     }
 
+    /// Transactions that commit up to here are passed over.
+    pub(super) fn held(&self) -> Lsn {
+        self.held
+    }
+
     /// Whether the messages that come belong to no part of a transaction.
     pub(super) fn is_between_parts(&self) -> bool {
         self.section == Section::Whole
@@ -171,7 +176,9 @@ impl InProgress {
         self.ready.clear();
         (self.section, self.reading, self.passing_over) = (Section::Whole, None, false);
         self.prepared.clear();
-        (self.held, self.two_phase, self.read) = (held, two_phase, Lsn(0));
+        (self.two_phase, self.read) = (two_phase, Lsn(0));
+        // The last one may have been left where something was passed over.
+        self.held = self.held.max(held);
     }
 
     /// Looks at one message, while none are to be read.

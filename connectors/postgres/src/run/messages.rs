@@ -10,7 +10,7 @@ const EPOCH: i64 = 946_684_800_000_000;
 
 /// What the server sends in a replication stream.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Envelope<'a> {
+pub(crate) enum Envelope<'a> {
     /// `w`: WAL data, here one pgoutput message.
     Data(&'a [u8]),
     /// `k`: everything that ends before `wal_end` was sent.
@@ -22,7 +22,7 @@ pub(super) enum Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    pub(super) fn parse(content: &'a [u8]) -> Result<Self, WireError> {
+    pub(crate) fn parse(content: &'a [u8]) -> Result<Self, WireError> {
         let malformed = || WireError::Protocol("a malformed replication message".to_owned());
         let (&tag, mut rest) = content.split_first().ok_or_else(malformed)?;
         match tag {
@@ -46,7 +46,7 @@ impl<'a> Envelope<'a> {
 /// A standby status update that reports `confirmed` as written, flushed and applied. Written is
 /// not reported further than flushed, because a server that believes all was written sends no
 /// keepalive when it has caught up, and those tell how far an idle log has moved.
-pub(super) fn status_update(confirmed: Lsn, unix_micros: i64, ask_for_reply: bool) -> [u8; 34] {
+pub(crate) fn status_update(confirmed: Lsn, unix_micros: i64, ask_for_reply: bool) -> [u8; 34] {
     let mut message = [0; 34];
     let mut out = &mut message[..];
     out.put_u8(b'r');

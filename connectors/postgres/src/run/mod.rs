@@ -4,16 +4,18 @@ mod assembler;
 mod backfill;
 mod copies;
 mod copy;
+mod feed;
 mod governor;
 mod identify;
 mod in_progress;
 mod logical;
 mod lookups;
 mod membership;
-mod messages;
+pub(crate) mod messages;
 mod outbox;
 mod owes;
 mod partitions;
+mod relief;
 mod repair;
 mod replay;
 mod reread;
@@ -34,19 +36,24 @@ use tokio::time::{Instant, sleep};
 use self::assembler::Assembler;
 use self::copies::Copies;
 use self::copy::Begun;
-use self::governor::Governor;
+use self::feed::Feed;
+pub(crate) use self::governor::Governor;
+pub(crate) use self::identify::identify;
 use self::in_progress::InProgress;
 use self::lookups::Lookups;
 use self::membership::Membership;
 use self::outbox::Outbox;
+use self::relief::Relief;
 use self::replay::Replay;
 use self::reread::Rereader;
 use self::snapshot::Snapshot;
 use self::spool::Spool;
+pub(crate) use self::start_command::Mode;
 pub(crate) use self::start_command::refuse_old_server;
-use self::start_command::{Mode, read_two_phase, start_command};
+use self::start_command::{read_two_phase, start_command};
 use self::stream::{Gauges, Stream, status_every};
 use self::tables::{TableStart, Tables};
+use crate::backlog::{Backlog, Reader};
 use crate::catalog::{self, CatalogTable};
 use crate::config::{SchemaChanges, Settings, Unchanged};
 use crate::decode::Lsn;
@@ -74,8 +81,6 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let cancel = context.cancel.clone();
     let settings = Arc::new(settings);
-    // Ends with the run.
-    let _governor = Governor::watch(&settings, source);
     let used = settings.selection.used(&context.resume);
     let membership = Membership::watch(&settings, planned, used);
     let stream = tokio::select! {
@@ -100,6 +105,8 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     let slot = catalog::read_slot(&mut sql, &settings.slot)
         .await
         .map_err(catalog_failed)?;
+    let relief = Relief::of(Backlog::of(settings, source)?, slot.as_ref(), &identity);
+    let slot = slot.map(|slot| relief.extend(slot));
     let server = Server {
         database: &settings.connect.database,
         slot_name: &settings.slot,
@@ -112,6 +119,7 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     standby::refuse(sql.server_version(), server.log_end.is_none(), settings.care.failover)?;
     let plan = plan(&server, &tables, &context.resume)?;
     repair::announce(settings, source, &plan);
+    let backlog = relief.for_stream(plan.held.filter(|_| !plan.adopts)).await?;
     if plan.drop_slot {
         repair::drop_slot(settings, &mut sql).await?;
     }
@@ -166,17 +174,24 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     let binary = starts.iter().all(|start| start.shape.binary_is_exact(&types.catalog));
     let held = plan.held.or(copied_as_of).unwrap_or_default();
     let spool = Spool::open(source, settings.spool.folder.clone(), settings.spool.memory)?;
-    let mode = Mode {
+    let mut mode = Mode {
         binary,
         in_parts: settings.streaming,
     };
-    let (wire, two_phase) = replicate(settings, &identity, held, mode, SLOT_PATIENCE)
-        .await
-        .map_err(|error| repair::passing(settings, error))?;
-    if !plan.adopts {
+    let (wire, two_phase) = match backlog {
+        Some(backlog) => (Feed::Backlog(Reader::new(backlog, held)), None),
+        None => Feed::open(settings, &identity, held, mode, SLOT_PATIENCE, relief.backlog.as_ref())
+            .await
+            .map_err(|error| repair::passing(settings, error))?,
+    };
+    if !wire.is_server() {
+        mode = Mode::OF_A_BACKLOG;
+    } else if !plan.adopts {
         refuse_moved_slot(settings, held).await?;
     }
-    tracing::info!(slot = %settings.slot, after = %held, binary, "streaming");
+    tracing::info!(
+        slot = %settings.slot, after = %held, binary = mode.binary, backlog = !wire.is_server(), "streaming"
+    );
     let partition = wal_partition(source);
     let mut outbox = Outbox::new(context.events);
     if settings.unchanged == Unchanged::Reread {
@@ -186,7 +201,7 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     for table in &plan.copy {
         outbox.push(begin_copy(table, oids[table], held, system.clone()));
     }
-    let mut tables = Tables::new(partition.clone(), starts, types, binary);
+    let mut tables = Tables::new(partition.clone(), starts, types, mode.binary);
     tables.recopy = settings.recopy;
     tables.read_at = server.log_end.unwrap_or(Lsn(u64::MAX));
     tables.schema_changes = settings.schema_changes;
@@ -212,6 +227,8 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         partition,
         identity,
         wire,
+        news: relief.backlog.as_ref().map(|backlog| backlog.news()),
+        backlog: relief.backlog,
         mode,
         in_progress: InProgress::new(spool, held, two_phase),
         replay: Replay::default(),
@@ -334,7 +351,7 @@ async fn wal_sender_timeout(sql: &mut Connection) -> Result<Option<Duration>, Wi
 /// Waits a while for a reader that the server still believes in, such as our predecessor.
 ///
 /// Returns where the slot is confirmed too, if it has two-phase commit.
-async fn replicate(
+pub(crate) async fn replicate(
     settings: &Settings,
     server: &Identity,
     held: Lsn,

@@ -58,10 +58,14 @@ impl Replay {
         }
     }
 
-    /// Prepares for a new stream. Returns where the transaction commits that it must begin with.
-    pub(super) fn again(&mut self) -> Lsn {
-        (self.repeated, self.begins_again) = (Some(self.taken), true);
+    /// Where the transaction commits that is followed.
+    pub(super) fn commit(&self) -> Lsn {
         self.commit
+    }
+
+    /// Prepares for a new stream, which must begin with that transaction or an earlier one.
+    pub(super) fn again(&mut self) {
+        (self.repeated, self.begins_again) = (Some(self.taken), true);
     }
 }
 
@@ -94,7 +98,8 @@ mod tests {
             assert!(is_new(&mut replay, message));
         }
         for _ in 0..2 {
-            assert_eq!(replay.again(), Lsn(7));
+            replay.again();
+            assert_eq!(replay.commit(), Lsn(7));
             for message in [&begin(7), b"R".as_slice(), b"I", b"R", b"T"] {
                 assert!(!is_new(&mut replay, message));
             }
@@ -103,7 +108,8 @@ mod tests {
         for message in [b"D".as_slice(), b"C", &begin(9), b"R", b"I"] {
             assert!(is_new(&mut replay, message));
         }
-        assert_eq!((replay.again(), replay.taken), (Lsn(9), 1));
+        replay.again();
+        assert_eq!((replay.commit(), replay.taken), (Lsn(9), 1));
         assert!(replay.is_new(&begin(11)).is_err());
     }
 }

@@ -35,11 +35,19 @@ pub(crate) fn refuse_old_server(settings: &Settings, version: u32) -> Result<()>
 
 /// What a stream is asked to send.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Mode {
+pub(crate) struct Mode {
     /// Binary values.
-    pub(super) binary: bool,
+    pub(crate) binary: bool,
     /// Large transactions before they commit.
-    pub(super) in_parts: bool,
+    pub(crate) in_parts: bool,
+}
+
+impl Mode {
+    /// How a [backlog](crate::backlog) is filled.
+    pub(crate) const OF_A_BACKLOG: Self = Self {
+        binary: false,
+        in_parts: false,
+    };
 }
 
 /// Where the slot is confirmed, if the server sends prepared transactions before they commit. It

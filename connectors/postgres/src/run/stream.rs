@@ -1,6 +1,8 @@
 //! The stream: bytes from the socket to the assembler, events to the engine, and replies to
 //! the server on time, whatever the engine does.
 
+use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{BackfillRequests, Checkpoint, Error, ErrorKind, PartitionId, Result, SourceEvent, TableId};
@@ -12,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::assembler::Assembler;
 use super::copies::Copies;
 use super::copy::Message;
+use super::feed::Feed;
 use super::in_progress::{InProgress, Turn};
 use super::lookups::Lookups;
 use super::membership::{Membership, Notice};
@@ -19,6 +22,7 @@ use super::messages::{Envelope, status_update};
 use super::replay::Replay;
 use super::start_command::Mode;
 use super::tables::{Need, OwedCopy};
+use crate::backlog::{Backlog, Entry, Phase, Reader};
 use crate::catalog;
 use crate::clock;
 use crate::config::Settings;
@@ -28,7 +32,7 @@ use crate::identity::Identity;
 use crate::owed::Why;
 use crate::plan::{self, lsn_of};
 use crate::recopy::Recopy;
-use crate::wire::{Connection, ReplicationStream, Session, WireError};
+use crate::wire::{Connection, Session, WireError};
 
 /// A read that returned less than this was eager: the walsender sends a message per row, and
 /// waking for each makes the reader the bottleneck (ADR 2).
@@ -76,7 +80,10 @@ pub(super) struct Stream<'a> {
     pub(super) settings: &'a Settings,
     pub(super) partition: PartitionId,
     pub(super) identity: Identity,
-    pub(super) wire: ReplicationStream,
+    pub(super) wire: Feed,
+    /// What the log may be taken off the server into, and news of it.
+    pub(super) backlog: Option<Arc<Backlog>>,
+    pub(super) news: Option<watch::Receiver<(Phase, u64)>>,
     pub(super) mode: Mode,
     pub(super) in_progress: InProgress,
     pub(super) replay: Replay,
@@ -122,7 +129,7 @@ enum Input {
 ///
 /// Cancel safe.
 async fn next_input(
-    wire: &mut ReplicationStream,
+    wire: &mut Feed,
     copies: &mut Copies,
     wait: Option<Instant>,
     copies_may_follow: bool,
@@ -152,6 +159,15 @@ async fn next_input(
     }
 }
 
+/// Waits for news, if there may be any.
+async fn told(news: &mut Option<watch::Receiver<(Phase, u64)>>) {
+    match news {
+        // The stream has a part in the backlog, which therefore lives.
+        Some(news) => drop(news.changed().await),
+        None => pending().await,
+    }
+}
+
 impl Stream<'_> {
     /// Runs until it is cancelled or fails.
     pub(super) async fn run(mut self, mut membership: Membership) -> Result<()> {
@@ -170,6 +186,7 @@ impl Stream<'_> {
         let mut owed = 0usize;
         let (mut next_read, mut last_heard) = (Instant::now(), Instant::now());
         loop {
+            self.make_room_for_a_filler().await;
             if self.assembler.outbox.is_empty() && self.decode().await? {
                 // Looking things up took its time, in which nothing was read.
                 last_heard = Instant::now();
@@ -189,7 +206,7 @@ impl Stream<'_> {
                     self.send_status(false).await?;
                 }
                 _ = status.tick() => {
-                    if !taking {
+                    if !taking || !self.wire.is_server() {
                         // We are not listening, so the silence is ours.
                         last_heard = now;
                     }
@@ -209,6 +226,7 @@ impl Stream<'_> {
                     Notice::Left(error) => return Err(error),
                     Notice::Relations(found) => self.compare_relations(&found)?,
                 },
+                () = told(&mut self.news), if self.wire.is_server() => {}
                 sent = self.assembler.outbox.drive(), if sending => sent?,
                 // A kept transaction is read on, after all of the above and a cancellation had their turn.
                 () = yield_now(), if !sending && !taking => {}
@@ -217,6 +235,9 @@ impl Stream<'_> {
                     Input::Filled(filled) => {
                         let bytes = filled.map_err(|error| fault::explain(error, "the replication stream broke", &self.settings.connect))?;
                         last_heard = Instant::now();
+                        if bytes == 0 {
+                            self.return_to_the_server().await?;
+                        }
                         owed = owed.saturating_sub(bytes);
                         next_read = if bytes < SMALL_READ { last_heard + PAUSE } else { last_heard };
                     }
@@ -333,7 +354,11 @@ impl Stream<'_> {
                 if is_missing { error.hint(MADE_LATER) } else { error }
             };
             let content = match self.wire.next_buffered() {
-                Ok(Some(content)) => content,
+                Ok(Some(Entry::Message(content))) => content,
+                Ok(Some(Entry::Anew)) => {
+                    self.begin_again(None);
+                    continue;
+                }
                 Ok(None) => break,
                 Err(error) if self.mode.in_parts && is_fault_of_the_server(&error) => {
                     self.restart_without_parts(&error).await?;
@@ -442,18 +467,97 @@ impl Stream<'_> {
 
     /// Goes on in another stream, in the present mode, at the same change.
     async fn restart(&mut self, how: &str) -> Result<()> {
-        let before = match self.assembler.read_whole() {
-            Some(last) => last,
-            None => Lsn(self.replay.again().0.saturating_sub(1)),
-        };
+        let before = self.before_the_next();
         tracing::info!(slot = %self.settings.slot, after = %before, "restarting the stream {how}");
         self.wire.close().await;
-        let (wire, two_phase) =
-            super::replicate(self.settings, &self.identity, before, self.mode, OWN_SLOT_PATIENCE).await?;
+        let backlog = self.backlog.as_ref();
+        let opened = Feed::open(
+            self.settings,
+            &self.identity,
+            before,
+            self.mode,
+            OWN_SLOT_PATIENCE,
+            backlog,
+        );
+        let (wire, two_phase) = opened.await?;
         self.wire = wire;
-        super::refuse_moved_slot(self.settings, before).await?;
-        self.in_progress.begin_again(before, two_phase);
+        if self.wire.is_server() {
+            super::refuse_moved_slot(self.settings, before).await?;
+        } else {
+            self.mode = Mode::OF_A_BACKLOG;
+            self.assembler.tables.read_text();
+        }
+        self.begin_again(two_phase);
         Ok(())
+    }
+
+    /// The place before the transaction that is read, or else the last that was read whole.
+    fn before_the_next(&self) -> Lsn {
+        match self.assembler.read_whole() {
+            None if !self.is_passing_over() => Lsn(self.replay.commit().0.saturating_sub(1)),
+            last => last.unwrap_or_default().max(self.in_progress.held()),
+        }
+    }
+
+    /// Whether the transaction that is read is one that all of the target holds.
+    fn is_passing_over(&self) -> bool {
+        let begun = self.assembler.transaction.as_ref();
+        begun.is_some_and(|begun| begun.commit <= self.in_progress.held())
+    }
+
+    /// Prepares for another stream, which begins [before the next](Self::before_the_next) transaction or
+    /// earlier.
+    fn begin_again(&mut self, two_phase: Option<Lsn>) {
+        let before = self.before_the_next();
+        if self.is_passing_over() {
+            // It need not come again.
+            self.assembler.transaction = None;
+        } else if self.assembler.transaction.is_some() {
+            self.replay.again();
+        }
+        self.in_progress.begin_again(before, two_phase);
+    }
+
+    /// Leaves the slot to whoever wants to take the log off the server, and reads what that keeps.
+    async fn make_room_for_a_filler(&mut self) {
+        let filled = |backlog: &&Arc<Backlog>| backlog.phase() == Phase::Filling;
+        let Some(backlog) = self.backlog.as_ref().filter(filled).filter(|_| self.wire.is_server()) else {
+            return;
+        };
+        let reader = Reader::new(backlog.clone(), self.before_the_next());
+        tracing::info!(slot = %self.settings.slot, "the stream goes on from the backlog");
+        self.wire.close().await;
+        self.wire = Feed::Backlog(reader);
+        self.mode = Mode::OF_A_BACKLOG;
+        self.begin_again(None);
+        self.assembler.tables.read_text();
+    }
+
+    /// Leaves the backlog, which was read to its end and is not filled any more.
+    async fn return_to_the_server(&mut self) -> Result<()> {
+        self.mode = Mode {
+            binary: self.assembler.tables.read_binary(),
+            in_parts: self.settings.streaming,
+        };
+        self.restart("from the server").await
+    }
+
+    /// Takes the news of what the target holds to the backlog. Returns what the server may have been
+    /// told before: less is not to be confirmed, which some versions would believe.
+    fn settle_backlog(&mut self, held: Lsn) -> Result<Option<Lsn>> {
+        let Some(backlog) = &self.backlog else {
+            return Ok(None);
+        };
+        backlog.held(held)?;
+        let end = backlog.range().map(|range| range.end);
+        match &mut self.wire {
+            Feed::Backlog(reader) => reader.held(held),
+            Feed::Server(_) if backlog.phase() == Phase::Closed && end.is_some_and(|end| end <= held) => {
+                backlog.clear()?;
+            }
+            Feed::Server(_) => {}
+        }
+        Ok(end.map(|end| Lsn(end.0 + 1)))
     }
 
     /// Tells the server what is durable in the target: one past the last commit that it holds,
@@ -461,7 +565,12 @@ impl Stream<'_> {
     /// able to send a prepared transaction again.
     async fn send_status(&mut self, ask_for_reply: bool) -> Result<()> {
         let held = lsn_of(self.durable.borrow_and_update().position(&self.partition));
+        let least = match held {
+            Some(held) => self.settle_backlog(held)?,
+            None => None,
+        };
         let confirmed = held.map_or(Lsn(0), |held| self.in_progress.confirmable(Lsn(held.0 + 1)));
+        let confirmed = confirmed.max(least.unwrap_or_default());
         self.gauges.confirmed.set(confirmed.0 as f64);
         let message = status_update(confirmed, clock::unix_micros(), ask_for_reply);
         let sent = timeout(LONGEST_SEND, self.wire.send(&message)).await;

@@ -392,6 +392,14 @@ impl Tables {
         self.binary = false;
     }
 
+    /// Takes the news that the stream may send binary values from now on. Returns whether they can be
+    /// read of all tables.
+    pub(super) fn read_binary(&mut self) -> bool {
+        let mut tables = self.tables.iter();
+        self.binary = tables.all(|table| table.shape.binary_is_exact(&self.types.catalog));
+        self.binary
+    }
+
     /// Hands on all rows of all tables.
     pub(super) fn hand_on(&mut self, outbox: &mut Outbox) -> Result<()> {
         for table in &mut self.tables {

@@ -58,6 +58,9 @@ pub enum WireError {
     /// Of several hosts another one answers than a moment ago, or one was promoted meanwhile.
     #[error("another server answers than a moment ago")]
     AnotherServer,
+    /// What was kept of the log cannot be read.
+    #[error("the backlog cannot be read")]
+    Backlog(#[source] io::Error),
     /// The server said so.
     #[error(transparent)]
     Server(#[from] ServerError),

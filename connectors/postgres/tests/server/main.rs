@@ -4,6 +4,8 @@
 
 mod authority;
 mod backfills;
+mod backlog;
+mod backlog_random;
 mod changes;
 mod conformance;
 mod copies;

@@ -13,7 +13,7 @@ use millstream_postgres::{PostgresConfig, PostgresSource};
 use millstream_testkit::change_log::{Cells, ChangeRow, FoldedTable, change_rows, fold_rows};
 use millstream_testkit::postgres::TestCluster;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -188,6 +188,14 @@ pub struct Running {
     pub desk: BackfillDesk,
     cancel: CancellationToken,
     task: JoinHandle<Result<()>>,
+    _attendant: JoinSet<()>,
+}
+
+/// Attends to the source's system until what is returned is dropped, as a pipeline's supervisor does.
+pub fn attend(source: PostgresSource) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(Box::new(source).attend());
+    tasks
 }
 
 impl Running {
@@ -204,8 +212,10 @@ impl Running {
             backfills,
             ..SourceContext::new(target.resume(), sender, watched, cancel.clone())
         };
+        let attendant = attend(source.clone());
         let task = tokio::spawn(Box::new(source).run(context));
         Self {
+            _attendant: attendant,
             target,
             events,
             durable,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::decode::Lsn;
-use crate::slot_config::WalBudget;
+use crate::slot_config::Budget;
 
 /// More moments than this are thinned out, which makes the age less exact by one step in so many.
 const MOST_MOMENTS: usize = 4096;
@@ -58,10 +58,10 @@ impl History {
     }
 
     /// Compares what is held back with the budget.
-    pub(super) fn judge(&mut self, budget: Option<WalBudget>, retained_bytes: f64, age: Duration) -> Verdict {
+    pub(super) fn judge(&mut self, budget: Option<Budget>, retained_bytes: f64, age: Duration) -> Verdict {
         let over = budget.is_some_and(|budget| {
-            budget.bytes.is_some_and(|most| retained_bytes > most.0 as f64)
-                || budget.time.is_some_and(|longest| age > longest.0)
+            budget.bytes.is_some_and(|most| retained_bytes > most as f64)
+                || budget.time.is_some_and(|longest| age > longest)
         });
         match (std::mem::replace(&mut self.over, over), over) {
             (false, true) => Verdict::Exceeded,
@@ -78,8 +78,6 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use millstream_core::config::{Period, Size};
-
     use super::*;
 
     fn seconds(count: u64) -> Duration {
@@ -115,9 +113,9 @@ mod tests {
 
     #[test]
     fn a_budget_is_crossed_once_in_each_direction() {
-        let budget = Some(WalBudget {
-            bytes: Some(Size(1000)),
-            time: Some(Period(seconds(60))),
+        let budget = Some(Budget {
+            bytes: Some(1000),
+            time: Some(seconds(60)),
         });
         let mut history = History::default();
         let mut judge = |bytes, age| history.judge(budget, bytes, seconds(age));
