@@ -103,7 +103,8 @@ const FILTERED_PUBLICATIONS: u32 = 150_000;
 const GENERATED_COLUMNS: u32 = 180_000;
 
 /// Reads those of `wanted` that exist, in the order of `wanted`. One that was renamed is found by either
-/// name, first by the present one.
+/// name: the relation that it is [known](crate::selection::Selection::known) to be, or else by the present one.
+/// Where it is known, another relation that has the name from before is not it.
 pub(crate) async fn read_tables(
     sql: &mut Connection,
     settings: &Settings,
@@ -203,9 +204,13 @@ fn tables_query(settings: &Settings, wanted: &[TableId], version: u32) -> String
         // Writing to a String cannot fail.
         let _ = write!(
             names,
-            "{separator}({index},{},{})",
+            "{separator}({index},{},{},{})",
             name(table),
-            name(settings.selection.present(table))
+            name(settings.selection.present(table)),
+            settings
+                .selection
+                .known(table)
+                .map_or("NULL::oid".to_owned(), |oid| format!("'{oid}'::oid"))
         );
     }
     let filter = if version >= FILTERED_PUBLICATIONS {
@@ -231,8 +236,10 @@ fn tables_query(settings: &Settings, wanted: &[TableId], version: u32) -> String
          {readable}, pg_catalog.has_schema_privilege(n.oid, 'USAGE'), \
          p.tablename IS NOT NULL AND {ROOT} IS NULL, p.filter, pg_catalog.row_security_active(c.oid), \
          n.nspname, c.relname \
-         FROM (VALUES {names}) AS w(i, schema, name, schema_now, name_now) \
-         JOIN pg_catalog.pg_class c ON c.oid = COALESCE({}, {}) \
+         FROM (VALUES {names}) AS w(i, schema, name, schema_now, name_now, known) \
+         CROSS JOIN LATERAL (SELECT {} AS now, {} AS before) AS found \
+         JOIN pg_catalog.pg_class c ON c.oid = CASE WHEN w.known IN (found.now, found.before) THEN w.known \
+         WHEN w.known IS NULL THEN COALESCE(found.now, found.before) ELSE found.now END \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          LEFT JOIN filters p ON p.schemaname = n.nspname AND p.tablename = c.relname \
          ORDER BY w.i",

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::decode::Forms;
 pub use crate::decode::forms::{ArrayForm, NumericForm};
 use crate::recopy::{LostSlot, Recopy};
-use crate::selection::Selection;
+use crate::selection::{Fault, Selection};
 use crate::slot_config::SlotCare;
 pub use crate::slot_config::{BacklogConfig, GovernorConfig, HeartbeatConfig, WalBudget};
 use crate::wire::ConnectOptions;
@@ -201,10 +201,11 @@ impl PostgresConfig {
         self.selection("").is_ok_and(|selection| !selection.patterns.is_empty())
     }
 
-    fn selection(&self, source: &str) -> Result<Selection, (&'static str, String)> {
+    fn selection(&self, source: &str) -> Result<Selection, Fault> {
         let tables: Vec<&str> = self.tables.iter().map(|name| &**name).collect();
         let exclude: Vec<&str> = self.exclude.iter().map(|name| &**name).collect();
-        let mut selection = Selection::read(source, &tables, &exclude)?;
+        let read = Selection::read(source, &tables, &exclude);
+        let mut selection = read.map_err(|(message, name)| (message, name, None))?;
         for (table, now) in &self.renamed {
             selection.rename(table, now)?;
         }
@@ -296,9 +297,10 @@ impl Settings {
         if config.tables.is_empty() {
             return Err(invalid("`tables` is empty").hint("name at least one, such as `public.orders`, or `public.*`"));
         }
-        let selection = config
-            .selection(source)
-            .map_err(|(message, name)| invalid(message).with("table", name))?;
+        let selection = config.selection(source).map_err(|(message, name, hint)| {
+            let error = invalid(message).with("table", name);
+            hint.into_iter().fold(error, |error, hint| error.hint(hint))
+        })?;
         if config.batch.rows == 0 || config.batch.bytes.0 == 0 {
             return Err(invalid("`batch.rows` and `batch.bytes` must be above 0"));
         }

@@ -52,6 +52,19 @@ pub(crate) fn relation_position_of(backfill: u64, oid: u32) -> Position {
     }
 }
 
+/// The relation that all of the target's rows of `table` came from, if it is one.
+pub(crate) fn held_relation(table: &TableId, resume: &ResumePoints) -> Option<u32> {
+    let partition = relation_partition(table);
+    let mut held = resume
+        .holdings(table)
+        .filter_map(|held| match held.position(&partition) {
+            Position::Token { token, .. } => Some(token.parse::<u32>().ok()),
+            _ => None,
+        });
+    let first = held.next()??;
+    held.all(|other| other == Some(first)).then_some(first)
+}
+
 /// Whether a target table that stands at `held` in the [`relation_partition`] has rows of another
 /// relation than `oid`.
 fn is_of_another(held: &Position, oid: u32) -> bool {

@@ -157,7 +157,10 @@ impl Facts {
                 None => findings.push(
                     Finding::new(Severity::Error, id.within_source(), "there is no such table")
                         .code("PG0017")
-                        .hint("names are case-sensitive here, as in double quotes; the form is `schema.table`"),
+                        .hint(
+                            "names are case-sensitive here, as in double quotes; the form is `schema.table`; if it was \
+                             renamed, say under `renamed` what it is called now",
+                        ),
                 ),
             }
         }
@@ -265,7 +268,10 @@ impl Facts {
             let tables: Vec<String> = if self.publications.is_empty() {
                 self.wanted
                     .iter()
-                    .map(|id| catalog::quoted(settings.selection.present(id)))
+                    .map(|id| {
+                        let found = self.tables.iter().find(|table| table.id == *id);
+                        catalog::quoted(found.map_or(settings.selection.present(id), |table| &table.present))
+                    })
                     .collect()
             } else {
                 uncovered.map(|table| catalog::quoted(&table.present)).collect()
@@ -342,8 +348,13 @@ impl Facts {
             findings.push(found(Severity::Error, "PG0017", message));
             return;
         }
+        if settings.selection.is_renamed(&table.id) && table.present == table.id {
+            let now = settings.selection.present(&table.id).within_source();
+            let message = format!("nothing is called `{now}` yet: it is read under the name that it had");
+            findings.push(Finding::new(Severity::Info, subject.clone(), message));
+        }
         if !table.schema_usable {
-            let schema = escape_identifier(table.id.namespace.as_deref().unwrap_or("public"));
+            let schema = escape_identifier(table.present.namespace.as_deref().unwrap_or("public"));
             let grant = format!("GRANT USAGE ON SCHEMA {schema} TO {};", escape_identifier(&self.role));
             let message = format!("role `{}` may not use its schema", self.role);
             findings.push(found(Severity::Error, "PG0013", message).sql(grant));

@@ -361,7 +361,7 @@ impl Identity {
             code: "PG0063",
             message: format!("the column list of publication `{name}` {cause}: PostgreSQL refuses {refused} on it"),
             sql: Some(publish_anew(
-                &table.id,
+                &table.present,
                 name,
                 wanted.as_deref(),
                 publication.filter.as_deref(),

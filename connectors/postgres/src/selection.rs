@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use millstream_core::{Error, ErrorKind, Result, ResumePoints, TableId};
 use postgres_protocol::escape::escape_literal;
@@ -21,7 +22,12 @@ pub(crate) struct Selection {
     excluded: Vec<Pattern>,
     /// Named tables that have another name in the database now.
     renamed: BTreeMap<TableId, TableId>,
+    /// The relations that those are, once a run knows them.
+    relations: Arc<RwLock<BTreeMap<TableId, u32>>>,
 }
+
+/// What is wrong with a name, which name, and what to do.
+pub(crate) type Fault = (&'static str, String, Option<String>);
 
 impl Selection {
     /// Reads what stands under `tables` and `exclude`.
@@ -35,6 +41,7 @@ impl Selection {
             patterns: Vec::new(),
             excluded: Vec::new(),
             renamed: BTreeMap::new(),
+            relations: Arc::default(),
         };
         for name in tables {
             let refused = |message| (message, (*name).to_owned());
@@ -68,35 +75,70 @@ impl Selection {
     /// Takes the name that a table has now.
     ///
     /// # Errors
-    /// What is wrong with it, and with which name.
-    pub(crate) fn rename(&mut self, table: &str, now: &str) -> Result<(), (&'static str, String)> {
+    /// What is wrong with it.
+    pub(crate) fn rename(&mut self, table: &str, now: &str) -> Result<(), Fault> {
         let id = |name: &str| {
             let pattern = Pattern::read(name);
             let (schema, table) = pattern.as_ref().and_then(Pattern::only)?;
             Some(TableId::new(&self.source, Some(schema), table))
         };
-        let no_name = |name: &str| ("a table's name is not `schema.table`", name.to_owned());
+        let no_name = |name: &str| ("a table's name is not `schema.table`", name.to_owned(), None);
         let (before, after) = (id(table).ok_or(no_name(table))?, id(now).ok_or(no_name(now))?);
+        let matches = |id: &TableId| self.matches(id.namespace.as_deref().unwrap_or("public"), &id.name);
+        let refused = |message, name: &str, hint: String| Err((message, name.to_owned(), Some(hint)));
         if !self.named.contains(&before) {
-            return Err(("`renamed` has a table that `tables` does not name", table.to_owned()));
+            let hint = format!("name `{table}` in `tables`, also where a pattern of it matches");
+            return refused("`renamed` has a table that `tables` does not name", table, hint);
         }
-        let is_other =
-            self.named.contains(&after) || self.matches(after.namespace.as_deref().unwrap_or("public"), &after.name);
-        if is_other || self.renamed.values().any(|known| *known == after) {
-            return Err((
+        if before == after {
+            let hint = "leave it out: a name without a schema is one of `public`".to_owned();
+            return refused("the present name of a renamed table is the one before", now, hint);
+        }
+        if self.named.contains(&after) || self.renamed.values().any(|known| *known == after) {
+            let hint = "tables that swapped their names are other tables: see `recopy`".to_owned();
+            return refused(
                 "the present name of a renamed table is that of another table",
-                now.to_owned(),
-            ));
+                now,
+                hint,
+            );
+        }
+        if matches(&after) {
+            let hint = format!("add it to `exclude`: `exclude: [{}]`", after.within_source());
+            return refused(
+                "the present name of a renamed table is matched by a pattern too",
+                now,
+                hint,
+            );
         }
         match self.renamed.insert(before, after) {
             None => Ok(()),
-            Some(_) => Err(("a table is renamed twice", table.to_owned())),
+            Some(_) => Err(("a table is renamed twice", table.to_owned(), None)),
         }
     }
 
-    /// The name that a table has in the database, if it has its present one already.
+    /// The name under `renamed`, which the table has or will have in the database; its own where there
+    /// is none.
     pub(crate) fn present<'a>(&'a self, table: &'a TableId) -> &'a TableId {
         self.renamed.get(table).unwrap_or(table)
+    }
+
+    /// Whether the table has another name under `renamed`.
+    pub(crate) fn is_renamed(&self, table: &TableId) -> bool {
+        self.renamed.contains_key(table)
+    }
+
+    /// Takes the relation that a table is: of two that have its names it is the one that counts.
+    pub(crate) fn know(&self, table: &TableId, relation: u32) {
+        if self.is_renamed(table) {
+            let mut relations = self.relations.write().unwrap_or_else(PoisonError::into_inner);
+            relations.insert(table.clone(), relation);
+        }
+    }
+
+    /// The relation that a renamed table is, if that is known.
+    pub(crate) fn known(&self, table: &TableId) -> Option<u32> {
+        let relations = self.relations.read().unwrap_or_else(PoisonError::into_inner);
+        relations.get(table).copied()
     }
 
     /// Whether a pattern, and no name, selects it.
@@ -415,7 +457,9 @@ mod tests {
         let rename = |pairs: &[(&str, &str)]| {
             let mut selection = read(&["orders", "sales.lines", "log_*"], &[]);
             let renamed = pairs.iter().try_for_each(|(table, now)| selection.rename(table, now));
-            renamed.map(|()| selection).map_err(|(message, _)| message)
+            renamed
+                .map(|()| selection)
+                .map_err(|(message, _, hint)| format!("{message}; {}", hint.unwrap_or_default()))
         };
         let id = |schema, name| TableId::new("shop", Some(schema), name);
         let selection = rename(&[("public.orders", "sales.orders_v2"), ("sales.lines", "lines")]).unwrap();
@@ -427,7 +471,8 @@ mod tests {
         assert!(refused(&[("orders", "sales.")]).contains("schema.table"));
         assert!(refused(&[("orders", "a*")]).contains("schema.table"));
         assert!(refused(&[("orders", "sales.lines")]).contains("another table"));
-        assert!(refused(&[("orders", "log_2")]).contains("another table"));
+        assert!(refused(&[("orders", "log_2")]).contains("exclude: [public.log_2]"));
+        assert!(refused(&[("orders", "public.orders")]).contains("the one before"));
         assert!(refused(&[("orders", "a"), ("sales.lines", "a")]).contains("another table"));
         assert!(refused(&[("orders", "a"), ("public.orders", "b")]).contains("twice"));
     }

@@ -23,6 +23,7 @@ mod snapshot;
 mod spool;
 mod start_command;
 mod stream;
+mod switch;
 mod tables;
 mod versions;
 
@@ -61,7 +62,8 @@ use crate::fault;
 use crate::identity::{self, Identity};
 use crate::owed::{self, Why};
 use crate::plan::{
-    Server, copy_partition, plan, position_of, refuse_ahead, relation_partition, relation_position, wal_partition,
+    Server, copy_partition, held_relation, plan, position_of, refuse_ahead, relation_partition, relation_position,
+    wal_partition,
 };
 use crate::shape::{Shape, TypeNames};
 use crate::standby;
@@ -82,6 +84,12 @@ pub(crate) async fn run(
     let cancel = context.cancel.clone();
     let settings = Arc::new(settings);
     let used = settings.selection.used(&context.resume);
+    // Before anybody looks for them.
+    for table in &used {
+        if let Some(oid) = held_relation(table, &context.resume) {
+            settings.selection.know(table, oid);
+        }
+    }
     let membership = Membership::watch(&settings, planned, used);
     let stream = tokio::select! {
         biased;
@@ -102,6 +110,10 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     refuse_old_server(settings, sql.server_version())?;
     let wanted = settings.selection.used(&context.resume);
     let tables = read_tables(settings, &mut sql, &wanted).await?;
+    // Whatever is called so later.
+    tables
+        .iter()
+        .for_each(|table| settings.selection.know(&table.id, table.oid));
     let slot = catalog::read_slot(&mut sql, &settings.slot)
         .await
         .map_err(catalog_failed)?;
@@ -294,7 +306,10 @@ pub(crate) async fn read_tables(
             .code(code)
             .with("table", table)
             .with("publication", settings.publications.join(", "))
-            .hint("`millstream check` names the statement that mends it")
+            .hint(
+                "`millstream check` names the statement that mends it; if it was renamed, say under `renamed` what it \
+                 is called now",
+            )
     };
     for id in wanted {
         match tables.iter().find(|table| table.id == *id) {

@@ -61,9 +61,15 @@ impl Snapshot {
                 .iter()
                 .map(|table| format!("SELECT FROM {} LIMIT 0", catalog::quoted(&table.present)));
             let lock = reads.collect::<Vec<_>>().join("; ");
-            sql.query(&lock).await.map_err(failed)?;
+            let is_locked = match sql.query(&lock).await {
+                // It was renamed just now.
+                Err(error) if error.sqlstate() == Some("42P01") => false,
+                locked => locked.map(|_| true).map_err(failed)?,
+            };
             let (tables, versions_now) = look(settings, wanted).await?;
-            if versions == versions_now {
+            // Locked was what had the names before, and is read by those that it has now.
+            let names = |tables: &[CatalogTable]| tables.iter().map(|table| table.present.clone()).collect::<Vec<_>>();
+            if is_locked && versions == versions_now && names(&before) == names(&tables) {
                 let mut reader = super::connect(settings).await?;
                 let used = tables.iter().flat_map(CatalogTable::types);
                 let types = catalog::read_types(&mut reader, used).await.map_err(failed)?;
@@ -80,7 +86,7 @@ impl Snapshot {
                     types,
                 });
             }
-            tracing::info!("a table was rewritten while its snapshot was taken: taking another");
+            tracing::info!("a table was rewritten or renamed while its snapshot was taken: taking another");
             sql.close().await;
             (before, versions, make_slot) = (tables, versions_now, false);
             // The temporary slot of this turn has to be gone before the next one makes its own.

@@ -1,7 +1,6 @@
 //! The stream: bytes from the socket to the assembler, events to the engine, and replies to
 //! the server on time, whatever the engine does.
 
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +20,9 @@ use super::membership::{Membership, Notice};
 use super::messages::{Envelope, status_update};
 use super::replay::Replay;
 use super::start_command::Mode;
+use super::switch::told;
 use super::tables::{Need, OwedCopy};
-use crate::backlog::{Backlog, Entry, Phase, Reader};
+use crate::backlog::{Backlog, Entry, Phase};
 use crate::catalog;
 use crate::clock;
 use crate::config::Settings;
@@ -156,15 +156,6 @@ async fn next_input(
             message = copies.next(), if copies_may_follow => Input::Copied(message),
             input = read => input,
         }
-    }
-}
-
-/// Waits for news, if there may be any.
-async fn told(news: &mut Option<watch::Receiver<(Phase, u64)>>) {
-    match news {
-        // The stream has a part in the backlog, which therefore lives.
-        Some(news) => drop(news.changed().await),
-        None => pending().await,
     }
 }
 
@@ -302,7 +293,7 @@ impl Stream<'_> {
     async fn copy_anew(&mut self, owed: OwedCopy) -> Result<()> {
         let OwedCopy { table, why, renamed } = owed;
         if let Some(now) = renamed
-            && !self.exists(&table).await?
+            && self.present_relation(&table).await?.is_none()
         {
             return Err(plan::renamed(&table, &now));
         }
@@ -314,14 +305,14 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Whether there is a table of this name now.
-    async fn exists(&mut self, table: &TableId) -> Result<bool> {
+    /// The published relation that has the table's name now, if there is one.
+    async fn present_relation(&mut self, table: &TableId) -> Result<Option<u32>> {
         let (settings, wanted) = (self.settings, [table.clone()]);
         let looking = async {
             let mut sql = Connection::open(&settings.connect, Session::Sql).await?;
             let found = catalog::read_settled_tables(&mut sql, settings, &wanted).await?;
             sql.close().await;
-            Ok(!found.is_empty())
+            Ok(found.iter().find(|table| table.published).map(|table| table.oid))
         };
         self.look_up(looking).await
     }
@@ -412,6 +403,10 @@ impl Stream<'_> {
                     self.lookups = lookups;
                     self.assembler.tables.looked_at(oid, look);
                 }
+                Need::Whereabouts(doubt) => {
+                    let now = self.present_relation(&doubt.table).await?;
+                    self.assembler.tables.found(doubt, now);
+                }
                 Need::Copy(owed) => self.copy_anew(owed).await?,
             }
             match self.assembler.take(message)? {
@@ -466,7 +461,7 @@ impl Stream<'_> {
     }
 
     /// Goes on in another stream, in the present mode, at the same change.
-    async fn restart(&mut self, how: &str) -> Result<()> {
+    pub(super) async fn restart(&mut self, how: &str) -> Result<()> {
         let before = self.before_the_next();
         tracing::info!(slot = %self.settings.slot, after = %before, "restarting the stream {how}");
         self.wire.close().await;
@@ -492,7 +487,7 @@ impl Stream<'_> {
     }
 
     /// The place before the transaction that is read, or else the last that was read whole.
-    fn before_the_next(&self) -> Lsn {
+    pub(super) fn before_the_next(&self) -> Lsn {
         match self.assembler.read_whole() {
             None if !self.is_passing_over() => Lsn(self.replay.commit().0.saturating_sub(1)),
             last => last.unwrap_or_default().max(self.in_progress.held()),
@@ -507,7 +502,7 @@ impl Stream<'_> {
 
     /// Prepares for another stream, which begins [before the next](Self::before_the_next) transaction or
     /// earlier.
-    fn begin_again(&mut self, two_phase: Option<Lsn>) {
+    pub(super) fn begin_again(&mut self, two_phase: Option<Lsn>) {
         let before = self.before_the_next();
         if self.is_passing_over() {
             // It need not come again.
@@ -516,48 +511,6 @@ impl Stream<'_> {
             self.replay.again();
         }
         self.in_progress.begin_again(before, two_phase);
-    }
-
-    /// Leaves the slot to whoever wants to take the log off the server, and reads what that keeps.
-    async fn make_room_for_a_filler(&mut self) {
-        let filled = |backlog: &&Arc<Backlog>| backlog.phase() == Phase::Filling;
-        let Some(backlog) = self.backlog.as_ref().filter(filled).filter(|_| self.wire.is_server()) else {
-            return;
-        };
-        let reader = Reader::new(backlog.clone(), self.before_the_next());
-        tracing::info!(slot = %self.settings.slot, "the stream goes on from the backlog");
-        self.wire.close().await;
-        self.wire = Feed::Backlog(reader);
-        self.mode = Mode::OF_A_BACKLOG;
-        self.begin_again(None);
-        self.assembler.tables.read_text();
-    }
-
-    /// Leaves the backlog, which was read to its end and is not filled any more.
-    async fn return_to_the_server(&mut self) -> Result<()> {
-        self.mode = Mode {
-            binary: self.assembler.tables.read_binary(),
-            in_parts: self.settings.streaming,
-        };
-        self.restart("from the server").await
-    }
-
-    /// Takes the news of what the target holds to the backlog. Returns what the server may have been
-    /// told before: less is not to be confirmed, which some versions would believe.
-    fn settle_backlog(&mut self, held: Lsn) -> Result<Option<Lsn>> {
-        let Some(backlog) = &self.backlog else {
-            return Ok(None);
-        };
-        backlog.held(held)?;
-        let end = backlog.range().map(|range| range.end);
-        match &mut self.wire {
-            Feed::Backlog(reader) => reader.held(held),
-            Feed::Server(_) if backlog.phase() == Phase::Closed && end.is_some_and(|end| end <= held) => {
-                backlog.clear()?;
-            }
-            Feed::Server(_) => {}
-        }
-        Ok(end.map(|end| Lsn(end.0 + 1)))
     }
 
     /// Tells the server what is durable in the target: one past the last commit that it holds,

@@ -1,6 +1,6 @@
 //! The tables of a stream: what the server calls them, and their decoders.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use millstream_core::{Error, PartitionId, Result, SourceEvent, TableId};
 
@@ -27,8 +27,18 @@ pub(super) enum Need {
     Text,
     /// A look at this relation in the catalog.
     Relation(u32),
+    /// A look for a table that may have been renamed, since a relation came that may be it.
+    Whereabouts(Doubt),
     /// A copy of a table that the target holds and whose rows the stream does not tell.
     Copy(OwedCopy),
+}
+
+/// A relation that came under a name that is none of its table's, or under one of another relation's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Doubt {
+    pub(super) table: TableId,
+    relation: u32,
+    name: TableId,
 }
 
 /// A table that is to be copied anew.
@@ -86,6 +96,10 @@ struct StreamedTable {
     present: TableId,
     renamed: TableId,
     oid: u32,
+    /// Relations that were looked for once, where the table has another name under `renamed`; and
+    /// those of them that are not the table, whatever they are called.
+    judged: HashSet<u32>,
+    strangers: HashSet<u32>,
     held: Lsn,
     /// The last commit at which its relation was seen under another name, or another one under its
     /// name, while its snapshot was still to be taken.
@@ -105,18 +119,23 @@ impl StreamedTable {
     /// name that it has in the pipeline, with that which it is called now, and with that which it was
     /// said to get.
     fn is_called_by(&self, relation: &Relation<'_>) -> bool {
-        let is_named = |id: &TableId| *id.name == *relation.name && id.namespace.as_deref() == Some(relation.namespace);
-        is_named(&self.present) || self.oid == relation.oid && (is_named(&self.shape.id) || is_named(&self.renamed))
+        let is_named = |id: &TableId| is_name_of(id, relation);
+        let is_ours = self.oid == relation.oid && (is_named(&self.shape.id) || is_named(&self.renamed));
+        is_ours || is_named(&self.present) && !self.strangers.contains(&relation.oid)
     }
 
-    /// Takes the news that the table has the name that it was said to get.
+    /// Whether a relation that seems to be in its place, or it in another, is to be looked for first.
+    fn doubts(&self, relation: u32) -> bool {
+        self.renamed != self.shape.id && !self.left && !self.judged.contains(&relation)
+    }
+
+    /// Takes the name that the table has, where that is one of its own.
     fn follow(&mut self, relation: &Relation<'_>) {
-        let is_new = *self.renamed.name == *relation.name
-            && self.renamed.namespace.as_deref() == Some(relation.namespace)
-            && self.renamed != self.present;
-        if is_new && self.oid == relation.oid {
-            tracing::info!(table = %self.shape.id, now = %self.renamed, "the table has its new name");
-            self.present = self.renamed.clone();
+        let own = [&self.shape.id, &self.renamed];
+        let now = own.into_iter().find(|id| is_name_of(id, relation)).cloned();
+        if let Some(now) = now.filter(|now| self.oid == relation.oid && *now != self.present) {
+            tracing::info!(table = %self.shape.id, %now, "the table has another name");
+            self.present = now;
         }
     }
 
@@ -131,6 +150,10 @@ impl StreamedTable {
     }
 }
 
+fn is_name_of(id: &TableId, relation: &Relation<'_>) -> bool {
+    *id.name == *relation.name && id.namespace.as_deref() == Some(relation.namespace)
+}
+
 impl Tables {
     /// `tables` are as the catalog describes them now, which may be later than what the stream
     /// begins with.
@@ -141,6 +164,8 @@ impl Tables {
             present: start.present,
             renamed: start.renamed,
             oid: start.oid,
+            judged: HashSet::new(),
+            strangers: HashSet::new(),
             held: start.held,
             displaced: Lsn(0),
             left: false,
@@ -249,7 +274,17 @@ impl Tables {
         }
         let known = self.by_oid.get(&relation.oid).copied().flatten();
         let before = known.or_else(|| self.tables.iter().position(|table| table.oid == relation.oid));
-        if let Some(before) = before.filter(|before| found != Some(*before)) {
+        let before = before.filter(|before| found != Some(*before));
+        let other = found.filter(|index| self.tables[*index].oid != relation.oid);
+        let mut doubtful = before.into_iter().chain(other);
+        if let Some(index) = doubtful.find(|index| self.tables[*index].doubts(relation.oid)) {
+            return Ok(Some(Need::Whereabouts(Doubt {
+                table: self.tables[index].shape.id.clone(),
+                relation: relation.oid,
+                name: TableId::new(self.partition.source(), Some(relation.namespace), relation.name),
+            })));
+        }
+        if let Some(before) = before {
             let table = &mut self.tables[before];
             if commit > table.held {
                 let now = format!("{}.{}", relation.namespace, relation.name);
@@ -258,7 +293,6 @@ impl Tables {
             }
             table.displaced = table.displaced.max(commit);
         }
-        let other = found.filter(|index| self.tables[*index].oid != relation.oid);
         if let Some(index) = other {
             let table = &mut self.tables[index];
             if commit > table.held {
@@ -348,6 +382,24 @@ impl Tables {
     pub(super) fn looked_at(&mut self, oid: u32, look: RelationLook) {
         if let Some(table) = self.tables.iter_mut().find(|table| table.oid == oid) {
             table.versions.looked_at(look);
+        }
+    }
+
+    /// Takes a look for a table that was [needed](Need::Whereabouts): the relation that has one of its
+    /// names now, if there is one. Where that is the table, it is under any name that it had before,
+    /// and what else has had one of its names is not.
+    pub(super) fn found(&mut self, doubt: Doubt, now: Option<u32>) {
+        let Some(table) = self.tables.iter_mut().find(|table| table.shape.id == doubt.table) else {
+            return;
+        };
+        table.judged.insert(doubt.relation);
+        if now != Some(table.oid) {
+            return;
+        }
+        if doubt.relation == table.oid {
+            table.present = doubt.name;
+        } else {
+            table.strangers.insert(doubt.relation);
         }
     }
 

@@ -39,7 +39,7 @@ fn assert_equal(target: &Target, cluster: &TestCluster, now: &str) {
     cluster
         .psql(&format!("CREATE OR REPLACE VIEW seen AS SELECT id, n, body FROM {now}"))
         .unwrap();
-    assert_eq!(target.folded("orders", "id"), present(cluster, "seen", &COLUMNS));
+    assert!(target.folded("orders", "id") == present(cluster, "seen", &COLUMNS), "{now}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,4 +142,112 @@ async fn a_backlog_under_the_old_name_is_read() {
     let mut run = Running::start(source(&settings(&cluster, Some("old"))), target);
     run.catch_up(&cluster).await;
     assert_equal(&run.stop().await, &cluster, "old");
+}
+
+/// The name is said before the table has it, and taken by another relation at once: in the backlog,
+/// while nothing else tells of the rename.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_takes_the_old_name_is_not_taken_for_it() {
+    let cluster = cluster();
+    let mut said = settings(&cluster, Some("old"));
+    for recopy in ["replaced", "never"] {
+        said["recopy"] = recopy.into();
+        said["slot"] = format!("slot_{recopy}").into();
+        let mut run = Running::start(source(&said), Target::of(&["orders"]));
+        run.until_streaming(&cluster).await;
+        let copied = operations(&run.target, "r");
+        cluster
+            .psql(
+                "ALTER TABLE orders RENAME TO old; CREATE TABLE orders (id int PRIMARY KEY, other text); \
+                 INSERT INTO orders VALUES (1, 'another''s'); UPDATE old SET n = n + 1",
+            )
+            .unwrap();
+        run.catch_up(&cluster).await;
+        cluster
+            .psql("UPDATE orders SET other = 'still'; UPDATE old SET n = n + 1")
+            .unwrap();
+        run.catch_up(&cluster).await;
+        // There and back.
+        cluster
+            .psql("DROP TABLE orders; ALTER TABLE old RENAME TO orders; UPDATE orders SET n = n + 1 WHERE id = 1")
+            .unwrap();
+        run.catch_up(&cluster).await;
+        let target = run.stop().await;
+        assert_equal(&target, &cluster, "orders");
+        assert_eq!((operations(&target, "r"), operations(&target, "t")), (copied, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_may_have_names_in_between_and_another_relation_under_the_present_one() {
+    let cluster = cluster();
+    cluster
+        .psql("CREATE TABLE orders_v2 (id int PRIMARY KEY, n int, body text)")
+        .unwrap();
+    for recopy in ["replaced", "never"] {
+        let mut config = settings(&cluster, None);
+        config["recopy"] = recopy.into();
+        config["slot"] = format!("slot_{recopy}").into();
+        let mut run = Running::start(source(&config), Target::of(&["orders"]));
+        run.until_streaming(&cluster).await;
+        let copied = operations(&run.target, "r");
+        let mut target = run.stop().await;
+        target.boundaries.clear();
+        cluster
+            .psql(
+                "INSERT INTO orders_v2 VALUES (1, 77, 'another''s'); UPDATE orders SET n = n + 1; \
+                 ALTER TABLE orders RENAME TO orders_in_between; UPDATE orders_in_between SET n = n + 1 WHERE id = 2; \
+                 DROP TABLE orders_v2; ALTER TABLE orders_in_between RENAME TO orders_v2; UPDATE orders_v2 SET n = n + 1; \
+                 CREATE TABLE orders (id int PRIMARY KEY, other text); INSERT INTO orders VALUES (2, 'none of ours')",
+            )
+            .unwrap();
+        config["renamed"] = serde_json::json!({"orders": "orders_v2"});
+        let mut run = Running::start(source(&config), target);
+        run.catch_up(&cluster).await;
+        let target = run.stop().await;
+        assert_equal(&target, &cluster, "orders_v2");
+        assert_eq!((operations(&target, "r"), operations(&target, "t")), (copied, 0));
+        cluster
+            .psql(
+                "DROP TABLE orders; ALTER TABLE orders_v2 RENAME TO orders; \
+                 CREATE TABLE orders_v2 (id int PRIMARY KEY, n int, body text)",
+            )
+            .unwrap();
+    }
+}
+
+/// The relation that the target was filled from is gone, and an unrelated one has its first name.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unrelated_table_under_the_first_name_is_never_copied_in_its_place() {
+    let cluster = cluster();
+    cluster.psql("ALTER TABLE orders RENAME TO orders_v2").unwrap();
+    let said = settings(&cluster, Some("orders_v2"));
+    let mut run = Running::start(source(&said), Target::of(&["orders"]));
+    run.until_streaming(&cluster).await;
+    let mut target = run.stop().await;
+    target.boundaries.clear();
+    cluster
+        .psql(
+            "CREATE TABLE orders (id int PRIMARY KEY, n int, body text); INSERT INTO orders VALUES (1, 1, 'foreign'); \
+             ALTER TABLE orders_v2 RENAME TO orders_v3",
+        )
+        .unwrap();
+    let failure = Running::start(source(&said), target.clone()).failure().await;
+    assert_eq!(failure.error_code(), Some("PG0017"), "{}", failure.summary());
+    assert!(failure.hint_text().unwrap().contains("renamed"));
+    // One that is made under the next name beforehand is not it either.
+    cluster
+        .psql("DROP TABLE orders; ALTER TABLE orders_v3 RENAME TO orders")
+        .unwrap();
+    cluster
+        .psql("CREATE TABLE orders_v2 (LIKE orders INCLUDING ALL)")
+        .unwrap();
+    let mut run = Running::start(source(&said), target);
+    cluster
+        .psql("UPDATE orders SET n = 12; INSERT INTO orders_v2 VALUES (70, 0, 'another''s')")
+        .unwrap();
+    run.catch_up(&cluster).await;
+    let target = run.stop().await;
+    assert_equal(&target, &cluster, "orders");
+    assert_eq!(operations(&target, "t"), 0);
 }
