@@ -39,7 +39,10 @@ fn assert_equal(target: &Target, cluster: &TestCluster, now: &str) {
     cluster
         .psql(&format!("CREATE OR REPLACE VIEW seen AS SELECT id, n, body FROM {now}"))
         .unwrap();
-    assert!(target.folded("orders", "id") == present(cluster, "seen", &COLUMNS), "{now}");
+    assert!(
+        target.folded("orders", "id") == present(cluster, "seen", &COLUMNS),
+        "{now}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
