@@ -116,6 +116,8 @@ pub enum SchemaChanges {
     /// The catalog, as it is when the change is read.
     #[default]
     Catalog,
+    /// The log, into which an event trigger writes it; else the catalog.
+    Trigger,
 }
 
 /// Which transactions the server sends (PostgreSQL manual, `CREATE SUBSCRIPTION`, `origin`).
@@ -359,7 +361,7 @@ impl Settings {
             two_phase: config.two_phase,
             unchanged: config.unchanged,
             origin: config.origin,
-            messages: config.messages,
+            messages: config.messages || config.schema_changes == SchemaChanges::Trigger,
             schema_changes: config.schema_changes,
             spool: SpoolSettings {
                 folder: config

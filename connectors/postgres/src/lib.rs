@@ -47,6 +47,7 @@ mod backlog;
 mod catalog;
 mod clock;
 mod config;
+mod ddl;
 mod decode;
 mod fault;
 mod identity;

@@ -7,6 +7,7 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::catalog::{self, CatalogTable, Partition, Slot};
 use crate::config::{SchemaChanges, Settings, Unchanged};
+use crate::ddl;
 use crate::refusals::{self, Coverage, Rules};
 use crate::standby;
 use crate::wire::{Connection, Session, WireError};
@@ -39,7 +40,10 @@ pub(crate) async fn preflight(settings: &Settings) -> Vec<Finding> {
             let (held_back, standbys) = (facts.held_back.as_deref(), facts.standbys.as_deref());
             findings.extend(refused);
             findings.extend(standby::unguarded(&place, failover, held_back, standbys));
-            findings.extend(told_by_the_stream_alone(settings));
+            match unseen(&mut sql, settings).await {
+                Ok(unseen) => findings.extend(unseen),
+                Err(error) => findings.push(fault::finding(error, "cannot read the catalog", &settings.connect)),
+            }
             findings.extend(too_old.map(|error| fault::refusal(&error, &settings.connect)));
             findings
         }
@@ -49,12 +53,41 @@ pub(crate) async fn preflight(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-/// What is not seen without a look at the catalog.
-fn told_by_the_stream_alone(settings: &Settings) -> Option<Finding> {
-    let message = "`stream`: which column has a new name is told by its place alone, and a name that passes to another \
-        column is not noticed";
-    (settings.schema_changes == SchemaChanges::Stream).then(|| {
-        Finding::new(Severity::Info, "schema_changes", message).hint("`catalog` knows columns by their numbers")
+/// What the way in which changes of columns are followed does not see.
+async fn unseen(sql: &mut Connection, settings: &Settings) -> Result<Vec<Finding>, WireError> {
+    let found = |severity, message: &str| Finding::new(severity, "schema_changes", message);
+    Ok(match settings.schema_changes {
+        SchemaChanges::Catalog => Vec::new(),
+        SchemaChanges::Stream => vec![
+            found(
+                Severity::Info,
+                "`stream`: which column has a new name is told by its place alone, and a name that passes to another \
+                 column is not noticed",
+            )
+            .hint("`catalog` knows columns by their numbers"),
+        ],
+        SchemaChanges::Trigger => {
+            let rows = sql.query(&ddl::look()).await?;
+            let lacks = match rows.first() {
+                None => Some("the event trigger that it needs is not there"),
+                Some(row) if !row.is_true(0) => Some("the event trigger that it needs is disabled"),
+                Some(row) if !row.is_true(1) => Some("the event trigger that it needs is another version's"),
+                Some(_) => None,
+            };
+            let mut findings = vec![found(
+                Severity::Info,
+                "`trigger`: what was changed while the event trigger was not there or disabled is looked up in the \
+                 catalog; DROP INDEX and changes of types are not told",
+            )];
+            findings.extend(lacks.map(|lacks| {
+                let message = format!("`trigger`: {lacks}");
+                found(Severity::Error, &message)
+                    .code("PG0055")
+                    .sql(ddl::install())
+                    .hint("a superuser runs it in the database that is read; `catalog` needs no trigger")
+            }));
+            findings
+        }
     })
 }
 

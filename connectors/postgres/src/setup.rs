@@ -5,7 +5,8 @@ use millstream_core::{Finding, Severity, TableId};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::catalog;
-use crate::config::Settings;
+use crate::config::{SchemaChanges, Settings};
+use crate::ddl;
 use crate::preflight;
 use crate::wire::{Connection, Session};
 
@@ -39,7 +40,7 @@ pub(crate) async fn setup(settings: &Settings) -> Setup {
 
 /// Codes of findings whose statement does no more than a reader needs. The rest changes tables
 /// and settings of others, or has a choice in it.
-const RUN: [&str; 6] = ["PG0012", "PG0036", "PG0013", "PG0014", "PG0015", "PG0023"];
+const RUN: [&str; 7] = ["PG0012", "PG0036", "PG0013", "PG0014", "PG0015", "PG0023", "PG0055"];
 
 fn missing(settings: &Settings, findings: Vec<Finding>) -> Vec<Finding> {
     let mut statements: Vec<Finding> = findings
@@ -132,6 +133,13 @@ fn everything(settings: &Settings) -> Vec<Finding> {
                 "CREATE PUBLICATION {}{list} WITH (publish_via_partition_root = true);",
                 escape_identifier(name)
             ),
+        ));
+    }
+    if settings.schema_changes == SchemaChanges::Trigger {
+        statements.push(run(
+            "schema_changes".to_owned(),
+            "tells changes of columns in the log",
+            ddl::install(),
         ));
     }
     for pattern in &settings.selection.patterns {

@@ -4,6 +4,7 @@ use millstream_core::Result;
 
 use super::assembler::Assembler;
 use super::tables::Need;
+use crate::ddl;
 use crate::decode::pgoutput::Logical;
 
 /// Messages whose prefix begins so are for the source itself.
@@ -22,6 +23,9 @@ impl Assembler {
         if ours && let Some(begun) = &self.transaction {
             let prefix = String::from_utf8_lossy(message.prefix);
             tracing::debug!(%prefix, bytes = message.content.len(), lsn = %message.lsn, commit = %begun.commit, "message");
+            if message.prefix == ddl::PREFIX {
+                self.tables.told(begun.commit, message.content);
+            }
         }
         Ok(None)
     }

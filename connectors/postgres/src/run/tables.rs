@@ -10,6 +10,7 @@ use super::reread::Incomplete;
 use super::versions::{Version, Versions};
 use crate::catalog::RelationLook;
 use crate::config::SchemaChanges;
+use crate::ddl;
 use crate::decode::pgoutput::Relation;
 use crate::decode::{Catalog, Lsn, ProtocolError, TableDecoder};
 use crate::owed::Why;
@@ -376,6 +377,25 @@ impl Tables {
         table.take(shape, relation, changes);
         table.decoder = Some(TableDecoder::new(schema, types, self.partition.clone()));
         Ok(copy)
+    }
+
+    /// Takes what a message of the [event trigger](ddl) says, in a transaction that commits at `commit`.
+    pub(super) fn told(&mut self, commit: Lsn, content: &[u8]) {
+        let Some(told) = ddl::Told::parse(content).filter(|_| self.schema_changes == SchemaChanges::Trigger) else {
+            return;
+        };
+        let Some(table) = self.tables.iter_mut().find(|table| table.oid == told.oid) else {
+            return;
+        };
+        let own = [&table.shape.id, &table.renamed, &table.present];
+        let is_own = |id: &&TableId| *id.name == told.name && id.namespace.as_deref() == Some(told.schema.as_str());
+        if !own.iter().any(is_own) {
+            tracing::warn!(
+                code = "PG0032", table = %table.shape.id, now = format!("{}.{}", told.schema, told.name),
+                "the table was renamed: say so under `renamed` before it changes, and it is read on"
+            );
+        }
+        table.versions.told(commit, told);
     }
 
     /// Takes a look at a relation that was [needed](Need::Relation).

@@ -4,6 +4,7 @@ use millstream_core::Result;
 
 use crate::catalog::{RelationLook, ReplicaIdentity};
 use crate::config::SchemaChanges;
+use crate::ddl;
 use crate::decode::Lsn;
 use crate::decode::pgoutput::Relation;
 use crate::shape::{Shape, TypeNames};
@@ -24,6 +25,8 @@ pub(super) enum Version {
 pub(super) struct Versions {
     /// What the last message said that was taken.
     told: Option<Told>,
+    /// What the log told of the table for the message that comes next, and where that commits.
+    ddl: Option<(Lsn, ddl::Told)>,
     /// A look at the catalog for the message that comes next.
     look: Option<RelationLook>,
     /// Up to here the catalog was seen when it was last looked at.
@@ -43,6 +46,21 @@ impl Versions {
         if mode == SchemaChanges::Stream {
             return Version::New(Shape::from_relation(relation, before.shape, types));
         }
+        if let Some((as_of, told)) = self.ddl.take()
+            && let Some(live) = told.of(relation)
+        {
+            self.seen = self.seen.max(as_of);
+            let look = RelationLook {
+                as_of,
+                relation: Some(live),
+            };
+            // What was known before need not be compared: each column is known by itself.
+            let before = Before {
+                is_past: false,
+                ..before
+            };
+            return Version::New(Shape::looked_up(relation, before, &look, types));
+        }
         if let Some(look) = self.look.take() {
             self.seen = look.as_of;
             return Version::New(Shape::looked_up(relation, before, &look, types));
@@ -53,6 +71,11 @@ impl Versions {
             return Version::Same;
         }
         Version::Unknown
+    }
+
+    /// Takes what a message in the log says of the table, in a transaction that commits at `commit`.
+    pub(super) fn told(&mut self, commit: Lsn, told: ddl::Told) {
+        self.ddl = Some((commit, told));
     }
 
     /// Takes a look at the catalog, for the message that comes next.

@@ -38,5 +38,6 @@ mod target;
 mod throughput;
 mod toast;
 mod toast_random;
+mod trigger;
 mod types;
 mod values;

@@ -8,7 +8,7 @@ use crate::target::{Running, Target, config, source};
 
 /// Each statement that changes columns, with one that changes a row behind it, and what that
 /// change is. The whole row is the identity, so that the stream does not tell the key.
-const HISTORY: [(&str, &str, &str); 10] = [
+pub const HISTORY: [(&str, &str, &str); 10] = [
     ("", "INSERT INTO orders VALUES (1, 10, 'a')", "c id=1 amount=10 note=a"),
     (
         "ALTER TABLE orders ADD more int DEFAULT 7",
@@ -59,11 +59,11 @@ const HISTORY: [(&str, &str, &str); 10] = [
     ),
 ];
 
-const ORDERS: &str = "CREATE TABLE orders (id int PRIMARY KEY, amount int, note text); \
+pub const ORDERS: &str = "CREATE TABLE orders (id int PRIMARY KEY, amount int, note text); \
     ALTER TABLE orders REPLICA IDENTITY FULL; CREATE PUBLICATION p FOR ALL TABLES;";
 
 /// The changes of `orders` as [`HISTORY`] writes them.
-fn changes(target: &Target) -> Vec<String> {
+pub fn changes(target: &Target) -> Vec<String> {
     let written = |(op, cells, unchanged): (String, Cells, Vec<String>)| {
         assert!(unchanged.is_empty());
         let cells: Vec<String> = cells.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -76,7 +76,7 @@ fn changes(target: &Target) -> Vec<String> {
     target.changes("orders").into_iter().map(written).map(sorted).collect()
 }
 
-fn expected() -> Vec<String> {
+pub fn expected() -> Vec<String> {
     let sorted = |change: &str| {
         let (op, cells) = change.split_once(' ').unwrap();
         let mut cells: Vec<&str> = cells.split(' ').collect();
@@ -87,7 +87,7 @@ fn expected() -> Vec<String> {
 }
 
 /// The keys that the table had, one after the other.
-fn keys(target: &Target) -> Vec<String> {
+pub fn keys(target: &Target) -> Vec<String> {
     let mut keys: Vec<String> = target.batches.iter().map(|(schema, _)| schema.key.join(",")).collect();
     keys.dedup();
     keys
@@ -128,7 +128,7 @@ async fn every_change_of_columns_is_read_in_order_long_after() {
 }
 
 /// What a source finds in a history that was written while it was stopped.
-async fn after_a_pause(cluster: &TestCluster, config: &serde_json::Value, history: &str) -> Running {
+pub async fn after_a_pause(cluster: &TestCluster, config: &serde_json::Value, history: &str) -> Running {
     cluster
         .psql(
             "CREATE TABLE orders (note text, id int PRIMARY KEY); ALTER TABLE orders REPLICA IDENTITY FULL; \

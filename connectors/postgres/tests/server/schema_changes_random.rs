@@ -8,6 +8,7 @@ use millstream_testkit::change_log::Cells;
 use millstream_testkit::postgres::TestCluster;
 
 use crate::target::{Running, Target, config, source};
+use crate::trigger;
 
 const PHASES: u64 = 4;
 const STEPS: u64 = 25;
@@ -168,15 +169,21 @@ impl Model {
     }
 }
 
-async fn compare(seed: u64) {
+async fn compare(seed: u64, is_told: bool) {
     let cluster = TestCluster::new().unwrap();
+    if is_told {
+        trigger::install(&cluster).await;
+    }
     cluster
         .psql(
             "CREATE TABLE t (k0 int PRIMARY KEY, a int, b text); ALTER TABLE t REPLICA IDENTITY FULL; \
              CREATE PUBLICATION p FOR ALL TABLES",
         )
         .unwrap();
-    let config = config(&cluster, &["t"]);
+    let mut config = config(&cluster, &["t"]);
+    if is_told {
+        config["schema_changes"] = "trigger".into();
+    }
     let mut random = Random(seed);
     let mut model = Model {
         key: "k0",
@@ -242,6 +249,8 @@ async fn random_changes_of_columns_and_rows_are_read_as_they_were_written() {
         .and_then(|count| count.parse().ok())
         .unwrap_or(2);
     for seed in 1..=seeds {
-        compare(seed * 0x9E37_79B9).await;
+        for is_told in [false, true] {
+            compare(seed * 0x9E37_79B9, is_told).await;
+        }
     }
 }
