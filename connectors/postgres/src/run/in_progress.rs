@@ -30,9 +30,10 @@
 //!
 //! The server takes a `Relation` for sent that came with a transaction that was prepared whole,
 //! and does not send it with others. It is therefore also kept apart, and given before the first
-//! change that needs it. It is the right one: a prepared transaction has its tables locked, so
-//! that no other can change their columns; and after a change of its own the server describes the
-//! table again.
+//! change that needs it; a prepared transaction that needs it gets it among its own messages, in the
+//! order in which they came, since it may describe the table anew further on. It is the right one: a
+//! prepared transaction has its tables locked, so that no other can change their columns; and after
+//! a change of its own the server describes the table again.
 //!
 //! Without `two_phase` the server sends a prepared transaction at its `COMMIT PREPARED`, as any
 //! other.
@@ -68,7 +69,7 @@ pub(super) struct InProgress {
     prepared: HashMap<u32, Prepared>,
     reading: Option<Reading>,
     /// `Relation` messages that came with prepared transactions alone, by OID.
-    apart: HashMap<u32, Vec<u8>>,
+    apart: HashMap<u32, Apart>,
     /// Messages that are given before others.
     ready: VecDeque<Vec<u8>>,
     /// The last of them that was given.
@@ -88,6 +89,13 @@ enum Section {
     Part(u32),
     /// A transaction that is being prepared.
     Preparing(u32),
+}
+
+/// A `Relation` message, and the last transaction that has it among its own.
+#[derive(Debug)]
+struct Apart {
+    xid: u32,
+    message: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -194,9 +202,7 @@ impl InProgress {
         match (self.section, message) {
             (Section::Whole, _) => Ok(self.whole(message)),
             (Section::Preparing(xid), [tag, body @ ..]) => {
-                if let Some(oid) = described(message) {
-                    self.apart.insert(oid, message.to_vec());
-                }
+                self.keep_apart(xid, message)?;
                 self.spool.append(xid, xid, *tag, body)?;
                 Ok(Turn::Kept)
             }
@@ -210,6 +216,24 @@ impl InProgress {
             }
             (_, []) => Err(ProtocolError::Truncated.into()),
         }
+    }
+
+    /// Takes note of a message of a transaction that is being prepared, before it is kept.
+    fn keep_apart(&mut self, xid: u32, message: &[u8]) -> Result<()> {
+        if let Some(oid) = described(message) {
+            let message = message.to_vec();
+            self.apart.insert(oid, Apart { xid, message });
+        }
+        for oid in changed(message) {
+            let of_another = self.apart.get_mut(&oid).filter(|apart| apart.xid != xid);
+            if let Some(Apart { xid: last, message }) = of_another
+                && let [tag, body @ ..] = message.as_slice()
+            {
+                *last = xid;
+                self.spool.append(xid, xid, *tag, body)?;
+            }
+        }
+        Ok(())
     }
 
     /// A message of a transaction that is sent whole.
@@ -226,9 +250,28 @@ impl InProgress {
                 Turn::Pass
             }
             message if self.passing_over && is_content(message) => Turn::Kept,
-            message if make_ready(&mut self.apart, &mut self.ready, message) => Turn::Kept,
+            message if self.make_ready(message) => Turn::Kept,
             _ => Turn::Pass,
         }
+    }
+
+    /// Makes a message that is about to be given ready behind the relations [`apart`](Self::apart)
+    /// that it needs. Returns whether there are any; if not, the message is to be given as it is.
+    fn make_ready(&mut self, message: &[u8]) -> bool {
+        if self.apart.is_empty() {
+            return false;
+        }
+        if let Some(oid) = described(message) {
+            self.apart.remove(&oid);
+            return false;
+        }
+        let needed = changed(message).filter_map(|oid| self.apart.remove(&oid));
+        self.ready.extend(needed.map(|apart| apart.message));
+        if self.ready.is_empty() {
+            return false;
+        }
+        self.ready.push_back(message.to_vec());
+        true
     }
 
     fn control(&mut self, control: Control<'_>) -> Result<()> {
@@ -334,9 +377,11 @@ impl InProgress {
                 if reading.held && is_content(self.spool.message()) {
                     continue;
                 }
-                if make_ready(&mut self.apart, &mut self.ready, self.spool.message()) {
-                    self.given = self.ready.pop_front().unwrap_or_default();
-                    return Ok(Some(&self.given));
+                let message = self.spool.message();
+                if let Some(oid) = described(message)
+                    && self.apart.get(&oid).is_some_and(|apart| apart.message == message)
+                {
+                    self.apart.remove(&oid);
                 }
                 return Ok(Some(self.spool.message()));
             }
@@ -346,24 +391,6 @@ impl InProgress {
         self.reading = None;
         Ok(None)
     }
-}
-
-/// Makes a message that is about to be given ready behind the relations `apart` that it needs.
-/// Returns whether there are any; if not, the message is to be given as it is.
-fn make_ready(apart: &mut HashMap<u32, Vec<u8>>, ready: &mut VecDeque<Vec<u8>>, message: &[u8]) -> bool {
-    if apart.is_empty() {
-        return false;
-    }
-    if let Some(oid) = described(message) {
-        apart.remove(&oid);
-        return false;
-    }
-    ready.extend(changed(message).filter_map(|oid| apart.remove(&oid)));
-    if ready.is_empty() {
-        return false;
-    }
-    ready.push_back(message.to_vec());
-    true
 }
 
 /// The relation that a message describes.

@@ -229,6 +229,55 @@ fn a_relation_that_came_with_a_prepared_transaction_is_given_before_it_is_needed
 }
 
 #[test]
+fn a_prepared_transaction_s_own_relations_stay_where_they_were_among_its_changes() {
+    let mut in_progress = in_progress(64);
+    let relation = |columns: u8| message(b'R', &[&7u32.to_be_bytes(), &[columns]]);
+    let insert = || message(b'I', &[&7u32.to_be_bytes()]);
+    let begin = |commit: u64| message(b'B', &[&commit.to_be_bytes(), &[0; 12]]);
+    let known = [begin(150), relation(1), message(b'C', &[&commit_fields(150)])];
+    feed(&mut in_progress, &known);
+    // It changes the table's columns.
+    let altering = |xid: u32, at: u64| {
+        [
+            prepare(b'b', xid, at),
+            insert(),
+            relation(2),
+            insert(),
+            prepare(b'P', xid, at),
+        ]
+    };
+    let read = |commit: u64| {
+        [
+            Given::Begin(commit),
+            Given::Change(7),
+            Given::Relation,
+            Given::Change(7),
+            Given::Commit,
+        ]
+    };
+    assert_eq!(feed(&mut in_progress, &altering(1, 200)), []);
+    assert_eq!(feed(&mut in_progress, &[commit_prepared(1, 210)]), read(210));
+    assert_eq!(
+        feed(&mut in_progress, &[begin(220), insert()]),
+        [Given::Begin(220), Given::Change(7)]
+    );
+
+    // What another described that is rolled back, it needs as well.
+    let described = [
+        prepare(b'b', 2, 300),
+        relation(1),
+        insert(),
+        prepare(b'P', 2, 300),
+        rollback_prepared(2),
+    ];
+    assert_eq!(feed(&mut in_progress, &described), []);
+    assert_eq!(feed(&mut in_progress, &altering(3, 310)), []);
+    let mut expected = read(320).to_vec();
+    expected.insert(1, Given::Relation);
+    assert_eq!(feed(&mut in_progress, &[commit_prepared(3, 320)]), expected);
+}
+
+#[test]
 fn a_commit_of_a_transaction_that_never_came_ends_the_stream_unless_it_is_held() {
     let mut in_progress = in_progress(64);
     assert_eq!(feed(&mut in_progress, &[commit_prepared(1, HELD.0)]), []);

@@ -353,6 +353,34 @@ async fn a_prepared_transaction_appears_when_it_commits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_transaction_that_changes_columns_is_read_by_those_of_each_change() {
+    for two_phase in [false, true] {
+        let cluster = cluster();
+        let mut config = streaming(&cluster);
+        config["two_phase"] = two_phase.into();
+        let mut running = Running::start(source(&config), empty());
+        running.until_streaming(&cluster).await;
+        // From here on the server need not describe the table before the first change.
+        cluster.psql("INSERT INTO lines VALUES (1, 'a')").unwrap();
+        running.catch_up(&cluster).await;
+        cluster
+            .psql(
+                "BEGIN; INSERT INTO lines VALUES (2, 'b'); ALTER TABLE lines ADD note text; \
+                 INSERT INTO lines VALUES (3, 'c', 'with it'); PREPARE TRANSACTION 'columns'",
+            )
+            .unwrap();
+        running.catch_up(&cluster).await;
+        cluster
+            .psql("COMMIT PREPARED 'columns'; INSERT INTO lines VALUES (4, 'd', 'after')")
+            .unwrap();
+        running.catch_up(&cluster).await;
+        let target = running.stop().await;
+        let expected = present(&cluster, "lines", &["id", "body", "note"]);
+        assert_eq!(target.folded("lines", "id"), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_prepared_is_not_confirmed_until_it_is_held() {
     let cluster = cluster();
     let mut config = streaming(&cluster);
