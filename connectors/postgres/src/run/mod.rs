@@ -293,6 +293,9 @@ async fn connect(settings: &Settings) -> Result<Connection> {
 }
 
 /// The tables as the catalog describes them; each must exist and be published.
+///
+/// # Errors
+/// `Config` if one is not; `Unavailable` if one is gone that a pattern selected.
 pub(crate) async fn read_tables(
     settings: &Settings,
     sql: &mut Connection,
@@ -313,6 +316,14 @@ pub(crate) async fn read_tables(
     };
     for id in wanted {
         match tables.iter().find(|table| table.id == *id) {
+            // It is not selected any more when the pipeline is planned anew.
+            None if !settings.selection.named.contains(id) => {
+                return Err(
+                    Error::new(ErrorKind::Unavailable, "a table is gone since it was selected")
+                        .code("PG0017")
+                        .with("table", id),
+                );
+            }
             None => return Err(refused("there is no such table", "PG0017", id)),
             Some(table) if !table.published => {
                 return Err(refused("the publication does not cover the table", "PG0015", id));

@@ -40,6 +40,29 @@ async fn a_table_that_a_pattern_selects_from_now_on_has_the_pipeline_planned_ane
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_dropped_between_plan_and_start_has_the_pipeline_planned_anew_if_a_pattern_selected_it() {
+    let cluster = TestCluster::new().unwrap();
+    let tables = ["orders", "lines"];
+    for (selection, kind) in [
+        (vec!["public.*"], ErrorKind::Unavailable),
+        (vec!["orders", "lines"], ErrorKind::Config),
+    ] {
+        cluster
+            .psql(
+                "CREATE TABLE orders (id int PRIMARY KEY); CREATE TABLE lines (id int PRIMARY KEY); \
+                 CREATE PUBLICATION p FOR ALL TABLES",
+            )
+            .unwrap();
+        let mut planned = source(&config(&cluster, &selection));
+        assert_eq!(planned.tables().await.unwrap().len(), tables.len());
+        cluster.psql("DROP TABLE lines").unwrap();
+        let failure = Running::start(planned, Target::of(&tables)).failure().await;
+        assert_eq!((failure.kind(), failure.error_code()), (kind, Some("PG0017")));
+        cluster.psql("DROP TABLE orders; DROP PUBLICATION p").unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_leaves_the_publication_halts_the_pipeline() {
     let cluster = TestCluster::new().unwrap();
     cluster
