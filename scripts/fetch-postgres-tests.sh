@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Unpacks PostgreSQL's own tests of logical replication, of the source package that
-# the system's PostgreSQL was built from, into the cache folder. Does nothing if they are there.
+# Unpacks PostgreSQL's own tests of logical replication and of logical decoding, of the source
+# package that the system's PostgreSQL was built from, into the cache folder: `subscription` and
+# `decoding`. Does nothing if both are there.
 # Without them the tests that replay them are not run, and say so.
 set -euo pipefail
 
@@ -15,7 +16,7 @@ missing() {
 installed='${db:Status-Status} ${Package}\n'
 package=$(dpkg-query -W -f "$installed" 'postgresql-[0-9]*' 2>/dev/null | sed -nE 's/^installed (postgresql-[0-9]+)$/\1/p' | sort -V | tail -n 1 || true)
 [ -n "$package" ] || missing "PostgreSQL is not a package of this system"
-if [ "$(cat "$folder/package" 2>/dev/null || true)" = "$package" ]; then
+if [ "$(cat "$folder/package" 2>/dev/null || true)" = "$package" ] && [ -d "$folder/subscription" ] && [ -d "$folder/decoding" ]; then
     echo "setup: the tests of $package are in $folder"
     exit 0
 fi
@@ -50,8 +51,9 @@ if ! archive=$(compgen -G "$partial/*.orig.tar.*"); then
     missing "the source of $package could not be fetched"
 fi
 mkdir "$partial/all" "$partial/tests"
-tar -xf "$archive" -C "$partial/all" --strip-components 1 --wildcards '*/src/test/subscription/t' &&
-    mv "$partial/all/src/test/subscription/t" "$partial/tests/subscription" ||
+tar -xf "$archive" -C "$partial/all" --strip-components 1 --wildcards '*/src/test/subscription/t' '*/contrib/test_decoding/sql' &&
+    mv "$partial/all/src/test/subscription/t" "$partial/tests/subscription" &&
+    mv "$partial/all/contrib/test_decoding/sql" "$partial/tests/decoding" ||
     missing "the source of $package has no such tests"
 echo "$package" >"$partial/tests/package"
 rm -rf "$folder"

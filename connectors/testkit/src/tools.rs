@@ -44,7 +44,8 @@ pub fn debezium_tables() -> Option<PathBuf> {
     folder.join("version").is_file().then_some(folder)
 }
 
-/// The folder with PostgreSQL's own tests of logical replication, `subscription/*.pl`. `None` where they could not be fetched.
+/// The folder with PostgreSQL's own tests of logical replication, `subscription/*.pl`, and, where they
+/// were fetched since, of logical decoding, `decoding/*.sql`. `None` where they could not be fetched.
 pub fn postgres_tests() -> Option<PathBuf> {
     let folder = folder().ok()?.join("postgres-tests");
     folder.join("package").is_file().then_some(folder)
