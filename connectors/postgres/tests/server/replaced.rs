@@ -85,10 +85,15 @@ async fn filled(cluster: &TestCluster, config: &Value) -> Target {
 
 /// The table by its key, from the last truncation on: rows before it may have another key.
 pub fn since_emptied(rows: &[ChangeRow], key: &str) -> FoldedTable {
+    fold_rows(&[key.to_owned()], behind_truncations(rows))
+}
+
+/// The changes from the last truncation on, in order.
+pub fn behind_truncations(rows: &[ChangeRow]) -> Vec<ChangeRow> {
     let mut rows = rows.to_vec();
     rows.sort_by(|a, b| (&a.position, a.ordinal, &a.partition).cmp(&(&b.position, b.ordinal, &b.partition)));
     let emptied = rows.iter().rposition(|row| row.op == "t").unwrap_or_default();
-    fold_rows(&[key.to_owned()], rows.split_off(emptied))
+    rows.split_off(emptied)
 }
 
 #[track_caller]

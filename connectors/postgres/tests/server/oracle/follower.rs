@@ -11,6 +11,9 @@ use crate::target::{Held, Running, Target, source};
 /// A table's schema and name.
 pub type Name = (String, String);
 
+/// Tables, each with its kind and columns.
+pub type Tables = BTreeMap<Name, (String, Columns)>;
+
 /// A source and its target, beside a subscriber of the same publications.
 pub struct Follower {
     slot: String,
@@ -158,7 +161,8 @@ impl Follower {
     }
 }
 
-fn new_target() -> Target {
+/// A target whose rows are as the server shows them.
+pub fn new_target() -> Target {
     let mut target = Target::default();
     target.seen_as = Some(rows::as_server_text);
     target
@@ -203,12 +207,12 @@ pub fn literals(names: &[String]) -> String {
 }
 
 /// The columns of all tables that users made, and each table's kind.
-pub fn tables_of(cluster: &TestCluster) -> BTreeMap<Name, (String, Columns)> {
+pub fn tables_of(cluster: &TestCluster) -> Tables {
     listed(cluster, "true")
 }
 
 /// The columns that the publications send of each table.
-pub fn sent_of(publisher: &TestCluster, publications: &[String]) -> BTreeMap<Name, (String, Columns)> {
+pub fn sent_of(publisher: &TestCluster, publications: &[String]) -> Tables {
     let version = publisher.major().expect("the server answers");
     // Before 15 all are sent, and before 18 generated columns are named, but not sent.
     let by_list = format!(
@@ -227,17 +231,24 @@ pub fn sent_of(publisher: &TestCluster, publications: &[String]) -> BTreeMap<Nam
     )
 }
 
-fn listed(cluster: &TestCluster, condition: &str) -> BTreeMap<Name, (String, Columns)> {
-    let listed = cluster
-        .psql(&format!(
-            "SELECT to_json(ARRAY[n.nspname, c.relname, c.relkind::text, a.attname, format_type(a.atttypid, a.atttypmod)]) \
-             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_attribute a ON a.attrelid = c.oid \
-             AND a.attnum > 0 AND NOT a.attisdropped AND {condition} \
-             WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|information_schema)' ORDER BY c.oid, a.attnum"
-        ))
-        .expect("the catalog can be read");
-    let mut tables = BTreeMap::<Name, (String, Columns)>::new();
-    for line in listed.lines() {
+fn listed(cluster: &TestCluster, condition: &str) -> Tables {
+    read_tables(&cluster.psql(&tables_query(condition)).expect("the catalog can be read"))
+}
+
+/// What shows the columns for which a condition holds.
+pub fn tables_query(condition: &str) -> String {
+    format!(
+        "SELECT to_json(ARRAY[n.nspname, c.relname, c.relkind::text, a.attname, format_type(a.atttypid, a.atttypmod)]) \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_attribute a ON a.attrelid = c.oid \
+         AND a.attnum > 0 AND NOT a.attisdropped AND {condition} \
+         WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|information_schema)' ORDER BY c.oid, a.attnum;"
+    )
+}
+
+/// The tables that [`tables_query`] shows.
+pub fn read_tables(shown: &str) -> Tables {
+    let mut tables = Tables::new();
+    for line in shown.lines() {
         let fields: Vec<Option<String>> = serde_json::from_str(line).expect("the server's JSON");
         let [Some(schema), Some(name), Some(kind), column, sql_type] = fields.as_slice() else {
             panic!("{line}");

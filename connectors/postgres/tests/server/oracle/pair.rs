@@ -97,7 +97,7 @@ pub fn subscribed(subscriber: &TestCluster, port: u16) -> (Vec<String>, Vec<Name
 }
 
 /// How a server's tables are named in a query, without those that inherit from them.
-fn relation((schema, name): &Name, kind: &str) -> String {
+pub fn relation((schema, name): &Name, kind: &str) -> String {
     let only = if kind == "p" { "" } else { "ONLY " };
     format!("{only}{}.{}", quoted(schema), quoted(name))
 }

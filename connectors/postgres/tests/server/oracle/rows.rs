@@ -116,6 +116,12 @@ fn list(changes: &[ChangeRow]) -> Rows {
 
 /// The rows of each `SELECT … FROM relation`, with columns of these names and types.
 pub fn present(cluster: &TestCluster, selects: &[(String, Columns)]) -> Vec<Rows> {
+    let shown = cluster.psql(&present_query(selects));
+    read_present(selects, &shown.unwrap_or_else(|error| panic!("{error:#}")))
+}
+
+/// What shows the rows of each relation.
+pub fn present_query(selects: &[(String, Columns)]) -> String {
     let mut sql = String::from("SET TimeZone = 'UTC'; SET DateStyle = 'ISO';");
     for (index, (relation, columns)) in selects.iter().enumerate() {
         // A cast to text is not the text output for bool, char(n) and inet; what format() writes is.
@@ -127,7 +133,11 @@ pub fn present(cluster: &TestCluster, selects: &[(String, Columns)]) -> Vec<Rows
         let texts: String = texts.collect();
         sql += &format!("SELECT to_json(ARRAY['{index}'{texts}]::text[]) FROM {relation};");
     }
-    let shown = cluster.psql(&sql).unwrap_or_else(|error| panic!("{error:#}"));
+    sql
+}
+
+/// The rows that [`present_query`] shows.
+pub fn read_present(selects: &[(String, Columns)], shown: &str) -> Vec<Rows> {
     let mut tables = vec![Rows::new(); selects.len()];
     for line in shown.lines() {
         let mut cells = serde_json::from_str::<Vec<Option<String>>>(line)
