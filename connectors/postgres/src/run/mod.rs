@@ -321,7 +321,8 @@ pub(crate) async fn read_tables(
                 return Err(
                     Error::new(ErrorKind::Unavailable, "a table is gone since it was selected")
                         .code("PG0017")
-                        .with("table", id),
+                        .with("table", id)
+                        .hint("it is left out when the pipeline is planned anew"),
                 );
             }
             None => return Err(refused("there is no such table", "PG0017", id)),
