@@ -270,7 +270,7 @@ fn describe() {
             Gauge,
             "millstream_postgres_backlog_bytes",
             Bytes,
-            "Log that was taken off the server and that the target does not hold yet",
+            "Segments of the log that was taken off the server, until the target holds them",
         ),
         (
             Gauge,

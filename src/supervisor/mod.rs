@@ -6,8 +6,10 @@ pub mod panics;
 mod patience;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::FutureExt;
 use futures::future::join_all;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -112,7 +114,14 @@ impl Supervisor {
         for source in pipeline.build_sources().filter_map(|(_, source)| source.ok()) {
             let drained = drain.clone();
             self.shared.io.spawn(async move {
-                drained.run_until_cancelled_owned(source.attend()).await;
+                let attending = AssertUnwindSafe(source.attend()).catch_unwind();
+                if let Some(Err(_)) = drained.run_until_cancelled_owned(attending).await {
+                    let at = panics::take_place().unwrap_or_default();
+                    tracing::error!(
+                        at,
+                        "what attends to a source panicked: its slot is not looked after until a reload"
+                    );
+                }
             });
         }
     }

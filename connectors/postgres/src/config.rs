@@ -326,6 +326,8 @@ impl Settings {
             config.heartbeat,
             config.wal_budget.clone(),
             config.failover,
+            // Two sources may have slots of one name, on servers of their own.
+            &default_slot(pipeline, source),
         )
         .map_err(invalid)?;
         if config.two_phase && care.backlog.is_some() {

@@ -93,7 +93,9 @@ fn judge(error: &WireError) -> (ErrorKind, &'static str, Option<String>) {
                 _ => ErrorKind::Unavailable,
             },
             "PG0056",
-            hint("see the disk that has it; once its folder is removed, `lost_slot: recopy` makes up for what it had"),
+            hint(
+                "see the disk that has it; where it is lost, stop the daemon, remove the folder and set `lost_slot: recopy`",
+            ),
         ),
         WireError::Protocol(_) => (
             ErrorKind::Unavailable,

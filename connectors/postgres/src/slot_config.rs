@@ -65,6 +65,7 @@ pub(crate) struct Budget {
 /// A backlog, read and checked.
 #[derive(Debug, Clone)]
 pub(crate) struct BacklogPlace {
+    /// Of this source alone.
     pub(crate) folder: PathBuf,
     /// Bytes.
     pub(crate) size: u64,
@@ -85,6 +86,8 @@ pub(crate) struct SlotCare {
 const LEAST_BACKLOG: u64 = 16 << 20;
 
 impl SlotCare {
+    /// `owner` is the name that the source's backlog has in its folder.
+    ///
     /// # Errors
     /// What is wrong, in words.
     pub(crate) fn read(
@@ -92,6 +95,7 @@ impl SlotCare {
         heartbeat: Option<HeartbeatConfig>,
         budget: Option<WalBudget>,
         failover: bool,
+        owner: &str,
     ) -> Result<Self, &'static str> {
         if governor.every.0.is_zero() || heartbeat.is_some_and(|heartbeat| heartbeat.every.0.is_zero()) {
             return Err("`governor.every` and `heartbeat.every` must be above 0");
@@ -110,7 +114,7 @@ impl SlotCare {
             look_every: governor.every.0,
             heartbeat_every: heartbeat.map(|heartbeat| heartbeat.every.0),
             backlog: backlog.map(|backlog| BacklogPlace {
-                folder: PathBuf::from(&*backlog.folder),
+                folder: PathBuf::from(&*backlog.folder).join(owner),
                 size: backlog.size.0,
             }),
             budget: budget.map(|budget| Budget {

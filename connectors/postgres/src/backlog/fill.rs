@@ -41,7 +41,13 @@ pub(crate) async fn fill(settings: Arc<Settings>, backlog: Arc<Backlog>) -> bool
     let closing = Closing(backlog.clone());
     tracing::warn!(slot = %settings.slot, backlog = %backlog.folder.display(), "the log is taken off the server");
     let filled = async {
-        let mut filler = Filler::start(&settings, backlog).await?;
+        let started = tokio::select! {
+            started = Filler::start(&settings, backlog.clone()) => Some(started?),
+            () = is_closing(&backlog) => None,
+        };
+        let Some(mut filler) = started else {
+            return Ok((Ended::Asked, 0));
+        };
         let ended = filler.run().await?;
         Ok::<_, Error>((ended, filler.backlog.bytes()))
     };
@@ -55,13 +61,19 @@ pub(crate) async fn fill(settings: Arc<Settings>, backlog: Arc<Backlog>) -> bool
         ),
         Err(error) => {
             tracing::warn!(
-                slot = %settings.slot, error = %error.summary(), hint = error.hint_text(),
+                code = error.error_code(), slot = %settings.slot, error = %error.summary(), hint = error.hint_text(),
                 "the log cannot be taken off the server"
             );
             return false;
         }
     }
     true
+}
+
+/// Waits until whoever fills it is to end.
+async fn is_closing(backlog: &Backlog) {
+    // The backlog lives meanwhile.
+    let _ = backlog.news().wait_for(|(phase, _)| *phase == Phase::Closing).await;
 }
 
 /// Says that nobody fills the backlog any more.
@@ -81,6 +93,8 @@ enum Ended {
 struct Filler<'a> {
     settings: &'a Settings,
     backlog: Arc<Backlog>,
+    /// That of the backlog in which this fills it.
+    turn: u64,
     wire: ReplicationStream,
     block: Block,
     /// When its first message came.
@@ -103,7 +117,14 @@ struct Relations {
 
 impl<'a> Filler<'a> {
     async fn start(settings: &'a Settings, backlog: Arc<Backlog>) -> Result<Self> {
+        let turn = backlog.turn();
         let failed = |error: WireError| fault::explain(error, "cannot look at the slot", &settings.connect);
+        let refused = |why| {
+            Error::new(ErrorKind::Unavailable, why)
+                .code("PG0056")
+                .with("slot", &settings.slot)
+                .hint("the log stays on the server; docs/errors/PG0056.md has the reasons")
+        };
         let identity = run::identify(settings).await?;
         let mut sql = Connection::open(&settings.connect, Session::Sql)
             .await
@@ -114,12 +135,16 @@ impl<'a> Filler<'a> {
         let confirmed = confirmed.ok_or_else(|| refused("there is no such slot"))?;
         let token = identity.token();
         let has_gap = backlog.range().is_some_and(|range| confirmed.0 > range.end.0 + 1);
-        if has_gap || backlog.server().is_some_and(|server| server != token) {
+        let has_log = |server: &String| {
+            let end = backlog.range().map_or(Lsn(0), |range| range.end);
+            identity.has_log(server, end)
+        };
+        if has_gap || !backlog.server().iter().all(has_log) {
             // The next start of the pipeline finds out whether anything is missing.
             return Err(refused("the backlog is not the log before the slot's any more"));
         }
         let begun = backlog.clone();
-        blocking(move || begun.begin(Lsn(confirmed.0.saturating_sub(1)), &token)).await?;
+        blocking(move || begun.begin(Lsn(confirmed.0.saturating_sub(1)), &token, turn)).await?;
         let end = backlog.range().map_or(Lsn(0), |range| range.end);
         let (wire, two_phase) = run::replicate(settings, &identity, end, Mode::OF_A_BACKLOG, PATIENCE).await?;
         if two_phase.is_some() {
@@ -130,6 +155,7 @@ impl<'a> Filler<'a> {
         Ok(Self {
             settings,
             backlog,
+            turn,
             wire,
             block,
             since: None,
@@ -235,8 +261,8 @@ impl<'a> Filler<'a> {
             return Ok(());
         }
         let block = std::mem::replace(&mut self.block, Block::new()).seal(self.end);
-        let (backlog, end, whole) = (self.backlog.clone(), self.end, !self.open);
-        if blocking(move || backlog.append(&block, end, whole)).await? {
+        let (backlog, end, whole, turn) = (self.backlog.clone(), self.end, !self.open, self.turn);
+        if blocking(move || backlog.append(&block, end, whole, turn)).await? {
             self.relations.written.clear();
         }
         self.confirm(false).await
@@ -281,12 +307,8 @@ impl Relations {
     }
 }
 
-fn refused(why: &'static str) -> Error {
-    Error::new(ErrorKind::Unavailable, why).code("PG0056")
-}
-
 /// Runs what blocks where that harms nobody.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let worked = spawn_blocking(work).await;
     worked.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "the backlog's writer panicked")))
 }

@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use millstream_core::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 
-pub(crate) use self::fill::fill;
+pub(crate) use self::fill::{blocking, fill};
 pub(crate) use self::reader::{Entry, Reader};
 use self::segments::Segment;
 use crate::config::Settings;
@@ -78,6 +78,10 @@ struct State {
     segments: Vec<Segment>,
     end: Lsn,
     server: Option<String>,
+    /// How often it was announced that it is filled: a write of an earlier time is none any more.
+    turn: u64,
+    /// Whether what fills it has come close to the log's end.
+    is_level: bool,
 }
 
 /// What an operator sees.
@@ -100,7 +104,7 @@ impl Backlog {
         let Some(config) = &settings.care.backlog else {
             return Ok(None);
         };
-        let folder = config.folder.join(&settings.slot);
+        let folder = config.folder.clone();
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = open.get(&folder).and_then(Weak::upgrade) {
             return Ok(Some(known));
@@ -120,6 +124,7 @@ impl Backlog {
                 segments: found.segments,
                 end: found.end,
                 server: found.server,
+                ..State::default()
             }),
             writing: Mutex::new(()),
             news: watch::Sender::new((Phase::Closed, 0)),
@@ -156,7 +161,30 @@ impl Backlog {
     /// is filled already, or has no room.
     pub(crate) fn announce(&self) -> bool {
         let has_room = self.bytes() < self.most / 10 * 9;
-        has_room && self.change(|phase| (phase == Phase::Closed).then_some(Phase::Filling))
+        has_room
+            && self.change(|phase| {
+                let mut state = self.lock();
+                if phase != Phase::Closed {
+                    return None;
+                }
+                state.turn += 1;
+                state.is_level = false;
+                Some(Phase::Filling)
+            })
+    }
+
+    /// How often it was announced.
+    fn turn(&self) -> u64 {
+        self.lock().turn
+    }
+
+    /// Takes the news that what fills it has come close to the log's end.
+    pub(crate) fn is_level_now(&self) {
+        self.lock().is_level = true;
+    }
+
+    fn is_level(&self) -> bool {
+        self.lock().is_level
     }
 
     /// Asks whoever fills it to end soon.
@@ -196,17 +224,34 @@ impl Backlog {
         self.lock().segments.iter().map(|segment| segment.len).sum()
     }
 
-    /// Begins it, if there is none: with what commits after `begins`, of the server with this token.
-    fn begin(&self, begins: Lsn, server: &str) -> Result<()> {
+    /// Begins it, if there is none: with what commits after `begins`. What there is and what is added
+    /// is of the server with this token.
+    fn begin(&self, begins: Lsn, server: &str, turn: u64) -> Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.range().is_none() {
-            let begun = segments::add(&self.folder, begins).and_then(|_| segments::begin(&self.folder, server));
-            begun.map_err(|error| failed(&self.folder, error))?;
-            let mut state = self.lock();
+        let is_new = self.range().is_none();
+        let begin = || {
+            self.refuse_earlier(turn)?;
+            if is_new {
+                segments::sweep(&self.folder)?;
+                segments::add(&self.folder, begins)?;
+            }
+            segments::begin(&self.folder, server)
+        };
+        begin().map_err(|error| failed(&self.folder, error))?;
+        let mut state = self.lock();
+        if is_new {
             (state.segments, state.end) = (vec![Segment { begins, len: 0 }], begins);
-            state.server = Some(server.to_owned());
         }
+        state.server = Some(server.to_owned());
         Ok(())
+    }
+
+    /// Refuses what was begun to be written before another turn.
+    fn refuse_earlier(&self, turn: u64) -> io::Result<()> {
+        if self.turn() == turn {
+            return Ok(());
+        }
+        Err(io::Error::other("it was given up"))
     }
 
     /// Appends a block, with which everything up to `end` is in the backlog, and returns when it is
@@ -214,9 +259,10 @@ impl Backlog {
     /// whether it will.
     ///
     /// Blocks.
-    fn append(&self, block: &[u8], end: Lsn, last: bool) -> Result<bool> {
+    fn append(&self, block: &[u8], end: Lsn, last: bool, turn: u64) -> Result<bool> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let appended = || {
+            self.refuse_earlier(turn)?;
             let Some(segment) = self.lock().segments.last().copied() else {
                 return Err(io::Error::other("it was given up"));
             };
@@ -264,16 +310,22 @@ impl Backlog {
         removed.map_err(|error| failed(&self.folder, error))
     }
 
-    /// Gives everything up, unless somebody fills it. Returns whether it did.
+    /// Gives everything up, unless somebody fills it, or it has more than what is up to `held`. Returns
+    /// whether it did.
     ///
     /// # Errors
     /// PG0056 if that cannot be done.
-    pub(crate) fn clear(&self) -> Result<bool> {
+    pub(crate) fn clear(&self, held: Option<Lsn>) -> Result<bool> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut done = None;
         // While it looks at the phase nobody can announce another.
         self.news.send_if_modified(|(phase, _)| {
-            done = (*phase == Phase::Closed).then(|| std::mem::take(&mut *self.lock()));
+            let mut state = self.lock();
+            if *phase == Phase::Closed && held.is_none_or(|held| state.end <= held) {
+                let turn = state.turn;
+                done = Some(std::mem::take(&mut *state));
+                state.turn = turn;
+            }
             false
         });
         let Some(state) = done else {

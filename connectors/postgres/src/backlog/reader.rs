@@ -32,7 +32,9 @@ pub(crate) struct Reader {
     /// Messages of the block that was read last, and up to where they were given.
     messages: Vec<u8>,
     given: usize,
-    /// What had been taken when everything was read for the first time.
+    /// Up to here everything is in the blocks that were read of the segment.
+    end: Lsn,
+    /// What it had when everything was read, and whoever fills it was close to the log's end.
     caught_up: Option<Lsn>,
 }
 
@@ -46,6 +48,7 @@ impl Reader {
             place: None,
             messages: Vec::new(),
             given: 0,
+            end: after,
             caught_up: None,
         }
     }
@@ -78,8 +81,11 @@ impl Reader {
             if phase == Phase::Closed {
                 return Ok(0);
             }
-            let end = self.backlog.range().map(|range| range.end);
-            self.caught_up = self.caught_up.or(end);
+            if self.backlog.is_level() {
+                self.caught_up = self.caught_up.or(self.backlog.range().map(|range| range.end));
+            } else {
+                self.caught_up = None;
+            }
             // The backlog lives as long as its reader.
             let _ = self.news.changed().await;
         }
@@ -88,7 +94,7 @@ impl Reader {
     /// Takes the news of what the target holds. One that holds all that was there when it had been read
     /// keeps up: the log need not be taken off the server any more.
     pub(crate) fn held(&mut self, held: Lsn) {
-        if self.caught_up.is_some_and(|end| end <= held) {
+        if self.backlog.is_level() && self.caught_up.is_some_and(|end| end <= held) {
             self.backlog.ask_to_close();
         }
     }
@@ -106,12 +112,15 @@ impl Reader {
             let (len, next) = self.backlog.around(*begins);
             // What the target holds is removed, and has been read.
             if len.is_some_and(|len| *at < len) {
-                let (_, messages) = read_block(file, *at)?.ok_or_else(damaged)?;
+                let (header, messages) = read_block(file, *at)?.ok_or_else(damaged)?;
+                self.end = header.end;
                 *at += (super::block::HEADER + messages.len()) as u64;
                 (self.messages, self.given) = (messages, 0);
                 return Ok(true);
             }
             match next {
+                // One between the two would be missing.
+                Some(next) if len.is_some() && self.end != next => return Err(damaged()),
                 Some(next) => self.open(next)?,
                 None => return Ok(false),
             }

@@ -53,17 +53,7 @@ pub(super) fn open(folder: &Path) -> io::Result<Found> {
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    let mut segments = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let begins = name.to_str().and_then(|name| name.strip_suffix(ENDING));
-        if let Some(begins) = begins.and_then(Lsn::from_padded) {
-            let len = entry.metadata()?.len();
-            segments.push(Segment { begins, len });
-        }
-    }
-    segments.sort_by_key(|segment| segment.begins);
+    let mut segments = list(folder)?;
     if server.is_none() {
         // It was being given up.
         remove(folder, &segments)?;
@@ -113,11 +103,35 @@ pub(super) fn read_block(file: &File, at: u64) -> io::Result<Option<(Header, Vec
     Ok(header.is_of(&messages).then_some((header, messages)))
 }
 
-/// Makes the file that says whose log this is.
+/// Says whose log this is.
 pub(super) fn begin(folder: &Path, server: &str) -> io::Result<()> {
-    fs::write(folder.join(SERVER), server)?;
-    File::open(folder.join(SERVER))?.sync_all()?;
+    // The file is the old one or the new one, whatever happens.
+    let new = folder.join("server.new");
+    fs::write(&new, server)?;
+    File::open(&new)?.sync_all()?;
+    fs::rename(&new, folder.join(SERVER))?;
     sync(folder)
+}
+
+/// Removes what was left of an earlier backlog.
+pub(super) fn sweep(folder: &Path) -> io::Result<()> {
+    remove(folder, &list(folder)?)
+}
+
+/// The segments that are there, in order.
+fn list(folder: &Path) -> io::Result<Vec<Segment>> {
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let begins = name.to_str().and_then(|name| name.strip_suffix(ENDING));
+        if let Some(begins) = begins.and_then(Lsn::from_padded) {
+            let len = entry.metadata()?.len();
+            segments.push(Segment { begins, len });
+        }
+    }
+    segments.sort_by_key(|segment| segment.begins);
+    Ok(segments)
 }
 
 /// Makes an empty segment.

@@ -37,15 +37,15 @@ async fn it_is_read_from_any_place_and_outlives_the_process() {
     let open = || Backlog::of(&settings, "s").unwrap().unwrap();
     let backlog = open();
     assert_eq!((backlog.range(), backlog.server()), (None, None));
-    backlog.begin(Lsn(10), "server").unwrap();
+    backlog.begin(Lsn(10), "server", 0).unwrap();
     // Segments are a quarter of all.
-    assert!(!backlog.append(&block("a", 100, 20), Lsn(20), true).unwrap());
-    assert!(backlog.append(&block("b", 5 << 20, 30), Lsn(30), true).unwrap());
+    assert!(!backlog.append(&block("a", 100, 20), Lsn(20), true, 0).unwrap());
+    assert!(backlog.append(&block("b", 5 << 20, 30), Lsn(30), true, 0).unwrap());
     assert!(
-        !backlog.append(&block("c", 5 << 20, 30), Lsn(30), false).unwrap(),
+        !backlog.append(&block("c", 5 << 20, 30), Lsn(30), false, 0).unwrap(),
         "a transaction is read"
     );
-    assert!(backlog.append(&block("d", 100, 40), Lsn(40), true).unwrap());
+    assert!(backlog.append(&block("d", 100, 40), Lsn(40), true, 0).unwrap());
     let range = |begins, end| {
         Some(Range {
             begins: Lsn(begins),
@@ -69,13 +69,14 @@ async fn it_is_read_from_any_place_and_outlives_the_process() {
     backlog.held(Lsn(35)).unwrap();
     assert_eq!(backlog.range(), range(30, 40));
     assert_eq!(read(&backlog, 35).await, "cd");
-    assert!(backlog.announce() && !backlog.clear().unwrap());
+    assert!(!backlog.clear(Some(Lsn(39))).unwrap(), "it has more");
+    assert!(backlog.announce() && !backlog.clear(None).unwrap());
     backlog.closed();
-    assert!(backlog.clear().unwrap());
+    assert!(backlog.clear(Some(Lsn(40))).unwrap());
     drop(backlog);
     let backlog = open();
     assert_eq!((backlog.range(), backlog.server()), (None, None));
-    let names = std::fs::read_dir(folder.path().join("watched")).unwrap();
+    let names = std::fs::read_dir(folder.path().join("millstream_p_s")).unwrap();
     assert_eq!(names.count(), 1, "the lock");
 }
 
@@ -85,11 +86,11 @@ async fn what_a_crash_cut_off_is_written_again() {
     let settings = config(folder.path(), "16MiB");
     let open = || Backlog::of(&settings, "s").unwrap().unwrap();
     let backlog = open();
-    backlog.begin(Lsn(10), "server").unwrap();
-    backlog.append(&block("a", 100, 20), Lsn(20), true).unwrap();
-    let segment = folder.path().join("watched").join("000000000000000A.wal");
+    backlog.begin(Lsn(10), "server", 0).unwrap();
+    backlog.append(&block("a", 100, 20), Lsn(20), true, 0).unwrap();
+    let segment = folder.path().join("millstream_p_s").join("000000000000000A.wal");
     let whole = std::fs::metadata(&segment).unwrap().len();
-    backlog.append(&block("b", 100, 30), Lsn(30), true).unwrap();
+    backlog.append(&block("b", 100, 30), Lsn(30), true, 0).unwrap();
     drop(backlog);
     let all = std::fs::read(&segment).unwrap();
     for cut in [whole + 1, whole + 24, all.len() as u64 - 1] {
@@ -97,11 +98,11 @@ async fn what_a_crash_cut_off_is_written_again() {
         let backlog = open();
         assert_eq!(backlog.range().unwrap().end, Lsn(20), "cut at {cut}");
         assert_eq!(read(&backlog, 10).await, "a");
-        backlog.append(&block("c", 10, 25), Lsn(25), true).unwrap();
+        backlog.append(&block("c", 10, 25), Lsn(25), true, 0).unwrap();
         assert_eq!(read(&backlog, 10).await, "ac");
     }
     // One whose beginning was cut off is none.
-    std::fs::remove_file(folder.path().join("watched").join("server")).unwrap();
+    std::fs::remove_file(folder.path().join("millstream_p_s").join("server")).unwrap();
     assert_eq!(open().range(), None);
 }
 
@@ -113,20 +114,27 @@ async fn a_reader_waits_for_what_is_written_and_asks_for_the_end_when_the_target
     let mut reader = Reader::new(backlog.clone(), Lsn(10));
     let writer = backlog.clone();
     let written = tokio::task::spawn_blocking(move || {
-        writer.begin(Lsn(10), "server").unwrap();
-        writer.append(&block("a", 10, 20), Lsn(20), true).unwrap();
+        writer.begin(Lsn(10), "server", 1).unwrap();
+        writer.append(&block("a", 10, 20), Lsn(20), true, 1).unwrap();
     });
     assert!(reader.fill().await.unwrap() > 0);
     written.await.unwrap();
+    // What was announced before it is not written any more.
+    assert!(backlog.append(&block("x", 10, 99), Lsn(99), true, 0).is_err());
     reader.held(Lsn(1000));
     assert_eq!(backlog.phase(), Phase::Filling, "not all was read yet");
+    let waits = tokio::time::timeout(std::time::Duration::from_millis(20), reader.fill());
+    assert!(waits.await.is_err());
+    reader.held(Lsn(20));
+    assert_eq!(backlog.phase(), Phase::Filling, "the log's end is far");
+    backlog.is_level_now();
     let waits = tokio::time::timeout(std::time::Duration::from_millis(20), reader.fill());
     assert!(waits.await.is_err());
     reader.held(Lsn(19));
     assert_eq!(backlog.phase(), Phase::Filling);
     reader.held(Lsn(20));
     assert_eq!(backlog.phase(), Phase::Closing);
-    backlog.append(&block("b", 10, 30), Lsn(30), true).unwrap();
+    backlog.append(&block("b", 10, 30), Lsn(30), true, 1).unwrap();
     backlog.closed();
     assert!(reader.fill().await.unwrap() > 0);
     assert_eq!(reader.fill().await.unwrap(), 0);
@@ -136,10 +144,10 @@ async fn a_reader_waits_for_what_is_written_and_asks_for_the_end_when_the_target
 async fn a_full_one_is_not_filled_and_a_damaged_one_is_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let backlog = Backlog::of(&config(folder.path(), "16MiB"), "s").unwrap().unwrap();
-    backlog.begin(Lsn(10), "server").unwrap();
-    backlog.append(&block("a", 15 << 20, 20), Lsn(20), true).unwrap();
+    backlog.begin(Lsn(10), "server", 0).unwrap();
+    backlog.append(&block("a", 15 << 20, 20), Lsn(20), true, 0).unwrap();
     assert!(!backlog.announce());
-    let segment = folder.path().join("watched").join("000000000000000A.wal");
+    let segment = folder.path().join("millstream_p_s").join("000000000000000A.wal");
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[1000] ^= 1;
     std::fs::write(&segment, bytes).unwrap();
@@ -150,8 +158,25 @@ async fn a_full_one_is_not_filled_and_a_damaged_one_is_not_read() {
 #[test]
 fn two_processes_do_not_share_one() {
     let folder = tempfile::tempdir().unwrap();
-    let _other = segments::open(&folder.path().join("watched")).unwrap();
+    let _other = segments::open(&folder.path().join("millstream_p_s")).unwrap();
     let error = Backlog::of(&config(folder.path(), "16MiB"), "s").unwrap_err();
     assert_eq!(error.error_code(), Some("PG0056"));
     assert!(error.hint_text().unwrap().contains("another process"));
+}
+
+#[tokio::test]
+async fn a_segment_that_is_missing_is_not_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = config(folder.path(), "16MiB");
+    let open = || Backlog::of(&settings, "s").unwrap().unwrap();
+    let backlog = open();
+    backlog.begin(Lsn(10), "server", 0).unwrap();
+    for (text, end) in [("a", 20), ("b", 30), ("c", 40)] {
+        assert!(backlog.append(&block(text, 5 << 20, end), Lsn(end), true, 0).unwrap());
+    }
+    drop(backlog);
+    std::fs::remove_file(folder.path().join("millstream_p_s").join("0000000000000014.wal")).unwrap();
+    let mut reader = Reader::new(open(), Lsn(10));
+    assert!(reader.fill().await.unwrap() > 0);
+    assert_eq!(reader.fill().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
 }

@@ -264,10 +264,9 @@ impl Assembler {
         self.announced.max(Lsn(read))
     }
 
-    /// The last commit LSN up to which all was read; `None` inside of a transaction.
-    pub(super) fn read_whole(&self) -> Option<Lsn> {
-        let last = Lsn(self.reached.0.saturating_sub(1)).max(self.announced);
-        self.transaction.is_none().then_some(last)
+    /// The last commit LSN up to which all was read, apart from the transaction that is.
+    pub(super) fn last_whole(&self) -> Lsn {
+        Lsn(self.reached.0.saturating_sub(1)).max(self.announced)
     }
 
     /// When something is to be handed on if nothing more comes.

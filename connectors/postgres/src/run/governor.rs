@@ -40,6 +40,8 @@ pub(crate) struct Governor {
     fillers: JoinSet<bool>,
     /// When it may be filled again after it could not be.
     not_before: Option<Instant>,
+    /// Whether the log is to be taken off the server, by the last look.
+    relief_is_due: bool,
 }
 
 impl Governor {
@@ -53,6 +55,7 @@ impl Governor {
             sql: None,
             fillers: JoinSet::new(),
             not_before: None,
+            relief_is_due: false,
         }
     }
 
@@ -77,6 +80,9 @@ impl Governor {
         if let Some(facts) = facts {
             self.take(&facts, Instant::now());
         }
+        if std::mem::take(&mut self.relief_is_due) && self.settings.care.backlog.is_some() {
+            self.relieve().await;
+        }
     }
 
     /// Takes what was seen at `now`.
@@ -99,15 +105,20 @@ impl Governor {
             ),
             Verdict::Met => tracing::info!(slot = %self.settings.slot, "the slot is within its budget again"),
         }
-        if self.history.is_over() {
-            self.relieve();
-        }
         let unconfirmed = bytes_between(confirmed, facts.log_end);
+        self.relief_is_due = self.settings.care.budget.is_some_and(|budget| {
+            // What an open transaction holds back stays, wherever the log is read to.
+            budget.bytes.is_some_and(|most| unconfirmed > most as f64)
+                || budget.time.is_some_and(|longest| age > longest)
+        });
+        if let Some(backlog) = self.backlog.as_ref().filter(|_| !self.relief_is_due) {
+            backlog.is_level_now();
+        }
         self.gauges.show(facts, unconfirmed, age, self.history.is_over());
     }
 
     /// Has the log taken off the server, where there may be a backlog and none is being filled.
-    fn relieve(&mut self) {
+    async fn relieve(&mut self) {
         while let Some(ended) = self.fillers.try_join_next() {
             // Whoever reads the slot leaves it for each attempt.
             if !ended.unwrap_or(false) {
@@ -119,7 +130,9 @@ impl Governor {
         }
         if self.backlog.is_none() {
             // Not before it is needed: another life of the pipeline may still be leaving it.
-            self.backlog = Backlog::of(&self.settings, &self.source).unwrap_or_else(|error| {
+            let (settings, source) = (self.settings.clone(), self.source.clone());
+            let opened = backlog::blocking(move || Backlog::of(&settings, &source)).await;
+            self.backlog = opened.unwrap_or_else(|error| {
                 tracing::warn!(error = %error.summary(), hint = error.hint_text(), "the log cannot be taken off the server");
                 None
             });

@@ -54,7 +54,7 @@ pub(crate) use self::start_command::refuse_old_server;
 use self::start_command::{read_two_phase, start_command};
 use self::stream::{Gauges, Stream, status_every};
 use self::tables::{TableStart, Tables};
-use crate::backlog::{Backlog, Reader};
+use crate::backlog::{Backlog, Reader, blocking};
 use crate::catalog::{self, CatalogTable};
 use crate::config::{SchemaChanges, Settings, Unchanged};
 use crate::decode::Lsn;
@@ -117,7 +117,9 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     let slot = catalog::read_slot(&mut sql, &settings.slot)
         .await
         .map_err(catalog_failed)?;
-    let relief = Relief::of(Backlog::of(settings, source)?, slot.as_ref(), &identity);
+    let (opened, name) = (settings.clone(), source.to_owned());
+    let backlog = blocking(move || Backlog::of(&opened, &name)).await?;
+    let relief = Relief::of(backlog, slot.as_ref(), &identity);
     let slot = slot.map(|slot| relief.extend(slot));
     let server = Server {
         database: &settings.connect.database,
@@ -131,6 +133,9 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     standby::refuse(sql.server_version(), server.log_end.is_none(), settings.care.failover)?;
     let plan = plan(&server, &tables, &context.resume)?;
     repair::announce(settings, source, &plan);
+    if plan.adopts {
+        relief.refuse_unread(plan.held)?;
+    }
     let backlog = relief.for_stream(plan.held.filter(|_| !plan.adopts)).await?;
     if plan.drop_slot {
         repair::drop_slot(settings, &mut sql).await?;

@@ -63,6 +63,16 @@ impl Replay {
         self.commit
     }
 
+    /// How many of its changes were taken.
+    pub(super) fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// Prepares for a new stream, in which that transaction need not come again.
+    pub(super) fn forget(&mut self) {
+        (self.taken, self.repeated, self.begins_again) = (0, None, false);
+    }
+
     /// Prepares for a new stream, which must begin with that transaction or an earlier one.
     pub(super) fn again(&mut self) {
         (self.repeated, self.begins_again) = (Some(self.taken), true);

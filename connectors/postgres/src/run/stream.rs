@@ -488,25 +488,26 @@ impl Stream<'_> {
 
     /// The place before the transaction that is read, or else the last that was read whole.
     pub(super) fn before_the_next(&self) -> Lsn {
-        match self.assembler.read_whole() {
-            None if !self.is_passing_over() => Lsn(self.replay.commit().0.saturating_sub(1)),
-            last => last.unwrap_or_default().max(self.in_progress.held()),
+        if self.assembler.transaction.is_none() || self.need_not_come_again() {
+            return self.assembler.last_whole().max(self.in_progress.held());
         }
+        Lsn(self.replay.commit().0.saturating_sub(1))
     }
 
-    /// Whether the transaction that is read is one that all of the target holds.
-    fn is_passing_over(&self) -> bool {
+    /// Whether the transaction that is read is one that all of the target holds, or nothing of it was
+    /// taken: one without changes of ours may not be sent at all.
+    fn need_not_come_again(&self) -> bool {
         let begun = self.assembler.transaction.as_ref();
-        begun.is_some_and(|begun| begun.commit <= self.in_progress.held())
+        begun.is_some_and(|begun| begun.commit <= self.in_progress.held() || self.replay.taken() == 0)
     }
 
     /// Prepares for another stream, which begins [before the next](Self::before_the_next) transaction or
     /// earlier.
     pub(super) fn begin_again(&mut self, two_phase: Option<Lsn>) {
         let before = self.before_the_next();
-        if self.is_passing_over() {
-            // It need not come again.
+        if self.need_not_come_again() {
             self.assembler.transaction = None;
+            self.replay.forget();
         } else if self.assembler.transaction.is_some() {
             self.replay.again();
         }

@@ -57,7 +57,7 @@ impl Stream<'_> {
         match &mut self.wire {
             Feed::Backlog(reader) => reader.held(held),
             Feed::Server(_) if backlog.phase() == Phase::Closed && end.is_some_and(|end| end <= held) => {
-                backlog.clear()?;
+                backlog.clear(Some(held))?;
             }
             Feed::Server(_) => {}
         }
