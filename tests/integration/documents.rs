@@ -93,7 +93,15 @@ fn metrics_in(folder: &std::path::Path, found: &mut std::collections::BTreeSet<S
                 "_xids",
                 "_transactions",
             ];
-            let states = ["_up", "_over_budget", "_status", "_invalidated", "_failover", "_synced"];
+            let states = [
+                "_up",
+                "_over_budget",
+                "_status",
+                "_invalidated",
+                "_failover",
+                "_synced",
+                "_filling",
+            ];
             found.extend(
                 quoted
                     .filter(|word| units.iter().chain(&states).any(|end| word.ends_with(end)))
