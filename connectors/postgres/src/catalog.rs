@@ -19,7 +19,7 @@ use crate::selection::{ROOT, with_published};
 use crate::wire::{Connection, Row, WireError};
 
 pub(crate) use self::partitions::{Partition, read_partitions};
-pub(crate) use self::relation_look::{LiveRelation, RelationLook, look_at_relation};
+pub(crate) use self::relation_look::{LiveRelation, RelationLook, look_at_relation, name_of_relation};
 pub(crate) use self::slot_facts::{Age, SlotFacts, SlotState, bytes_between, read_slot_facts};
 
 /// A table that the catalog knows.

@@ -190,10 +190,7 @@ impl Facts {
                 None => findings.push(
                     Finding::new(Severity::Error, id.within_source(), "there is no such table")
                         .code("PG0017")
-                        .hint(
-                            "names are case-sensitive here, as in double quotes; the form is `schema.table`; if it was \
-                             renamed, say under `renamed` what it is called now",
-                        ),
+                        .hint(selection::missing_hint(settings.selection.renamed(id))),
                 ),
             }
         }
@@ -381,8 +378,12 @@ impl Facts {
             findings.push(found(Severity::Error, "PG0017", message));
             return;
         }
-        if settings.selection.is_renamed(&table.id) && table.present == table.id {
-            let now = settings.selection.present(&table.id).within_source();
+        if let Some(now) = settings
+            .selection
+            .renamed(&table.id)
+            .filter(|_| table.present == table.id)
+        {
+            let now = now.within_source();
             let message = format!("nothing is called `{now}` yet: it is read under the name that it had");
             findings.push(Finding::new(Severity::Info, subject.clone(), message));
         }

@@ -87,20 +87,27 @@ impl Selection {
         let matches = |id: &TableId| self.matches(id.namespace.as_deref().unwrap_or("public"), &id.name);
         let refused = |message, name: &str, hint: String| Err((message, name.to_owned(), Some(hint)));
         if !self.named.contains(&before) {
-            let hint = format!("name `{table}` in `tables`, also where a pattern of it matches");
+            let hint = format!(
+                "name `{table}` in `tables`, also where a pattern of it matches; of a table that had several names \
+                 say the last one, beside the name in `tables`"
+            );
             return refused("`renamed` has a table that `tables` does not name", table, hint);
         }
         if before == after {
             let hint = "leave it out: a name without a schema is one of `public`".to_owned();
             return refused("the present name of a renamed table is the one before", now, hint);
         }
-        if self.named.contains(&after) || self.renamed.values().any(|known| *known == after) {
-            let hint = "tables that swapped their names are other tables: see `recopy`".to_owned();
-            return refused(
-                "the present name of a renamed table is that of another table",
-                now,
-                hint,
+        let is_anothers = "the present name of a renamed table is that of another table";
+        if self.named.contains(&after) {
+            let hint = format!(
+                "`{now}` in `tables` is that table's own name, whatever it is called now: tables that swapped their \
+                 names or passed them on are other tables, see `recopy`"
             );
+            return refused(is_anothers, now, hint);
+        }
+        if self.renamed.values().any(|known| *known == after) {
+            let hint = "two tables have not the same name: say for each what it is called now".to_owned();
+            return refused(is_anothers, now, hint);
         }
         if matches(&after) {
             let hint = format!("add it to `exclude`: `exclude: [{}]`", after.within_source());
@@ -122,14 +129,14 @@ impl Selection {
         self.renamed.get(table).unwrap_or(table)
     }
 
-    /// Whether the table has another name under `renamed`.
-    pub(crate) fn is_renamed(&self, table: &TableId) -> bool {
-        self.renamed.contains_key(table)
+    /// Its other name, where it has one under `renamed`.
+    pub(crate) fn renamed(&self, table: &TableId) -> Option<&TableId> {
+        self.renamed.get(table)
     }
 
     /// Takes the relation that a table is: of two that have its names it is the one that counts.
     pub(crate) fn know(&self, table: &TableId, relation: u32) {
-        if self.is_renamed(table) {
+        if self.renamed.contains_key(table) {
             let mut relations = self.relations.write().unwrap_or_else(PoisonError::into_inner);
             relations.insert(table.clone(), relation);
         }
@@ -233,6 +240,20 @@ pub(crate) async fn resolve(sql: &mut Connection, settings: &Settings) -> Result
 pub(crate) const NO_MATCH: &str = "no table of the publication matches";
 pub(crate) const NO_MATCH_HINT: &str =
     "a pattern looks among the tables that the publication has; names are case-sensitive";
+
+/// What to do about a table that is not there, nor under its other name, where it is `renamed`.
+pub(crate) fn missing_hint(renamed: Option<&TableId>) -> String {
+    match renamed.map(TableId::within_source) {
+        None => "names are case-sensitive here, as in double quotes; the form is `schema.table`; if it was renamed, \
+                 say under `renamed` what it is called now"
+            .to_owned(),
+        Some(now) => format!(
+            "nothing is called `{now}`, as `renamed` says: say there what it is called now, of several names the \
+             last, and with its schema unless that is `public`; or leave it out there, if what has its name in \
+             `tables` is to be read and copied in its place"
+        ),
+    }
+}
 
 async fn names(sql: &mut Connection, query: &str) -> Result<Vec<(String, String)>, WireError> {
     let text = |value: Option<&str>| value.unwrap_or_default().to_owned();

@@ -104,3 +104,13 @@ pub(crate) async fn look_at_relation(
     sql.query("COMMIT").await?;
     Ok(RelationLook { as_of, relation })
 }
+
+/// What the relation `oid` is called now, as `schema.name`; `None` if there is no such relation any more.
+pub(crate) async fn name_of_relation(sql: &mut Connection, oid: u32) -> Result<Option<String>, WireError> {
+    let query = format!(
+        "SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid}"
+    );
+    let rows = sql.query(&query).await?;
+    Ok(rows.first().and_then(|row| row.get(0)).map(str::to_owned))
+}

@@ -26,6 +26,7 @@ mod stream;
 mod switch;
 mod tables;
 mod versions;
+mod whereabouts;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -54,6 +55,7 @@ pub(crate) use self::start_command::refuse_old_server;
 use self::start_command::{read_two_phase, start_command};
 use self::stream::{Gauges, Stream, status_every};
 use self::tables::{TableStart, Tables};
+use self::whereabouts::missing;
 use crate::backlog::{Backlog, Reader, blocking};
 use crate::catalog::{self, CatalogTable};
 use crate::config::{SchemaChanges, Settings, Unchanged};
@@ -150,7 +152,12 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         None
     };
     let copied_as_of = match &snapshot {
-        Some(snapshot) => Some(snapshot.held()),
+        Some(snapshot) => {
+            // Another one may have taken its place since the plan was made.
+            let copied = snapshot.tables.iter();
+            copied.for_each(|table| settings.selection.know(&table.id, table.oid));
+            Some(snapshot.held())
+        }
         None if plan.create_slot && !plan.anew.is_empty() => Some(snapshot::make_slot(settings).await?),
         None => None,
     };
@@ -309,20 +316,11 @@ pub(crate) async fn read_tables(
     let mut tables = catalog::read_settled_tables(sql, settings, wanted)
         .await
         .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
-    let refused = |message: &str, code, table: &TableId| {
-        Error::new(ErrorKind::Config, message)
-            .code(code)
-            .with("table", table)
-            .with("publication", settings.publications.join(", "))
-            .hint(
-                "`millstream check` names the statement that mends it; if it was renamed, say under `renamed` what it \
-                 is called now",
-            )
-    };
+    let selection = &settings.selection;
     for id in wanted {
         match tables.iter().find(|table| table.id == *id) {
             // It is not selected any more when the pipeline is planned anew.
-            None if !settings.selection.named.contains(id) => {
+            None if !selection.named.contains(id) => {
                 return Err(
                     Error::new(ErrorKind::Unavailable, "a table is gone since it was selected")
                         .code("PG0017")
@@ -330,10 +328,8 @@ pub(crate) async fn read_tables(
                         .hint("it is left out when the pipeline is planned anew"),
                 );
             }
-            None => return Err(refused("there is no such table", "PG0017", id)),
-            Some(table) if !table.published => {
-                return Err(refused("the publication does not cover the table", "PG0015", id));
-            }
+            None => return Err(missing(id, selection.renamed(id))),
+            Some(table) if !table.published => return Err(not_published(settings, table)),
             Some(_) => {}
         }
     }
@@ -343,6 +339,18 @@ pub(crate) async fn read_tables(
         columns.for_each(|column| column.attnum = None);
     }
     Ok(tables)
+}
+
+fn not_published(settings: &Settings, table: &CatalogTable) -> Error {
+    let error = Error::new(ErrorKind::Config, "the publication does not cover the table")
+        .code("PG0015")
+        .with("table", &table.id)
+        .with("publication", settings.publications.join(", "))
+        .hint("`millstream check` names the statement that mends it");
+    if table.present == table.id {
+        return error;
+    }
+    error.with("now", &table.present)
 }
 
 /// The tables' present columns, and the types they have.

@@ -23,7 +23,6 @@ use super::start_command::Mode;
 use super::switch::told;
 use super::tables::{Need, OwedCopy};
 use crate::backlog::{Backlog, Entry, Phase};
-use crate::catalog;
 use crate::clock;
 use crate::config::Settings;
 use crate::decode::Lsn;
@@ -32,7 +31,7 @@ use crate::identity::Identity;
 use crate::owed::Why;
 use crate::plan::{self, lsn_of};
 use crate::recopy::Recopy;
-use crate::wire::{Connection, Session, WireError};
+use crate::wire::WireError;
 
 /// A read that returned less than this was eager: the walsender sends a message per row, and
 /// waking for each makes the reader the bottleneck (ADR 2).
@@ -215,7 +214,7 @@ impl Stream<'_> {
                 notice = membership.changed() => match notice {
                     Notice::TablesChanged => self.assembler.outbox.push(SourceEvent::TablesChanged),
                     Notice::Left(error) => return Err(error),
-                    Notice::Relations(found) => self.compare_relations(&found)?,
+                    Notice::Relations(found) => self.compare_relations(&found).await?,
                 },
                 () = told(&mut self.news), if self.wire.is_server() => {}
                 sent = self.assembler.outbox.drive(), if sending => sent?,
@@ -273,17 +272,21 @@ impl Stream<'_> {
 
     /// Looks for tables that were replaced and of which the stream did not tell, since nothing of
     /// them has changed.
-    fn compare_relations(&mut self, found: &[(TableId, u32)]) -> Result<()> {
+    async fn compare_relations(&mut self, found: &[(TableId, u32)]) -> Result<()> {
         if self.settings.recopy == Recopy::Never {
             return Ok(());
         }
         let relations = self.assembler.tables.relations();
         let replaced = |(table, oid): &(&TableId, u32)| found.iter().any(|(id, now)| id == *table && now != oid);
-        let replaced = relations.into_iter().find(replaced).map(|(table, _)| table.clone());
-        if let Some(table) = replaced {
-            self.begin_anew(&table, Why::Replaced, None)?;
+        let replaced = relations.into_iter().find(replaced);
+        let Some((table, oid)) = replaced.map(|(table, oid)| (table.clone(), oid)) else {
+            return Ok(());
+        };
+        // What was found may be older than the snapshot that the stream began with.
+        match self.present_relation(&table).await? {
+            Some(now) if now != oid => self.begin_anew(&table, Why::Replaced, None),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Meets the need of a copy.
@@ -303,18 +306,6 @@ impl Stream<'_> {
         self.assembler.owe(&table, why, None);
         self.copies.anew(&table, why);
         Ok(())
-    }
-
-    /// The published relation that has the table's name now, if there is one.
-    async fn present_relation(&mut self, table: &TableId) -> Result<Option<u32>> {
-        let (settings, wanted) = (self.settings, [table.clone()]);
-        let looking = async {
-            let mut sql = Connection::open(&settings.connect, Session::Sql).await?;
-            let found = catalog::read_settled_tables(&mut sql, settings, &wanted).await?;
-            sql.close().await;
-            Ok(found.iter().find(|table| table.published).map(|table| table.oid))
-        };
-        self.look_up(looking).await
     }
 
     /// Decodes what was read, until it is used up or something waits for the engine. Returns
@@ -404,8 +395,8 @@ impl Stream<'_> {
                     self.assembler.tables.looked_at(oid, look);
                 }
                 Need::Whereabouts(doubt) => {
-                    let now = self.present_relation(&doubt.table).await?;
-                    self.assembler.tables.found(doubt, now);
+                    let found = self.whereabouts(&doubt).await?;
+                    self.assembler.tables.found(doubt, found);
                 }
                 Need::Copy(owed) => self.copy_anew(owed).await?,
             }
@@ -421,7 +412,7 @@ impl Stream<'_> {
     }
 
     /// Looks up what the stream did not tell, and answers the server meanwhile.
-    async fn look_up<T>(&mut self, lookup: impl Future<Output = Result<T, WireError>>) -> Result<T> {
+    pub(super) async fn look_up<T>(&mut self, lookup: impl Future<Output = Result<T, WireError>>) -> Result<T> {
         let mut lookup = Box::pin(timeout(LONGEST_LOOKUP, lookup));
         let found = loop {
             tokio::select! {

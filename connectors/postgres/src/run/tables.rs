@@ -1,6 +1,6 @@
 //! The tables of a stream: what the server calls them, and their decoders.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use millstream_core::{Error, PartitionId, Result, SourceEvent, TableId};
 
@@ -8,6 +8,7 @@ use super::outbox::Outbox;
 use super::owes::owes_copy;
 use super::reread::Incomplete;
 use super::versions::{Version, Versions};
+use super::whereabouts::{Doubt, Whereabouts};
 use crate::catalog::RelationLook;
 use crate::config::SchemaChanges;
 use crate::ddl;
@@ -32,14 +33,6 @@ pub(super) enum Need {
     Whereabouts(Doubt),
     /// A copy of a table that the target holds and whose rows the stream does not tell.
     Copy(OwedCopy),
-}
-
-/// A relation that came under a name that is none of its table's, or under one of another relation's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Doubt {
-    pub(super) table: TableId,
-    relation: u32,
-    name: TableId,
 }
 
 /// A table that is to be copied anew.
@@ -97,10 +90,11 @@ struct StreamedTable {
     present: TableId,
     renamed: TableId,
     oid: u32,
-    /// Relations that were looked for once, where the table has another name under `renamed`; and
-    /// those of them that are not the table, whatever they are called.
-    judged: HashSet<u32>,
-    strangers: HashSet<u32>,
+    /// Where it was last looked for, since this relation came: it holds for the message that is given
+    /// again, and no longer.
+    found: Option<(u32, Whereabouts)>,
+    /// Relations that have, or had, a name of the table's and are not in its place, with that name.
+    strangers: HashMap<u32, TableId>,
     held: Lsn,
     /// The last commit at which its relation was seen under another name, or another one under its
     /// name, while its snapshot was still to be taken.
@@ -118,16 +112,25 @@ struct StreamedTable {
 impl StreamedTable {
     /// Whether the relation is this table, or has taken its name. Its own relation may come with the
     /// name that it has in the pipeline, with that which it is called now, and with that which it was
-    /// said to get.
+    /// said to get; another one counts that has either of the last two.
     fn is_called_by(&self, relation: &Relation<'_>) -> bool {
         let is_named = |id: &TableId| is_name_of(id, relation);
-        let is_ours = self.oid == relation.oid && (is_named(&self.shape.id) || is_named(&self.renamed));
-        is_ours || is_named(&self.present) && !self.strangers.contains(&relation.oid)
+        let is_stranger = self.strangers.get(&relation.oid).is_some_and(is_named);
+        let is_ours = self.oid == relation.oid && is_named(&self.shape.id);
+        is_ours || (is_named(&self.present) || is_named(&self.renamed)) && !is_stranger
     }
 
     /// Whether a relation that seems to be in its place, or it in another, is to be looked for first.
     fn doubts(&self, relation: u32) -> bool {
-        self.renamed != self.shape.id && !self.left && !self.judged.contains(&relation)
+        let is_answered = self.found.as_ref().is_some_and(|(found, _)| *found == relation);
+        self.renamed != self.shape.id && !self.left && !is_answered
+    }
+
+    /// Why it cannot be read on, if the look for it that this relation gave rise to found nothing in its
+    /// place.
+    fn absence(&mut self, relation: u32) -> Option<Error> {
+        let (_, found) = self.found.take_if(|(found, _)| *found == relation)?;
+        found.absence(&self.shape.id, &self.renamed)
     }
 
     /// Takes the name that the table has, where that is one of its own.
@@ -165,8 +168,8 @@ impl Tables {
             present: start.present,
             renamed: start.renamed,
             oid: start.oid,
-            judged: HashSet::new(),
-            strangers: HashSet::new(),
+            found: None,
+            strangers: HashMap::new(),
             held: start.held,
             displaced: Lsn(0),
             left: false,
@@ -210,7 +213,9 @@ impl Tables {
     /// `error`, where that is no reason to copy it anew.
     fn copy_or(&self, index: usize, renamed: Option<String>, error: Error) -> Result<Need> {
         let (why, least) = match error.error_code() {
-            Some("PG0032" | "PG0034") => (Why::Replaced, Recopy::Replaced),
+            Some("PG0034") => (Why::Replaced, Recopy::Replaced),
+            // Something may have its place.
+            Some("PG0032") if renamed.is_some() => (Why::Replaced, Recopy::Replaced),
             Some("PG0033") => (Why::KeyChanged, Recopy::Changed),
             _ => return Err(error),
         };
@@ -281,33 +286,36 @@ impl Tables {
         if let Some(index) = doubtful.find(|index| self.tables[*index].doubts(relation.oid)) {
             return Ok(Some(Need::Whereabouts(Doubt {
                 table: self.tables[index].shape.id.clone(),
+                oid: self.tables[index].oid,
                 relation: relation.oid,
                 name: TableId::new(self.partition.source(), Some(relation.namespace), relation.name),
             })));
         }
         if let Some(before) = before {
             let table = &mut self.tables[before];
+            let absence = table.absence(relation.oid);
             if commit > table.held {
                 let now = format!("{}.{}", relation.namespace, relation.name);
-                let error = plan::renamed(&table.shape.id, &now);
-                return self.copy_or(before, Some(now), error).map(Some);
-            }
-            table.displaced = table.displaced.max(commit);
-        }
-        if let Some(index) = other {
-            let table = &mut self.tables[index];
-            if commit > table.held {
-                let error = plan::replaced(&table.shape.id);
-                return self.copy_or(index, None, error).map(Some);
+                let (now, error) = match absence {
+                    Some(error) => (None, error),
+                    None => (Some(now.clone()), plan::renamed(&table.shape.id, &now)),
+                };
+                return self.copy_or(before, now, error).map(Some);
             }
             table.displaced = table.displaced.max(commit);
         }
         self.past.remove(&relation.oid);
-        let Some(index) = found.filter(|_| other.is_none()) else {
-            if let Some(index) = other {
-                let error = plan::replaced(&self.tables[index].shape.id);
-                self.past.insert(relation.oid, (index, error));
+        if let Some(index) = other {
+            let table = &mut self.tables[index];
+            let absence = table.absence(relation.oid);
+            let error = absence.unwrap_or_else(|| plan::replaced(&table.shape.id));
+            if commit > table.held {
+                return self.copy_or(index, None, error).map(Some);
             }
+            table.displaced = table.displaced.max(commit);
+            self.past.insert(relation.oid, (index, error));
+        }
+        let Some(index) = found.filter(|_| other.is_none()) else {
             self.by_oid.insert(relation.oid, None);
             self.last = (0, None);
             return Ok(None);
@@ -405,21 +413,19 @@ impl Tables {
         }
     }
 
-    /// Takes a look for a table that was [needed](Need::Whereabouts): the relation that has one of its
-    /// names now, if there is one. Where that is the table, it is under any name that it had before,
-    /// and what else has had one of its names is not.
-    pub(super) fn found(&mut self, doubt: Doubt, now: Option<u32>) {
+    /// Takes a look for a table that was [needed](Need::Whereabouts). Where the table has one of its
+    /// names, it is the table under any name that it had before, and what else had one of its names is
+    /// none of ours under that name.
+    pub(super) fn found(&mut self, doubt: Doubt, found: Whereabouts) {
         let Some(table) = self.tables.iter_mut().find(|table| table.shape.id == doubt.table) else {
             return;
         };
-        table.judged.insert(doubt.relation);
-        if now != Some(table.oid) {
-            return;
-        }
-        if doubt.relation == table.oid {
+        if found != Whereabouts::Here {
+            table.found = Some((doubt.relation, found));
+        } else if doubt.relation == table.oid {
             table.present = doubt.name;
         } else {
-            table.strangers.insert(doubt.relation);
+            table.strangers.insert(doubt.relation, doubt.name);
         }
     }
 

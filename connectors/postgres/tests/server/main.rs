@@ -24,6 +24,7 @@ mod preflight;
 mod publications;
 mod refusals;
 mod renamed;
+mod renamed_others;
 mod replaced;
 mod replaced_random;
 mod replies;

@@ -235,3 +235,44 @@ async fn a_server_that_is_too_old_is_refused() {
     assert!(findings[0].message.contains("13.9"), "{findings:?}");
     server.join().unwrap();
 }
+
+/// Statements name a table as the database does, and not as the pipeline.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_mends_a_renamed_table_has_its_present_name() {
+    let cluster = TestCluster::new().unwrap();
+    cluster
+        .psql(
+            "CREATE ROLE reader LOGIN REPLICATION PASSWORD 'r'; CREATE SCHEMA sales; \
+             CREATE TABLE sales.orders_v2 (id int PRIMARY KEY, note text); CREATE TABLE lines (id int PRIMARY KEY)",
+        )
+        .unwrap();
+    let mut config = config(&cluster, &["orders", "lines", "nowhere"]);
+    config["url"] = cluster.url_as("reader", "r", "postgres").into();
+    config["renamed"] = serde_json::json!({"orders": "sales.orders_v2", "lines": "sales.lines_v2"});
+    let findings = look(&config).await;
+    let create =
+        "CREATE PUBLICATION \"p\" FOR TABLE \"sales\".\"orders_v2\", \"public\".\"lines\", \"public\".\"nowhere\";";
+    let said = |sql: &str| findings.iter().any(|finding| finding.sql.as_deref() == Some(sql));
+    assert!(said(create), "{findings:?}");
+    assert!(said("GRANT USAGE ON SCHEMA \"sales\" TO \"reader\";"), "{findings:?}");
+    let missing = findings.iter().find(|finding| finding.code == Some("PG0017")).unwrap();
+    assert!(missing.hint.as_deref().unwrap().contains("`renamed`"));
+
+    if !cluster.has("column lists", 15).unwrap() {
+        return;
+    }
+    config["tables"] = serde_json::json!(["orders", "lines"]);
+    cluster
+        .psql("CREATE PUBLICATION p FOR TABLE sales.orders_v2 (note), lines")
+        .unwrap();
+    let findings = look(&config).await;
+    assert_eq!(codes(&findings), ["PG0013", "PG0013", "PG0013", "PG0063"]);
+    for sql in findings.iter().filter_map(|finding| finding.sql.as_ref()) {
+        cluster.psql(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    // What the list has now and had not before is granted by the next look.
+    let left = look(&config).await;
+    assert_eq!(codes(&left), ["PG0013"]);
+    cluster.psql(left[0].sql.as_ref().unwrap()).unwrap();
+    assert!(codes(&look(&config).await).is_empty());
+}

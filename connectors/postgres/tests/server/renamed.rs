@@ -7,7 +7,7 @@ use crate::target::{Running, Target, config, present, source, table};
 
 const COLUMNS: [&str; 3] = ["id", "n", "body"];
 
-fn cluster() -> TestCluster {
+pub fn cluster() -> TestCluster {
     let cluster = TestCluster::new().unwrap();
     cluster
         .psql(
@@ -19,7 +19,7 @@ fn cluster() -> TestCluster {
     cluster
 }
 
-fn settings(cluster: &TestCluster, renamed: Option<&str>) -> Value {
+pub fn settings(cluster: &TestCluster, renamed: Option<&str>) -> Value {
     let mut config = config(cluster, &["orders"]);
     config["unchanged"] = "reread".into();
     if let Some(now) = renamed {
@@ -28,13 +28,13 @@ fn settings(cluster: &TestCluster, renamed: Option<&str>) -> Value {
     config
 }
 
-fn operations(target: &Target, op: &str) -> usize {
+pub fn operations(target: &Target, op: &str) -> usize {
     let rows = &target.tables[&table("orders")].rows;
     rows.iter().filter(|row| row.op == op).count()
 }
 
 /// The table under its present name, as the target's `orders` should be.
-fn assert_equal(target: &Target, cluster: &TestCluster, now: &str) {
+pub fn assert_equal(target: &Target, cluster: &TestCluster, now: &str) {
     // Of the query's name only the table's is used.
     cluster
         .psql(&format!("CREATE OR REPLACE VIEW seen AS SELECT id, n, body FROM {now}"))
@@ -200,7 +200,9 @@ async fn a_backlog_may_have_names_in_between_and_another_relation_under_the_pres
             .psql(
                 "INSERT INTO orders_v2 VALUES (1, 77, 'another''s'); UPDATE orders SET n = n + 1; \
                  ALTER TABLE orders RENAME TO orders_in_between; UPDATE orders_in_between SET n = n + 1 WHERE id = 2; \
-                 DROP TABLE orders_v2; ALTER TABLE orders_in_between RENAME TO orders_v2; UPDATE orders_v2 SET n = n + 1; \
+                 ALTER TABLE orders_in_between SET SCHEMA sales; UPDATE sales.orders_in_between SET n = n + 1 WHERE id = 3; \
+                 DROP TABLE orders_v2; ALTER TABLE sales.orders_in_between SET SCHEMA public; \
+                 ALTER TABLE orders_in_between RENAME TO orders_v2; UPDATE orders_v2 SET n = n + 1; \
                  CREATE TABLE orders (id int PRIMARY KEY, other text); INSERT INTO orders VALUES (2, 'none of ours')",
             )
             .unwrap();
