@@ -489,12 +489,15 @@ mod tests {
         let refused = |pairs| rename(pairs).unwrap_err();
         assert!(refused(&[("other", "a")]).contains("does not name"));
         assert!(refused(&[("log_1", "a")]).contains("does not name"));
+        let in_between = refused(&[("orders", "orders_v2"), ("orders_v2", "orders_v3")]);
+        assert!(in_between.contains("of a table that had several names say the last one"));
         assert!(refused(&[("orders", "sales.")]).contains("schema.table"));
         assert!(refused(&[("orders", "a*")]).contains("schema.table"));
-        assert!(refused(&[("orders", "sales.lines")]).contains("another table"));
+        assert!(refused(&[("orders", "sales.lines")]).contains("see `recopy`"));
+        assert!(refused(&[("orders", "sales.lines"), ("sales.lines", "b")]).contains("passed them on"));
         assert!(refused(&[("orders", "log_2")]).contains("exclude: [public.log_2]"));
         assert!(refused(&[("orders", "public.orders")]).contains("the one before"));
-        assert!(refused(&[("orders", "a"), ("sales.lines", "a")]).contains("another table"));
+        assert!(refused(&[("orders", "a"), ("sales.lines", "a")]).contains("say for each"));
         assert!(refused(&[("orders", "a"), ("public.orders", "b")]).contains("twice"));
     }
 }

@@ -114,6 +114,10 @@ async fn a_pattern_s_table_that_left_the_publication_is_missed() {
     cluster.psql("ALTER PUBLICATION p DROP TABLE b").unwrap();
     let failure = Running::start(source(&config), held).failure().await;
     assert_eq!(failure.error_code(), Some("PG0015"), "{}", failure.summary());
+    assert_eq!(
+        failure.hint_text(),
+        Some("`millstream check` names the statement that mends it")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
