@@ -74,6 +74,7 @@ fn progress(table: &str, copy: &CopyProgress) -> String {
     let what = match copy.kind {
         CopyKind::First => "copying",
         CopyKind::Backfill => "copying again",
+        CopyKind::Attached => "copying partitions attached to",
         CopyKind::Replaced => "copying the new table",
         CopyKind::Changed => "copying for its changed columns",
         CopyKind::LostSlot => "copying after the loss of the slot",

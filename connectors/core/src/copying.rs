@@ -34,6 +34,8 @@ pub enum CopyKind {
     First,
     /// Somebody asked for it.
     Backfill,
+    /// Parts came to it with rows of their own, which alone are copied.
+    Attached,
     /// Another table has its name now.
     Replaced,
     /// Its columns changed, and the source does not tell what that made of older rows.

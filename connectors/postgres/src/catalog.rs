@@ -1,5 +1,6 @@
 //! What the server's catalog says about tables, types and slots.
 
+mod files;
 mod partitions;
 mod relation_look;
 mod slot_facts;
@@ -18,7 +19,8 @@ use crate::decode::{Catalog, CatalogType, Lsn};
 use crate::selection::{ROOT, with_published};
 use crate::wire::{Connection, Row, WireError};
 
-pub(crate) use self::partitions::{Partition, read_partitions};
+pub(crate) use self::files::{TableFile, read_files};
+pub(crate) use self::partitions::{Partition, came_with_rows, read_partitions};
 pub(crate) use self::relation_look::{LiveRelation, RelationLook, look_at_relation, name_of_relation};
 pub(crate) use self::slot_facts::{Age, SlotFacts, SlotState, bytes_between, read_slot_facts};
 
@@ -51,6 +53,11 @@ impl CatalogTable {
     /// The OIDs of its columns' types.
     pub(crate) fn types(&self) -> impl Iterator<Item = u32> + Send {
         self.columns.iter().map(|column| column.type_oid)
+    }
+
+    /// Whether its rows are told apart by a key.
+    pub(crate) fn has_key(&self) -> bool {
+        self.columns.iter().any(|column| column.key)
     }
 }
 
@@ -342,57 +349,6 @@ pub(crate) async fn read_column_versions(
     );
     let rows = sql.query(&query).await?;
     rows.iter().map(|row| Ok((row.parse(0)?, row.parse(1)?))).collect()
-}
-
-/// A file that holds rows of a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TableFile {
-    /// `pg_relation_filenode`
-    pub(crate) node: u32,
-    /// `"schema"."table"`, quoted for SQL, with `ONLY` where it is one relation alone.
-    pub(crate) relation: String,
-    pub(crate) blocks: u32,
-    /// Whether its rows can be read by their address (`ctid`).
-    pub(crate) addressable: bool,
-}
-
-/// The files that hold the rows of `table`, and the bytes of a block. A partitioned table with a
-/// partition that our role may not read by itself is one file, without addresses.
-pub(crate) async fn read_files(sql: &mut Connection, table: &CatalogTable) -> Result<(Vec<TableFile>, u64), WireError> {
-    let query = format!(
-        "WITH leaf AS (SELECT {oid}::oid AS oid WHERE '{kind}' <> 'p' UNION ALL \
-         SELECT relid FROM pg_catalog.pg_partition_tree({oid}::oid::regclass) WHERE isleaf AND '{kind}' = 'p') \
-         SELECT pg_catalog.pg_relation_filenode(c.oid), pg_catalog.format('%I.%I', n.nspname, c.relname), \
-         pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::int8, am.amname = 'heap', \
-         pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'), \
-         current_setting('block_size') \
-         FROM leaf JOIN pg_catalog.pg_class c ON c.oid = leaf.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam WHERE c.relkind = 'r' ORDER BY c.oid",
-        oid = table.oid,
-        kind = if table.kind == "p" { "p" } else { "r" },
-    );
-    let (mut files, mut readable, mut block_bytes) = (Vec::new(), true, 8192);
-    for row in sql.query(&query).await? {
-        let blocks: u64 = row.parse(2)?;
-        readable &= row.is_true(4);
-        block_bytes = row.parse(5)?;
-        files.push(TableFile {
-            node: row.parse(0)?,
-            relation: format!("ONLY {}", row.get(1).unwrap_or_default()),
-            blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
-            addressable: row.is_true(3),
-        });
-    }
-    if !readable && table.kind == "p" {
-        let blocks = files.iter().fold(0u32, |sum, file| sum.saturating_add(file.blocks));
-        files = vec![TableFile {
-            node: 0,
-            relation: quoted(&table.present),
-            blocks,
-            addressable: false,
-        }];
-    }
-    Ok((files, block_bytes))
 }
 
 /// Whether an update may leave values of `table` out of the stream: large ones (TOAST) that it did

@@ -42,6 +42,8 @@
 //! | `millstream_postgres_confirmed_lsn` | gauge | `source` | what the server was told is durable, bytes |
 //! | `millstream_postgres_…` | gauge | `source` | what the governor sees of the slot: `run/governor/gauges.rs` |
 
+mod arrivals;
+mod attached;
 mod attnums;
 mod backlog;
 mod catalog;

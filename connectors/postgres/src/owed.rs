@@ -21,6 +21,8 @@ use crate::plan::{lsn_of, relation_partition, wal_partition};
 pub(crate) enum Why {
     /// Somebody asked for it.
     Asked,
+    /// Partitions came to it with rows ([`attached`](crate::attached)), which alone are copied.
+    Attached,
     /// Its columns changed in a way that the stream does not tell of older rows.
     Changed,
     /// Its key changed.
@@ -34,12 +36,13 @@ pub(crate) enum Why {
 impl Why {
     /// Whether what the target has of the table is thrown away first.
     pub(crate) fn empties(self) -> bool {
-        !matches!(self, Self::Asked | Self::Changed)
+        !matches!(self, Self::Asked | Self::Attached | Self::Changed)
     }
 
     pub(crate) fn kind(self) -> CopyKind {
         match self {
             Self::Asked => CopyKind::Backfill,
+            Self::Attached => CopyKind::Attached,
             Self::Changed | Self::KeyChanged => CopyKind::Changed,
             Self::Replaced => CopyKind::Replaced,
             Self::LostSlot => CopyKind::LostSlot,
@@ -50,6 +53,7 @@ impl Why {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Asked => "asked",
+            Self::Attached => "attached",
             Self::Changed => "changed",
             Self::KeyChanged => "key",
             Self::Replaced => "replaced",
@@ -59,7 +63,13 @@ impl Why {
 
     /// What the target remembered. What a later version may write is taken for the strongest.
     pub(crate) fn parse(name: &str) -> Self {
-        let known = [Self::Asked, Self::Changed, Self::KeyChanged, Self::Replaced];
+        let known = [
+            Self::Asked,
+            Self::Attached,
+            Self::Changed,
+            Self::KeyChanged,
+            Self::Replaced,
+        ];
         known
             .into_iter()
             .find(|why| why.name() == name)

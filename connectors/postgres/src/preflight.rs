@@ -8,6 +8,7 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 use crate::catalog::{self, CatalogTable, Partition, Slot};
 use crate::config::{SchemaChanges, Settings, Unchanged};
 use crate::ddl;
+use crate::recopy::Recopy;
 use crate::refusals::{self, Coverage, Rules};
 use crate::standby;
 use crate::wire::{Connection, Session, WireError};
@@ -57,7 +58,14 @@ pub(crate) async fn preflight(settings: &Settings) -> Vec<Finding> {
 async fn unseen(sql: &mut Connection, settings: &Settings) -> Result<Vec<Finding>, WireError> {
     let found = |severity, message: &str| Finding::new(severity, "schema_changes", message);
     Ok(match settings.schema_changes {
-        SchemaChanges::Catalog => Vec::new(),
+        SchemaChanges::Catalog => vec![
+            found(
+                Severity::Info,
+                "`catalog`: which column is which is looked up when a change of columns is read: what was changed once \
+                 more by then may have to be told by names and places",
+            )
+            .hint("`trigger` has the database tell it in the log"),
+        ],
         SchemaChanges::Stream => vec![
             found(
                 Severity::Info,
@@ -134,7 +142,7 @@ async fn look(sql: &mut Connection, settings: &Settings) -> Result<Facts, WireEr
         standbys: server.get(10).map(str::to_owned),
         slot: catalog::read_slot(sql, &settings.slot).await?,
         rules: refusals::read(sql, &settings.publications, &tables).await?,
-        partitions: catalog::read_partitions(sql, &tables, &settings.slot).await?,
+        partitions: catalog::read_partitions(sql, &tables, &settings.slot).await?.partitions,
         wanted,
         tables,
     })
@@ -435,20 +443,17 @@ impl Facts {
             let partitions = self
                 .partitions
                 .iter()
-                .filter(|one| one.root == table.oid && one.was_a_table && one.is_recent);
+                .filter(|one| one.root == table.oid && one.is_leaf && one.was_a_table && one.is_recent)
+                .filter(|_| settings.recopy == Recopy::Never);
             findings.extend(partitions.map(|partition| {
                 let message = format!(
                     "partition {} was attached with the rows that it may have had",
                     partition.name
                 );
-                let only = if partition.is_leaf {
-                    let name = partition.name.replace('\'', "''");
-                    format!(" --where \"tableoid = '{name}'::regclass\"")
-                } else {
-                    String::new()
-                };
+                let name = partition.name.replace('\'', "''");
                 found(Severity::Warning, "PG0053", message).hint(format!(
-                    "if it had any and the table was copied before: millstream backfill PIPELINE {}{only}",
+                    "if it had any and the table was copied before: millstream backfill PIPELINE {} --where \
+                     \"tableoid = '{name}'::regclass\"",
                     table.id.within_source()
                 ))
             }));

@@ -51,8 +51,8 @@ pub(super) struct Assembler {
     /// Whether the server asked for a reply since the last idle advance.
     asked: bool,
     last_advance: Instant,
-    /// What every boundary raises: the server that is read from.
-    pub(super) raises: Vec<(PartitionId, Position)>,
+    /// What every boundary raises: as the server that is read from.
+    raises: Vec<(PartitionId, Position)>,
     /// What the target is owed, which every boundary tells too.
     owed: BTreeMap<TableId, (Lsn, Why)>,
     leaving: Leaving,
@@ -107,6 +107,14 @@ impl Assembler {
         let since = since.unwrap_or(self.reached).max(Lsn(1));
         let (known_since, known) = self.owed.entry(table.clone()).or_insert((since, why));
         (*known_since, *known) = (since.max(*known_since), why.max(*known));
+    }
+
+    /// Has every boundary from here on raise a partition to this.
+    pub(super) fn remember(&mut self, (partition, position): (PartitionId, Position)) {
+        match self.raises.iter_mut().find(|(raised, _)| *raised == partition) {
+            Some((_, known)) => *known = position,
+            None => self.raises.push((partition, position)),
+        }
     }
 
     /// Asks to be started anew as soon as the stream can be cut, with what is [owed](Self::owe) told.

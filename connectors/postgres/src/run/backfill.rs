@@ -2,7 +2,7 @@
 
 use millstream_core::{Error, ErrorKind, Result, TableId};
 
-use super::copy::{Copier, Purpose, Wanted, selects};
+use super::copy::{Copier, Purpose, Rows, Wanted, selects};
 use crate::catalog;
 use crate::config::Settings;
 use crate::fault;
@@ -53,7 +53,7 @@ type Request = (TableId, String);
 fn request(wanted: &Wanted) -> Option<Request> {
     match &wanted.purpose {
         Purpose::Backfill {
-            condition,
+            rows: Rows::Where(condition),
             why: Why::Asked,
             ..
         } => Some((wanted.table.clone(), condition.clone())),

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use millstream_core::{Backfill, CopyBoard, Error, ErrorKind, Result, ResumePoints, TableId};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::backfill;
 use super::copy::{Begun, Copier, Message, Pace, Purpose, Wanted};
 use super::snapshot::Snapshot;
+use crate::attached::Debt;
 use crate::config::Settings;
 use crate::decode::Lsn;
 use crate::owed::Why;
@@ -29,8 +30,9 @@ pub(super) struct Copies {
     failure: Option<Error>,
     /// The tables that are being copied.
     busy: Vec<TableId>,
-    /// Copies that were asked for run one at a time, whatever is asked.
-    turn: Arc<Semaphore>,
+    /// Copies other than first ones run one at a time, in the order in which they were started: the target
+    /// remembers the last that began. This ends with the last that was started.
+    last: oneshot::Receiver<()>,
     /// The rate that all copies share.
     pace: Arc<Pace>,
     /// How many backfills of each table began since the start.
@@ -60,7 +62,7 @@ impl Copies {
             copiers: JoinSet::new(),
             failure: None,
             busy: Vec::new(),
-            turn: Arc::new(Semaphore::new(1)),
+            last: oneshot::channel().1,
             pace: Arc::new(Pace::new(settings.copy.rate.map(|rate| rate.0))),
             asked: HashMap::new(),
             sender,
@@ -89,21 +91,45 @@ impl Copies {
     /// Copies all of `table` anew, by itself: after what is copied already, and beside a first copy
     /// that still runs, whose rows come before it in the order of the log.
     pub(super) fn anew(&mut self, table: &TableId, why: Why) {
-        metrics::counter!("millstream_postgres_tables_recopied_total", "source" => table.source.to_string(),
-            "table" => table.within_source(), "reason" => why.name())
-        .increment(1);
+        count(table, why);
         tracing::warn!(%table, reason = why.name(), "the table is copied anew");
         let purpose = self.numbered(Purpose::anew(table, why, &self.resume), table);
+        self.start_again(table, purpose, Begun::nothing(), None);
+    }
+
+    /// Copies `partitions` of `table`, which came to it with rows, after what is copied already: the last
+    /// that are owed by `debt`.
+    pub(super) fn attached(&mut self, table: &TableId, partitions: Vec<u32>, debt: &Debt) {
+        count(table, Why::Attached);
+        let purpose = Purpose::attached(table, partitions, debt, &self.resume);
+        let purpose = self.numbered(purpose, table);
+        self.start_again(table, purpose, Begun::nothing(), None);
+    }
+
+    /// Starts a copy of `table` that is not its first.
+    fn start_again(
+        &mut self,
+        table: &TableId,
+        purpose: Purpose,
+        begun: Begun,
+        answer: Option<oneshot::Sender<Result<()>>>,
+    ) {
         let wanted = Wanted {
             oid: self.tables[table],
             table: table.clone(),
             purpose,
-            begun: Begun::nothing(),
+            begun,
             emptied: false,
-            answer: None,
+            answer,
         };
         let copier = self.copier(vec![wanted], 1, None);
         self.start_in_turn(copier);
+    }
+
+    /// Whether `table` is copied, or waits for its turn.
+    pub(super) fn is_busy(&mut self, table: &TableId) -> bool {
+        self.reap();
+        self.busy.contains(table)
     }
 
     /// Counts a backfill among those that began since the start.
@@ -125,16 +151,7 @@ impl Copies {
             .filter(|table| anew.iter().all(|(anew, _)| anew != *table));
         let unfinished: Vec<_> = others.filter_map(unfinished).collect();
         for (table, (purpose, begun)) in unfinished {
-            let wanted = Wanted {
-                oid: self.tables[&table],
-                table,
-                purpose,
-                begun,
-                emptied: false,
-                answer: None,
-            };
-            let copier = self.copier(vec![wanted], 1, None);
-            self.start_in_turn(copier);
+            self.start_again(&table, purpose, begun, None);
         }
     }
 
@@ -162,16 +179,7 @@ impl Copies {
             }
             (Some(table), None) => {
                 let purpose = self.numbered(Purpose::asked(&table, condition, &self.resume), &table);
-                let wanted = Wanted {
-                    oid: self.tables[&table],
-                    table,
-                    purpose,
-                    begun: Begun::nothing(),
-                    emptied: false,
-                    answer: Some(answer),
-                };
-                let copier = self.copier(vec![wanted], 1, None);
-                return self.start_in_turn(copier);
+                return self.start_again(&table, purpose, Begun::nothing(), Some(answer));
             }
             (None, _) => backfill::refusal("the pipeline reads no such table").with("table", &name),
             (Some(_), Some(_)) => backfill::refusal("more than one table has this name").with("table", &name),
@@ -194,10 +202,14 @@ impl Copies {
     }
 
     fn start_in_turn(&mut self, copier: Copier) {
-        let turn = self.turn.clone();
+        let (ended, last) = oneshot::channel::<()>();
+        let before = std::mem::replace(&mut self.last, last);
         self.start(copier, |copier| async move {
-            let _mine = turn.acquire_owned().await;
-            backfill::run(copier).await
+            // Nothing is sent: it ends with its sender.
+            let _ = before.await;
+            let outcome = backfill::run(copier).await;
+            drop(ended);
+            outcome
         });
     }
 
@@ -268,6 +280,13 @@ impl Copies {
             moved
         });
     }
+}
+
+/// Counts a copy that begins by itself.
+fn count(table: &TableId, why: Why) {
+    metrics::counter!("millstream_postgres_tables_recopied_total", "source" => table.source.to_string(),
+        "table" => table.within_source(), "reason" => why.name())
+    .increment(1);
 }
 
 /// Whether `name` may stand for `table`: with its schema and its source or without. `public.` is left out

@@ -1,7 +1,7 @@
 //! Looks now and then whether the publications still send what is read, and nothing else that is
 //! selected: neither is told by the stream.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::partitions::Partitions;
+use crate::arrivals::Came;
 use crate::catalog;
 use crate::config::Settings;
 use crate::selection::published;
@@ -20,14 +21,29 @@ use crate::wire::{Connection, Session, WireError};
 /// How long the server may take to answer, a login included.
 const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 
+/// So many looks may fail one after the other, as while a server is started anew.
+const LOUD_FAILURES: u32 = 5;
+
 /// What changed.
 pub(super) enum Notice {
     /// Other tables are selected than when the run was planned.
     TablesChanged,
     /// A table that is read has left the publications.
     Left(Error),
-    /// The relations that have the names of the tables that are read: at first, and when they change.
-    Relations(Vec<(TableId, u32)>),
+    /// What a look showed that goes on.
+    Seen(Seen),
+}
+
+/// What a look showed of the tables that are read.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// The relations that have their names: at first, and when they change.
+    pub(super) relations: Option<Vec<(TableId, u32)>>,
+    /// The partitions that came to them with rows, and were not told of before.
+    pub(super) came: Vec<Came>,
+    /// Every transaction before this one had ended by the time of the look; zero where no table has
+    /// partitions.
+    pub(super) horizon: u64,
 }
 
 /// Watches until it is dropped, or until the run cannot go on as it is.
@@ -39,8 +55,14 @@ pub(super) struct Membership {
 
 impl Membership {
     /// Watches, for a run that reads `used`, and that was planned when `planned` were selected:
-    /// as of the first look if that is not known.
-    pub(super) fn watch(settings: &Arc<Settings>, planned: Option<Vec<TableId>>, used: Vec<TableId>) -> Self {
+    /// as of the first look if that is not known. Earlier looks `saw` all attachments of partitions to
+    /// these tables by transactions before these.
+    pub(super) fn watch(
+        settings: &Arc<Settings>,
+        planned: Option<Vec<TableId>>,
+        used: Vec<TableId>,
+        saw: BTreeMap<TableId, u64>,
+    ) -> Self {
         let (sender, notices) = mpsc::channel(1);
         let watcher = Watcher {
             settings: settings.clone(),
@@ -48,8 +70,9 @@ impl Membership {
             used,
             seen: None,
             relations: Vec::new(),
-            partitions: Partitions::default(),
+            partitions: Partitions::new(saw),
             sql: None,
+            failures: 0,
             notices: sender,
         };
         let mut tasks = JoinSet::new();
@@ -81,6 +104,8 @@ struct Watcher {
     relations: Vec<(TableId, u32)>,
     partitions: Partitions,
     sql: Option<Connection>,
+    /// Looks in a row that failed.
+    failures: u32,
     notices: mpsc::Sender<Notice>,
 }
 
@@ -89,18 +114,32 @@ impl Watcher {
         loop {
             match timeout(LONGEST_ANSWER, self.look()).await {
                 Ok(Ok(Some(notice))) => {
-                    let is_last = !matches!(notice, Notice::Relations(_));
+                    self.failures = 0;
+                    let is_last = !matches!(notice, Notice::Seen(_));
                     // A stream that has ended hears nothing.
                     if self.notices.send(notice).await.is_err() || is_last {
                         return;
                     }
                 }
-                Ok(Ok(None)) => {}
-                // The stream tells of a server that is away.
-                Ok(Err(error)) => tracing::debug!(%error, "the publications cannot be looked at"),
-                Err(_) => tracing::debug!("the publications cannot be looked at: no answer"),
+                Ok(Ok(None)) => self.failures = 0,
+                Ok(Err(error)) => self.failed(&error.to_string()),
+                Err(_) => self.failed("no answer"),
             }
             sleep(self.settings.care.look_every).await;
+        }
+    }
+
+    /// Tells of a look that failed: loudly once, since the stream tells of a server that is away.
+    fn failed(&mut self, reason: &str) {
+        self.failures += 1;
+        if self.failures == LOUD_FAILURES {
+            tracing::warn!(
+                reason,
+                looks = self.failures,
+                "the publications and partitions cannot be looked at"
+            );
+        } else {
+            tracing::debug!(reason, "the publications and partitions cannot be looked at");
         }
     }
 
@@ -114,8 +153,6 @@ impl Watcher {
         if let Some(table) = found.iter().find(|table| !table.published) {
             return Ok(Some(Notice::Left(left(&settings, &table.id))));
         }
-        let partitions = catalog::read_partitions(&mut sql, &found, &settings.slot).await?;
-        self.partitions.look(&found, partitions);
         if !settings.selection.patterns.is_empty() {
             let selected: BTreeSet<TableId> = published(&mut sql, &settings).await?.0.into_iter().collect();
             // What comes alone seldom stays so: a script makes many tables. The second look that sees
@@ -125,13 +162,22 @@ impl Watcher {
                 return Ok(Some(Notice::TablesChanged));
             }
         }
+        // Last: what it shows is not shown again.
+        let look = catalog::read_partitions(&mut sql, &found, &settings.slot).await?;
+        let horizon = look.horizon;
+        let came = self.partitions.look(&mut sql, &found, look.partitions).await?;
         self.sql = Some(sql);
         let relations: Vec<(TableId, u32)> = found.into_iter().map(|table| (table.id, table.oid)).collect();
-        if relations != self.relations {
+        let relations = (relations != self.relations).then(|| {
             self.relations.clone_from(&relations);
-            return Ok(Some(Notice::Relations(relations)));
-        }
-        Ok(None)
+            relations
+        });
+        let goes_on = relations.is_some() || horizon > 0;
+        Ok(goes_on.then_some(Notice::Seen(Seen {
+            relations,
+            came,
+            horizon,
+        })))
     }
 }
 

@@ -1,5 +1,6 @@
 //! A run: find out where to begin, then stream, and make the copies that are missing beside it.
 
+mod arrivals;
 mod assembler;
 mod backfill;
 mod copies;
@@ -28,11 +29,13 @@ mod tables;
 mod versions;
 mod whereabouts;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::{Boundary, Error, ErrorKind, PartitionId, Position, Result, SourceContext, SourceEvent, TableId};
+use millstream_core::{
+    Boundary, Error, ErrorKind, PartitionId, Position, Result, ResumePoints, SourceContext, SourceEvent, TableId,
+};
 use tokio::time::{Instant, sleep};
 
 use self::assembler::Assembler;
@@ -56,6 +59,8 @@ use self::start_command::{read_two_phase, start_command};
 use self::stream::{Gauges, Stream, status_every};
 use self::tables::{TableStart, Tables};
 use self::whereabouts::missing;
+use crate::arrivals::Arrivals;
+use crate::attached::Debt;
 use crate::backlog::{Backlog, Reader, blocking};
 use crate::catalog::{self, CatalogTable};
 use crate::config::{SchemaChanges, Settings, Unchanged};
@@ -67,6 +72,7 @@ use crate::plan::{
     Server, copy_partition, held_relation, plan, position_of, refuse_ahead, relation_partition, relation_position,
     wal_partition,
 };
+use crate::recopy::Recopy;
 use crate::shape::{Shape, TypeNames};
 use crate::standby;
 use crate::wire::{Connection, ReplicationStream, Session, WireError};
@@ -92,11 +98,10 @@ pub(crate) async fn run(
             settings.selection.know(table, oid);
         }
     }
-    let membership = Membership::watch(&settings, planned, used);
-    let stream = tokio::select! {
+    let (stream, membership) = tokio::select! {
         biased;
         () = cancel.cancelled() => return Ok(()),
-        started = start(&settings, source, context) => started?,
+        started = start(&settings, source, planned, context) => started?,
     };
     let ended = stream.run(membership).await;
     ended.map_err(|error| repair::passing(&settings, error))
@@ -104,13 +109,20 @@ pub(crate) async fn run(
 
 /// Everything before the first byte of the stream. Dropping it ends it: the server rolls back
 /// the snapshot's transaction and drops a temporary slot.
-async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceContext) -> Result<Stream<'a>> {
+async fn start<'a>(
+    settings: &'a Arc<Settings>,
+    source: &str,
+    planned: Option<Vec<TableId>>,
+    context: SourceContext,
+) -> Result<(Stream<'a>, Membership)> {
     let catalog_failed = |error| fault::explain(error, "cannot read the catalog", &settings.connect);
     let identity = identify::identify(settings).await?;
     let system = identity::judge(source, &identity, settings.adopt.as_deref(), &context.resume)?;
     let mut sql = connect(settings).await?;
     refuse_old_server(settings, sql.server_version())?;
     let wanted = settings.selection.used(&context.resume);
+    let saw = arrivals::known(&wanted, &identity, &context.resume);
+    let membership = Membership::watch(settings, planned, wanted.clone(), saw.clone());
     let tables = read_tables(settings, &mut sql, &wanted).await?;
     // Whatever is called so later.
     tables
@@ -172,10 +184,7 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         .map(|(table, shape)| {
             let mut copied = snapshot.iter().flat_map(|snapshot| &snapshot.tables);
             let copied = copied.find(|copied| copied.id == table.id);
-            let copy = copy_partition(&table.id);
-            let mut holdings = context.resume.holdings(&table.id);
-            let has_whole = holdings.any(|held| *held.position(&copy) == Position::End);
-            let has_part = has_whole || Begun::of(&table.id, &context.resume).rows;
+            let has_part = is_whole(&table.id, &context.resume) || Begun::of(&table.id, &context.resume).rows;
             let is_empty = plan.copy.contains(&table.id) && !has_part;
             let is_anew = |(anew, why): &(TableId, Why)| *anew == table.id && why.empties();
             let held = owed::held_up_to(&table.id, &context.resume);
@@ -230,22 +239,41 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
     tables.read_at = server.log_end.unwrap_or(Lsn(u64::MAX));
     tables.schema_changes = settings.schema_changes;
     let mut assembler = Assembler::new(partition.clone(), settings.batch, tables, outbox, held);
-    assembler.raises.push(system.clone());
+    assembler.remember(system.clone());
     // The target remembers the others already: the stream told them.
     for (table, why) in plan.anew.iter().filter(|(_, why)| why.empties()) {
         let since = owed::owed_since(table, &context.resume, held);
         let owed = (table, oids[table], *why, since);
         assembler.outbox.push(repair::owes(owed, held, system.clone()));
     }
+    let owed = |table: &TableId| (table.clone(), Debt::of(table, &context.resume));
+    let debts: BTreeMap<TableId, Debt> = wanted.iter().map(owed).collect();
+    // A target table that holds all of it is given nothing by the first copy of another.
+    let first = plan.copy.iter().filter(|table| !is_whole(table, &context.resume));
+    let emptied = plan.anew.iter().filter(|(_, why)| why.empties());
+    let emptied: Vec<TableId> = emptied.map(|(table, _)| table.clone()).collect();
+    let awaited: Vec<TableId> = first.chain(&emptied).cloned().collect();
+    let mut known = saw;
+    known.retain(|table, _| !emptied.contains(table));
     let mut copies = Copies::new(settings, oids, context.resume, context.copies, held);
     copies.start_first(&plan.copy, snapshot);
     for (table, why) in &plan.anew {
         copies.anew(table, *why);
     }
     copies.start_unfinished(&plan.anew);
-    Ok(Stream {
+    for (table, debt) in &debts {
+        if emptied.contains(table) {
+            // It is copied whole.
+            assembler.remember(debt.settled(table));
+        } else if debt.partitions().next().is_some() && settings.recopy != Recopy::Never {
+            copies.attached(table, debt.partitions().collect(), debt);
+        }
+    }
+    let stream = Stream {
         settings,
         copies,
+        arrivals: Arrivals::new(known, awaited),
+        debts,
         backfills: context.backfills,
         lookups: Lookups::default(),
         partition,
@@ -261,7 +289,16 @@ async fn start<'a>(settings: &'a Arc<Settings>, source: &str, context: SourceCon
         cancel: context.cancel,
         status_every: status_every(settings.status_interval, sender_timeout),
         gauges: Gauges::of(source),
-    })
+    };
+    Ok((stream, membership))
+}
+
+/// Whether a target table has all of the first copy of `table`.
+fn is_whole(table: &TableId, resume: &ResumePoints) -> bool {
+    let copy = copy_partition(table);
+    resume
+        .holdings(table)
+        .any(|held| *held.position(&copy) == Position::End)
 }
 
 /// The boundary that begins the copy of `table`: from here on it follows the stream, which begins

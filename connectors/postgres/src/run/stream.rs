@@ -1,6 +1,7 @@
 //! The stream: bytes from the socket to the assembler, events to the engine, and replies to
 //! the server on time, whatever the engine does.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use super::replay::Replay;
 use super::start_command::Mode;
 use super::switch::told;
 use super::tables::{Need, OwedCopy};
+use crate::arrivals::Arrivals;
+use crate::attached::Debt;
 use crate::backlog::{Backlog, Entry, Phase};
 use crate::clock;
 use crate::config::Settings;
@@ -94,6 +97,9 @@ pub(super) struct Stream<'a> {
     pub(super) gauges: Gauges,
     /// What is copied beside it.
     pub(super) copies: Copies,
+    /// Partitions that came to tables with rows, and what is owed of them.
+    pub(super) arrivals: Arrivals,
+    pub(super) debts: BTreeMap<TableId, Debt>,
     /// What is to be copied again.
     pub(super) backfills: BackfillRequests,
     pub(super) lookups: Lookups,
@@ -214,7 +220,7 @@ impl Stream<'_> {
                 notice = membership.changed() => match notice {
                     Notice::TablesChanged => self.assembler.outbox.push(SourceEvent::TablesChanged),
                     Notice::Left(error) => return Err(error),
-                    Notice::Relations(found) => self.compare_relations(&found).await?,
+                    Notice::Seen(seen) => self.take_look(seen).await?,
                 },
                 () = told(&mut self.news), if self.wire.is_server() => {}
                 sent = self.assembler.outbox.drive(), if sending => sent?,
@@ -248,8 +254,10 @@ impl Stream<'_> {
 
     fn take_copied(&mut self, message: Message) -> Result<()> {
         match message {
-            Message::Snapshot(held, tables) => {
+            Message::Snapshot { held, horizon, tables } => {
                 for table in &tables {
+                    let came = self.arrivals.copied(table, horizon);
+                    self.owe_partitions(came);
                     if let Some(displaced) = self.assembler.tables.copied_as_of(table, held) {
                         // The stream is past the snapshot, and has passed over changes since then.
                         self.begin_anew(table, Why::Replaced, Some(displaced))?;
@@ -272,7 +280,7 @@ impl Stream<'_> {
 
     /// Looks for tables that were replaced and of which the stream did not tell, since nothing of
     /// them has changed.
-    async fn compare_relations(&mut self, found: &[(TableId, u32)]) -> Result<()> {
+    pub(super) async fn compare_relations(&mut self, found: &[(TableId, u32)]) -> Result<()> {
         if self.settings.recopy == Recopy::Never {
             return Ok(());
         }

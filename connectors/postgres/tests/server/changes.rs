@@ -4,7 +4,7 @@ use millstream_core::{ErrorKind, TableId};
 use millstream_testkit::change_log::{Cells, fold_rows};
 use millstream_testkit::postgres::TestCluster;
 
-use crate::target::{Held, Running, Target, config, eventually, present, source, table};
+use crate::target::{Held, Running, Target, check, config, eventually, present, source, table};
 
 const ORDERS: &str = "CREATE TABLE orders (id int PRIMARY KEY, amount int); CREATE PUBLICATION p FOR ALL TABLES; \
     INSERT INTO orders VALUES (1, 1), (2, 2);";
@@ -192,10 +192,7 @@ async fn names_are_taken_as_they_are() {
         .map(|(schema, name)| TableId::new("shop", Some(schema), name));
     let mut config = config(&cluster, &["public.orders", "sales.orders", "Odd 'Schema.Ta\"b.le"]);
     config["publication"] = "the \"p'ub".into();
-    assert_eq!(
-        millstream_core::Source::preflight(&mut source(&config)).await.unwrap(),
-        []
-    );
+    assert_eq!(check(&config).await, []);
     let mut target = Target::default();
     for id in &ids {
         target.tables.insert(id.clone(), Held::default());

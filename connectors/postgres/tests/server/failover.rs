@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use millstream_core::{ErrorKind, PartitionId, Position, Source};
+use millstream_core::{ErrorKind, PartitionId, Position};
 use millstream_testkit::postgres::{PASSWORD, Shutdown, TestCluster, newer_binaries};
 
-use crate::target::{Running, Target, config, eventually, present, source, table};
+use crate::target::{Running, Target, check, config, eventually, present, source, table};
 
 const SLOT: &str = "millstream_t_shop";
 
@@ -110,7 +110,7 @@ async fn a_pipeline_goes_on_at_the_promoted_standby() {
     let hosts = format!("127.0.0.1:{},127.0.0.1:{}", standby.port(), primary.port());
     config["url"] = format!("postgres://postgres:{PASSWORD}@{hosts}/postgres?target_session_attrs=primary").into();
     config["failover"] = true.into();
-    assert_eq!(source(&config).preflight().await.unwrap(), []);
+    assert_eq!(check(&config).await, []);
     let mut run = Running::start(source(&config), Target::of(&["orders"]));
     run.until_streaming(&primary).await;
     // The copy of the slot is complete once the primary's has moved past where it was begun.
@@ -276,7 +276,7 @@ async fn a_standby_is_read_from_as_a_primary_is() {
     let config = config(&standby, &["orders"]);
     replayed(&primary, &standby).await;
     if !has(&primary, 160_000) {
-        let findings = source(&config).preflight().await.unwrap();
+        let findings = check(&config).await;
         assert!(
             findings.iter().any(|finding| finding.code == Some("PG0048")),
             "{findings:?}"
@@ -284,7 +284,7 @@ async fn a_standby_is_read_from_as_a_primary_is() {
         assert_eq!(refusal(&config, &Target::of(&["orders"])).await, "PG0048");
         return;
     }
-    assert_eq!(source(&config).preflight().await.unwrap(), []);
+    assert_eq!(check(&config).await, []);
     let primary = Arc::new(primary);
     // A slot of a standby is made when the primary says which transactions run.
     let streaming = Arc::new(AtomicBool::new(false));
@@ -325,13 +325,7 @@ async fn a_slot_that_standbys_know_is_refused_where_there_is_no_such_thing() {
     let cluster = cluster();
     let mut config = config(&cluster, &["orders"]);
     config["failover"] = true.into();
-    let codes: Vec<_> = source(&config)
-        .preflight()
-        .await
-        .unwrap()
-        .iter()
-        .filter_map(|f| f.code)
-        .collect();
+    let codes: Vec<_> = check(&config).await.iter().filter_map(|f| f.code).collect();
     if cluster.version().unwrap() < 170_000 {
         assert_eq!(codes, ["PG0048"]);
         assert_eq!(refusal(&config, &Target::of(&["orders"])).await, "PG0048");

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use millstream_core::Source;
 use millstream_postgres::wire::{ConnectOptions, Connection, Session, WireError};
 use millstream_testkit::postgres::{ClusterOptions, PASSWORD, TestCluster};
 
 use crate::authority::Authority;
-use crate::target::{Running, Target, config, source};
+use crate::target::{Running, Target, check, config, source};
 
 /// `None` where the server has no TLS.
 fn with_tls((certificate, key): (PathBuf, PathBuf)) -> Option<TestCluster> {
@@ -22,7 +21,7 @@ async fn open(url: &str) -> Result<Connection, WireError> {
 async fn finding(cluster: &TestCluster, url: String) -> (String, String) {
     let mut config = config(cluster, &["t"]);
     config["url"] = url.into();
-    let findings = source(&config).preflight().await.unwrap();
+    let findings = check(&config).await;
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert!(findings[0].hint.is_some(), "{findings:?}");
     let shown = format!("{findings:?}");

@@ -2,6 +2,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
+mod attached;
+mod attached_random;
 mod authority;
 mod backfills;
 mod backlog;

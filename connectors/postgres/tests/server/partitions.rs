@@ -1,6 +1,5 @@
 //! Partitions that are attached while their table is read.
 
-use millstream_core::Source;
 use millstream_testkit::postgres::TestCluster;
 
 use crate::target::{Held, Running, Target, config, present, source, table};
@@ -13,37 +12,6 @@ const ATTACH: &str = "CREATE TABLE parts_2 (id int PRIMARY KEY); INSERT INTO par
     ALTER TABLE parts ATTACH PARTITION parts_2 FOR VALUES FROM (10) TO (20); \
     CREATE TABLE parts_3 PARTITION OF parts FOR VALUES FROM (20) TO (30); \
     INSERT INTO parts VALUES (2), (13), (21);";
-
-/// What `check` says of partitions.
-async fn warnings(config: &serde_json::Value) -> Vec<String> {
-    let findings = source(config).preflight().await.unwrap();
-    let found = findings.into_iter().filter(|one| one.code == Some("PG0053"));
-    found.map(|one| one.message).collect()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_that_came_with_a_partition_are_told_of_and_a_backfill_brings_them() {
-    let cluster = TestCluster::new().unwrap();
-    cluster.psql(PARTS).unwrap();
-    cluster
-        .psql("CREATE PUBLICATION p FOR TABLE parts WITH (publish_via_partition_root = true)")
-        .unwrap();
-    let config = config(&cluster, &["parts"]);
-    let mut run = Running::start(source(&config), Target::of(&["parts"]));
-    run.until_streaming(&cluster).await;
-    assert_eq!(warnings(&config).await, [""; 0]);
-    cluster.psql(ATTACH).unwrap();
-    assert_eq!(
-        warnings(&config).await,
-        ["partition public.parts_2 was attached with the rows that it may have had"]
-    );
-    run.catch_up(&cluster).await;
-    assert_eq!(run.target.folded("parts", "id").len(), 4, "1, 2, 13 and 21");
-    run.ask("parts", Some("tableoid = 'parts_2'::regclass")).await.unwrap();
-    run.until(|target| target.folded("parts", "id").len() == 6).await;
-    let target = run.stop().await;
-    assert_eq!(target.folded("parts", "id"), present(&cluster, "parts", &["id"]));
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_is_a_table_of_its_own_is_copied_when_it_is_attached() {

@@ -6,10 +6,10 @@ use millstream_core::{ErrorKind, Finding, Severity, Source};
 use millstream_postgres::wire::{ConnectOptions, Connection, Session};
 use millstream_testkit::postgres::{Shutdown, TestCluster};
 
-use crate::target::{Running, Target, config, eventually, source};
+use crate::target::{Running, Target, check, config, eventually, source};
 
 async fn look(config: &serde_json::Value) -> Vec<Finding> {
-    source(config).preflight().await.unwrap()
+    check(config).await
 }
 
 fn codes(findings: &[Finding]) -> Vec<&'static str> {

@@ -5,7 +5,7 @@ use millstream_core::{Source, TableId};
 use millstream_testkit::change_log::{Cells, fold_rows};
 use millstream_testkit::postgres::TestCluster;
 
-use crate::target::{Held, Running, Target, config, source};
+use crate::target::{Held, Running, Target, check, config, source};
 
 fn target(tables: &[(&str, &str)]) -> Target {
     let mut target = Target::default();
@@ -65,7 +65,7 @@ async fn patterns_select_among_what_is_published() {
         .unwrap();
     let mut config = config(&cluster, &["*", "sales.order_*"]);
     config["exclude"] = serde_json::json!(["*.secret", "sales.order_notes"]);
-    assert_eq!(source(&config).preflight().await.unwrap(), []);
+    assert_eq!(check(&config).await, []);
     assert_eq!(names(&config).await, ["public.items", "sales.order_lines"]);
     let (items, lines) = (id("public", "items"), id("sales", "order_lines"));
     let mut run = Running::start(
@@ -88,7 +88,7 @@ async fn patterns_select_among_what_is_published() {
     );
 
     config["tables"] = serde_json::json!(["*", "nowhere.*"]);
-    let findings = source(&config).preflight().await.unwrap();
+    let findings = check(&config).await;
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(
         (findings[0].code, findings[0].subject.as_str()),
@@ -140,7 +140,7 @@ async fn several_publications_are_read_as_one() {
     let object = config.as_object_mut().unwrap();
     object.remove("publication");
     object.insert("publications".to_owned(), serde_json::json!(["a", "b, \"c'"]));
-    assert_eq!(source(&config).preflight().await.unwrap(), []);
+    assert_eq!(check(&config).await, []);
     let tables = ["ranges", "whole", "lines"];
     let mut run = Running::start(source(&config), Target::of(&tables));
     run.until_streaming(&cluster).await;
@@ -189,13 +189,13 @@ async fn publications_that_send_different_columns_are_refused() {
         config
     };
     let refused = of(["p", "q"], "t");
-    let findings = source(&refused).preflight().await.unwrap();
+    let findings = check(&refused).await;
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].code, Some("PG0061"));
     // A list of all columns is none, but for 15 where a column was dropped or is generated.
     let whole = of(["q", "r"], "t");
-    assert_eq!(source(&whole).preflight().await.unwrap(), []);
-    let dropped = source(&of(["q", "r"], "dropped")).preflight().await.unwrap();
+    assert_eq!(check(&whole).await, []);
+    let dropped = check(&of(["q", "r"], "dropped")).await;
     let codes: Vec<_> = dropped.iter().filter_map(|finding| finding.code).collect();
     let expected: &[&str] = if cluster.major().unwrap() == 15 {
         &["PG0061"]
@@ -287,7 +287,7 @@ async fn partitions_of_all_levels_are_one_table_by_its_root() {
         .unwrap();
     let by_pattern = config(&cluster, &["tre*"]);
     assert_eq!(names(&by_pattern).await, ["public.tree"]);
-    assert_eq!(source(&by_pattern).preflight().await.unwrap(), []);
+    assert_eq!(check(&by_pattern).await, []);
     let mut run = Running::start(source(&by_pattern), Target::of(&["tree"]));
     run.until_streaming(&cluster).await;
     cluster.psql(TREE_CHANGES).unwrap();
@@ -296,7 +296,7 @@ async fn partitions_of_all_levels_are_one_table_by_its_root() {
     let expected = selected(&cluster, "SELECT * FROM tree ORDER BY day::text, id::text");
     assert_eq!(held(&target, &id("public", "tree"), &["day", "id"]), expected);
 
-    let findings = source(&config(&cluster, &["tree_b"])).preflight().await.unwrap();
+    let findings = check(&config(&cluster, &["tree_b"])).await;
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].code, Some("PG0023"));
     assert!(findings[0].message.contains("public.tree"), "{findings:?}");
@@ -310,7 +310,7 @@ async fn partitions_are_tables_of_their_own_without_the_root() {
     let config = config(&cluster, &["tree*"]);
     let leaves = ["tree_a_1", "tree_a_rest", "tree_b"];
     assert_eq!(names(&config).await, leaves.map(|name| format!("public.{name}")));
-    assert_eq!(source(&config).preflight().await.unwrap(), []);
+    assert_eq!(check(&config).await, []);
     let mut run = Running::start(source(&config), Target::of(&leaves));
     run.until_streaming(&cluster).await;
     cluster.psql(TREE_CHANGES).unwrap();

@@ -1,10 +1,10 @@
 //! `check` names each publication and replica identity by which the server refuses the users' own
 //! statements, and its SQL mends it.
 
-use millstream_core::{Finding, Source};
+use millstream_core::Finding;
 use millstream_testkit::postgres::TestCluster;
 
-use crate::target::{config, source};
+use crate::target::{check, config};
 
 /// One way to set up a table `t` and a publication `p` so that a statement is refused.
 struct Case {
@@ -119,7 +119,7 @@ const CASES: &[Case] = &[
 ];
 
 async fn look(cluster: &TestCluster) -> Vec<Finding> {
-    let mut findings = source(&config(cluster, &["t"])).preflight().await.unwrap();
+    let mut findings = check(&config(cluster, &["t"])).await;
     // Operations that are not sent are another matter.
     findings.retain(|finding| finding.code != Some("PG0016"));
     findings

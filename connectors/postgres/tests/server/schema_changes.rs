@@ -183,18 +183,20 @@ async fn the_stream_alone_does_not_tell_a_renamed_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_says_what_the_stream_alone_does_not_tell() {
+async fn check_says_how_changes_of_columns_are_followed() {
     let cluster = TestCluster::new().unwrap();
     cluster.psql(ORDERS).unwrap();
     let mut config = config(&cluster, &["orders"]);
-    assert_eq!(source(&config).preflight().await.unwrap(), []);
-    config["schema_changes"] = "stream".into();
-    let findings = source(&config).preflight().await.unwrap();
-    let found: Vec<_> = findings
-        .iter()
-        .map(|one| (one.severity, one.subject.as_str()))
-        .collect();
-    assert_eq!(found, [(Severity::Info, "schema_changes")]);
+    for mode in ["catalog", "stream"] {
+        config["schema_changes"] = mode.into();
+        let findings = source(&config).preflight().await.unwrap();
+        let found: Vec<_> = findings
+            .iter()
+            .map(|one| (one.severity, one.subject.as_str()))
+            .collect();
+        assert_eq!(found, [(Severity::Info, "schema_changes")]);
+        assert!(findings[0].message.starts_with(&format!("`{mode}`: ")), "{findings:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

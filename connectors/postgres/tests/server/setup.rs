@@ -1,9 +1,9 @@
 //! What `setup` prints is enough for a role that has nothing else.
 
-use millstream_core::{Severity, Source};
+use millstream_core::Severity;
 use millstream_testkit::postgres::TestCluster;
 
-use crate::target::{Running, Target, config, present, source};
+use crate::target::{Running, Target, check, config, present, source};
 
 /// Runs what `setup` says must be run, as psql does, and returns it.
 async fn set_up(cluster: &TestCluster, config: &serde_json::Value) -> Vec<String> {
@@ -27,7 +27,7 @@ async fn copies_and_streams(
     tables: &[&str],
     insert: &str,
 ) -> Target {
-    assert_eq!(source(config).preflight().await.unwrap(), []);
+    assert_eq!(check(config).await, []);
     let mut run = Running::start(source(config), Target::of(tables));
     run.until_streaming(cluster).await;
     cluster.psql(insert).unwrap();
@@ -131,7 +131,7 @@ async fn a_missing_publication_gets_what_the_patterns_match() {
         "CREATE PUBLICATION \"p\" FOR TABLE \"sales\".\"lines\", \"sales\".\"parts\" \
          WITH (publish_via_partition_root = true);"
     );
-    assert_eq!(source(&config).preflight().await.unwrap(), []);
+    assert_eq!(check(&config).await, []);
 }
 
 /// As after the first of two rounds, which could not know what the patterns match.
@@ -153,7 +153,7 @@ async fn an_empty_publication_gets_what_the_patterns_match() {
             "ALTER PUBLICATION \"p\" ADD TABLE \"public\".\"lines\";",
         ]
     );
-    assert_eq!(source(&config).preflight().await.unwrap(), []);
+    assert_eq!(check(&config).await, []);
 }
 
 /// What changes a table is for its owner to decide on.

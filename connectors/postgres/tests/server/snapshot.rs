@@ -2,18 +2,10 @@
 
 use std::time::Duration;
 
-use millstream_core::{ByteBudget, ErrorKind, Source};
+use millstream_core::{ByteBudget, ErrorKind};
 use millstream_testkit::postgres::TestCluster;
 
-use crate::target::{Running, Target, config, eventually, present, source};
-
-async fn client(cluster: &TestCluster) -> tokio_postgres::Client {
-    let (client, connection) = tokio_postgres::connect(&cluster.url(), tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    client
-}
+use crate::target::{Running, Target, check, client, config, eventually, present, source};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_generated_column_is_in_neither_copy_nor_stream() {
@@ -58,11 +50,11 @@ async fn rows_that_a_policy_hides_are_not_left_out_in_silence() {
         "{}",
         failure.summary()
     );
-    let findings = source(&config).preflight().await.unwrap();
+    let findings = check(&config).await;
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].code, Some("PG0036"));
     cluster.psql(findings[0].sql.as_ref().unwrap()).unwrap();
-    assert_eq!(source(&config).preflight().await.unwrap(), []);
+    assert_eq!(check(&config).await, []);
     let mut run = Running::start(source(&config), Target::of(&["orders"]));
     run.catch_up(&cluster).await;
     assert_eq!(run.stop().await.folded("orders", "id").len(), 3);
@@ -198,7 +190,7 @@ async fn a_text_that_is_not_utf8_halts_with_its_own_error() {
     config["url"] = cluster
         .url_as("postgres", millstream_testkit::postgres::PASSWORD, "odd")
         .into();
-    let findings = source(&config).preflight().await.unwrap();
+    let findings = check(&config).await;
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].code, Some("PG0037"));
     let mut run = Running::start(source(&config), Target::of(&["orders"]));

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use millstream_core::{
-    BackfillDesk, Boundary, ByteBudget, Checkpoint, ErrorKind, EventReceiver, PartitionId, Position, Result,
-    ResumePoints, Source, SourceContext, SourceEvent, TableId, TableSchema, backfill_desk, event_channel,
+    BackfillDesk, Boundary, ByteBudget, Checkpoint, ErrorKind, EventReceiver, Finding, PartitionId, Position, Result,
+    ResumePoints, Severity, Source, SourceContext, SourceEvent, TableId, TableSchema, backfill_desk, event_channel,
 };
 use millstream_postgres::{PostgresConfig, PostgresSource};
 use millstream_testkit::change_log::{Cells, ChangeRow, FoldedTable, change_rows, fold_rows};
@@ -364,6 +364,23 @@ impl Running {
         };
         timeout(PATIENCE, drained).await.expect("it fails soon")
     }
+}
+
+/// What `check` finds, apart from what it says of every configuration: the way in which changes of
+/// columns are followed.
+pub async fn check(config: &serde_json::Value) -> Vec<Finding> {
+    let mut findings = source(config).preflight().await.unwrap();
+    findings.retain(|one| (one.severity, one.subject.as_str()) != (Severity::Info, "schema_changes"));
+    findings
+}
+
+/// A session of a client of the server.
+pub async fn client(cluster: &TestCluster) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(&cluster.url(), tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client
 }
 
 /// Waits until `holds`.

@@ -24,7 +24,8 @@ use tokio::time::{Instant, sleep};
 pub(super) use self::job::Begun;
 use self::job::TableJob;
 pub(super) use self::pace::Pace;
-pub(super) use self::purpose::Purpose;
+pub(super) use self::purpose::{Purpose, Rows};
+use self::ranges::Range;
 use self::reader::{Round, Task};
 pub(super) use self::statement::selects;
 use super::snapshot::Snapshot;
@@ -39,7 +40,12 @@ use crate::wire::Connection;
 pub(super) enum Message {
     /// A snapshot was taken of these tables: it includes every commit up to this one, and the
     /// target is given all of them as of then.
-    Snapshot(Lsn, Vec<TableId>),
+    Snapshot {
+        held: Lsn,
+        /// Every transaction before this one had ended by then.
+        horizon: u64,
+        tables: Vec<TableId>,
+    },
     /// Rows, with the boundary that ends them.
     Piece(Vec<SourceEvent>),
 }
@@ -71,6 +77,30 @@ pub(super) struct Copier {
     pub(super) messages: mpsc::Sender<Message>,
     /// Up to where the stream was handed on.
     pub(super) settled: watch::Receiver<Lsn>,
+}
+
+/// What is to be read under one snapshot.
+#[derive(Default)]
+struct Plan {
+    jobs: Vec<Arc<TableJob>>,
+    queue: VecDeque<(Arc<TableJob>, Task)>,
+    /// What the target is told before the first row.
+    first_events: Vec<SourceEvent>,
+    /// Whether what is left may be read under another one.
+    may_change_snapshot: bool,
+    /// Bytes of a block, the same for all tables.
+    block_bytes: u64,
+}
+
+impl Plan {
+    fn add(&mut self, job: Arc<TableJob>, ranges: Vec<Range>) {
+        if ranges.is_empty() {
+            self.queue.push_back((job.clone(), Task::End));
+        }
+        let ranges = ranges.into_iter().map(|range| (job.clone(), Task::Read(range)));
+        self.queue.extend(ranges);
+        self.jobs.push(job);
+    }
 }
 
 impl Copier {
@@ -117,62 +147,16 @@ impl Copier {
 
     /// Reads as much as there is time for under `snapshot`.
     async fn copy_under(&mut self, mut snapshot: Snapshot, stream_begins_here: bool) -> Result<Vec<Arc<TableJob>>> {
-        let settings = self.settings.clone();
-        let failed = |error| fault::explain(error, "the copy failed", &settings.connect);
         let held = snapshot.held();
-        let tables = std::mem::take(&mut snapshot.tables);
         let given = self.wanted.iter();
         let given = given.filter(|wanted| wanted.purpose.supersedes(&wanted.table, &wanted.begun.held));
-        let given: Vec<TableId> = given.map(|wanted| wanted.table.clone()).collect();
-        self.tell(Message::Snapshot(held, given)).await?;
-
-        let (mut jobs, mut queue, mut first_events) = (Vec::new(), VecDeque::new(), Vec::new());
-        let mut may_change_snapshot = true;
-        let mut block_bytes = 0;
-        for table in tables {
-            let Some(wanted) = self.wanted.iter_mut().find(|wanted| wanted.table == table.id) else {
-                continue;
-            };
-            if wanted.oid != table.oid {
-                return Err(replaced_meanwhile(&table.id));
-            }
-            let files;
-            (files, block_bytes) = catalog::read_files(&mut snapshot.sql, &table).await.map_err(failed)?;
-            let may_leave_out = catalog::may_leave_out(&mut snapshot.sql, &table)
-                .await
-                .map_err(failed)?;
-            let as_of = (held, snapshot.horizon);
-            let files = (files.as_slice(), may_leave_out);
-            let purpose = &wanted.purpose;
-            let (job, ranges) = TableJob::plan(
-                &self.settings,
-                table,
-                &snapshot.types,
-                purpose,
-                as_of,
-                files,
-                &wanted.begun,
-            )?;
-            may_change_snapshot &= job.is_keyed() && files.0.iter().all(|file| file.addressable);
-            // Under the snapshot that the stream begins with there is nothing that came before. Under any
-            // other the target may have changes that the copy holds again.
-            let is_anew = purpose.empties() && !job.has_begun();
-            if is_anew || !job.is_keyed() && !stream_begins_here {
-                first_events.extend(job.emptied()?);
-                wanted.emptied = true;
-            } else if matches!(purpose, Purpose::Backfill { .. }) && !job.has_begun() {
-                first_events.push(job.beginning());
-            }
-            let (bytes, total) = (job.blocks_read * block_bytes, job.blocks * block_bytes);
-            self.board.start(&job.table.id, job.purpose.kind(), bytes, total);
-            tracing::info!(table = %job.table.id, kind = ?job.purpose.kind(), as_of = %held, ranges = ranges.len(), bytes_read = bytes, bytes = total, "copying");
-            let job = Arc::new(job);
-            if ranges.is_empty() {
-                queue.push_back((job.clone(), Task::End));
-            }
-            queue.extend(ranges.into_iter().map(|range| (job.clone(), Task::Read(range))));
-            jobs.push(job);
-        }
+        self.tell(Message::Snapshot {
+            held,
+            horizon: snapshot.horizon,
+            tables: given.map(|wanted| wanted.table.clone()).collect(),
+        })
+        .await?;
+        let plan = self.plan(&mut snapshot, stream_begins_here).await?;
         if self.wanted.iter().any(|wanted| wanted.purpose.empties()) {
             // Whoever follows the rows as they arrive sees the table emptied behind what came before.
             let reached = self.settled.wait_for(|lsn| *lsn >= held).await;
@@ -182,25 +166,83 @@ impl Copier {
             // Who asked may have gone.
             let _ = answer.send(Ok(()));
         }
-        let workers = queue.len().min(self.workers as usize).max(1);
-        let until = may_change_snapshot.then(|| Instant::now() + self.settings.copy.snapshot_for.0);
+        let workers = plan.queue.len().min(self.workers as usize).max(1);
+        let until = plan
+            .may_change_snapshot
+            .then(|| Instant::now() + self.settings.copy.snapshot_for.0);
         let round = Arc::new(Round {
             settings: self.settings.clone(),
             held,
-            queue: Mutex::new(queue),
+            queue: Mutex::new(plan.queue),
             until,
-            block_bytes,
+            block_bytes: plan.block_bytes,
             pace: self.pace.clone(),
             board: self.board.clone(),
             messages: self.messages.clone(),
             settled: self.settled.clone(),
         });
-        for events in pieces(first_events) {
+        for events in pieces(plan.first_events) {
             self.tell(Message::Piece(events)).await?;
         }
+        self.read(snapshot, workers, &round).await?;
+        Ok(plan.jobs)
+    }
+
+    /// Plans what is to be read of each table under `snapshot`.
+    async fn plan(&mut self, snapshot: &mut Snapshot, stream_begins_here: bool) -> Result<Plan> {
+        let settings = self.settings.clone();
+        let failed = |error| fault::explain(error, "the copy failed", &settings.connect);
+        let held = snapshot.held();
+        let mut plan = Plan {
+            may_change_snapshot: true,
+            ..Plan::default()
+        };
+        for table in std::mem::take(&mut snapshot.tables) {
+            let Some(wanted) = self.wanted.iter_mut().find(|wanted| wanted.table == table.id) else {
+                continue;
+            };
+            if wanted.oid != table.oid {
+                return Err(replaced_meanwhile(&table.id));
+            }
+            // A list is given whole in any case.
+            let partitions = wanted.purpose.partitions().filter(|_| table.has_key());
+            let (files, block_bytes) = catalog::read_files(&mut snapshot.sql, &table, partitions)
+                .await
+                .map_err(failed)?;
+            let may_leave_out = catalog::may_leave_out(&mut snapshot.sql, &table)
+                .await
+                .map_err(failed)?;
+            let as_of = (held, snapshot.horizon);
+            let files = (files.as_slice(), may_leave_out);
+            let purpose = &wanted.purpose;
+            let (job, ranges) =
+                TableJob::plan(&settings, table, &snapshot.types, purpose, as_of, files, &wanted.begun)?;
+            plan.may_change_snapshot &= job.is_keyed() && files.0.iter().all(|file| file.addressable);
+            // Under the snapshot that the stream begins with there is nothing that came before. Under any
+            // other the target may have changes that the copy holds again.
+            let is_anew = purpose.empties() && !job.has_begun();
+            if is_anew || !job.is_keyed() && !stream_begins_here {
+                plan.first_events.extend(job.emptied()?);
+                wanted.emptied = true;
+            } else if matches!(purpose, Purpose::Backfill { .. }) && !job.has_begun() {
+                plan.first_events.push(job.beginning());
+            }
+            let (bytes, total) = (job.blocks_read * block_bytes, job.blocks * block_bytes);
+            self.board.start(&job.table.id, job.purpose.kind(), bytes, total);
+            tracing::info!(table = %job.table.id, kind = ?job.purpose.kind(), as_of = %held, ranges = ranges.len(), bytes_read = bytes, bytes = total, "copying");
+            plan.block_bytes = block_bytes;
+            plan.add(Arc::new(job), ranges);
+        }
+        Ok(plan)
+    }
+
+    /// Has up to so many `workers` read what the `round` has to do.
+    async fn read(&mut self, mut snapshot: Snapshot, workers: usize, round: &Arc<Round>) -> Result<()> {
+        let settings = self.settings.clone();
+        let failed = |error| fault::explain(error, "the copy failed", &settings.connect);
         let mut sessions: Vec<Connection> = Vec::with_capacity(workers);
         for _ in 1..workers {
-            match snapshot.join(&self.settings).await.map_err(failed)? {
+            match snapshot.join(&settings).await.map_err(failed)? {
                 Some(session) => sessions.push(session),
                 None => {
                     tracing::info!("a lock on a table is waited for: copying with fewer sessions");
@@ -234,7 +276,7 @@ impl Copier {
             // It was read only: nothing depends on how it ends.
             session.close().await;
         }
-        Ok(jobs)
+        Ok(())
     }
 
     /// Ends a copy that was asked for and that would fail again, so that it is not begun anew by

@@ -16,6 +16,7 @@ use millstream_core::{Checkpoint, CopyKind, PartitionId, Position, ResumePoints,
 
 use super::job::Begun;
 use super::place::{end, is_end};
+use crate::attached::Debt;
 use crate::catalog::CatalogTable;
 use crate::decode::Lsn;
 use crate::owed::{Why, given_position, owed_partition};
@@ -31,26 +32,61 @@ pub(in crate::run) enum Purpose {
         /// How many there were of the table, this one included.
         number: u64,
         why: Why,
-        /// Which rows; empty for all.
-        condition: String,
+        rows: Rows,
     },
+}
+
+/// Which rows of a table are copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::run) enum Rows {
+    /// Those that fulfil a condition; all if it is empty.
+    Where(String),
+    /// Those of partitions.
+    Of {
+        partitions: Vec<u32>,
+        /// What the boundary that begins the copy has the target remember, where it has not begun.
+        settles: Option<(PartitionId, Position)>,
+    },
+}
+
+impl Rows {
+    /// As the target remembers it.
+    fn text(&self) -> String {
+        match self {
+            Self::Where(condition) => condition.clone(),
+            Self::Of { partitions, .. } => partitions.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+        }
+    }
 }
 
 impl Purpose {
     /// A copy of `table` that somebody asks for now: all of it, or the rows with `condition`.
     pub(in crate::run) fn asked(table: &TableId, condition: Option<String>, resume: &ResumePoints) -> Self {
         Self::Backfill {
-            number: 1 + requests(table, resume).map(|(number, _)| number).max().unwrap_or(0),
+            number: next_number(table, resume),
             why: Why::Asked,
-            condition: condition.unwrap_or_default(),
+            rows: Rows::Where(condition.unwrap_or_default()),
+        }
+    }
+
+    /// A copy of the partitions of `table` that came to it with rows.
+    pub(in crate::run) fn attached(table: &TableId, partitions: Vec<u32>, debt: &Debt, resume: &ResumePoints) -> Self {
+        Self::Backfill {
+            number: next_number(table, resume),
+            why: Why::Attached,
+            rows: Rows::Of {
+                partitions,
+                settles: Some(debt.settled(table)),
+            },
         }
     }
 
     /// A copy of all of `table` that begins by itself.
     pub(in crate::run) fn anew(table: &TableId, why: Why, resume: &ResumePoints) -> Self {
-        match Self::asked(table, None, resume) {
-            Self::Backfill { number, condition, .. } => Self::Backfill { number, why, condition },
-            first @ Self::First => first,
+        Self::Backfill {
+            number: next_number(table, resume),
+            why,
+            rows: Rows::Where(String::new()),
         }
     }
 
@@ -61,8 +97,14 @@ impl Purpose {
         let held = resume.holdings(table).find(unfinished)?;
         let (number, request) = request_of(held, &root)?;
         let (request, condition) = request.split_once(':')?;
-        let condition = condition.to_owned();
         let why = request.split_once('/').map_or(Why::Asked, |(_, why)| Why::parse(why));
+        let rows = match why {
+            Why::Attached => Rows::Of {
+                partitions: condition.split(',').filter_map(|oid| oid.parse().ok()).collect(),
+                settles: None,
+            },
+            _ => Rows::Where(condition.to_owned()),
+        };
         // Target tables that stand apart are given all of it again.
         let together = resume
             .holdings(table)
@@ -71,8 +113,7 @@ impl Purpose {
             held: if together { held.clone() } else { Checkpoint::default() },
             rows: true,
         };
-        let purpose = Self::Backfill { number, why, condition };
-        Some((purpose, begun))
+        Some((Self::Backfill { number, why, rows }, begun))
     }
 
     pub(super) fn kind(&self) -> CopyKind {
@@ -98,8 +139,22 @@ impl Purpose {
 
     pub(super) fn condition(&self) -> Option<&String> {
         match self {
-            Self::First => None,
-            Self::Backfill { condition, .. } => Some(condition).filter(|condition| !condition.is_empty()),
+            Self::Backfill {
+                rows: Rows::Where(condition),
+                ..
+            } => Some(condition).filter(|condition| !condition.is_empty()),
+            _ => None,
+        }
+    }
+
+    /// The partitions that alone are copied, if not all are.
+    pub(super) fn partitions(&self) -> Option<&[u32]> {
+        match self {
+            Self::Backfill {
+                rows: Rows::Of { partitions, .. },
+                ..
+            } => Some(partitions),
+            _ => None,
         }
     }
 
@@ -119,7 +174,7 @@ impl Purpose {
     }
 
     /// The horizon of the first snapshot that rows were read under, as the target remembers it.
-    pub(super) fn first_horizon(&self, root: &PartitionId, held: &Checkpoint) -> Option<u64> {
+    pub(in crate::run) fn first_horizon(&self, root: &PartitionId, held: &Checkpoint) -> Option<u64> {
         match self {
             Self::First => match held.position(&horizon_partition(root)) {
                 Position::Token { token, .. } => token.parse().ok(),
@@ -147,15 +202,12 @@ impl Purpose {
                 (horizon_partition(root), horizon_position(horizon)),
                 (relation_partition(&table.id), relation_position(table.oid)),
             ],
-            Self::Backfill {
-                number,
-                why: Why::Asked,
-                condition,
-            } => {
-                vec![(root.part("request"), token(*number, &format!("{horizon}:{condition}")))]
-            }
-            Self::Backfill { number, why, condition } => {
-                let request = format!("{horizon}/{}:{condition}", why.name());
+            Self::Backfill { number, why, rows } => {
+                let why = match why {
+                    Why::Asked => String::new(),
+                    _ => format!("/{}", why.name()),
+                };
+                let request = format!("{horizon}{why}:{}", rows.text());
                 vec![(root.part("request"), token(*number, &request))]
             }
         }
@@ -166,6 +218,10 @@ impl Purpose {
     pub(super) fn gives(&self, table: &CatalogTable, held: Lsn) -> Vec<(PartitionId, Position)> {
         match self {
             Self::First | Self::Backfill { why: Why::Asked, .. } => Vec::new(),
+            Self::Backfill {
+                rows: Rows::Of { settles, .. },
+                ..
+            } => settles.iter().cloned().collect(),
             Self::Backfill { number, .. } => {
                 let given = (owed_partition(&table.id), given_position(held, self.empties()));
                 if !self.empties() {
@@ -197,6 +253,10 @@ fn token(number: u64, text: &str) -> Position {
         number,
         token: text.into(),
     }
+}
+
+fn next_number(table: &TableId, resume: &ResumePoints) -> u64 {
+    1 + requests(table, resume).map(|(number, _)| number).max().unwrap_or(0)
 }
 
 fn requests<'a>(table: &TableId, resume: &'a ResumePoints) -> impl Iterator<Item = (u64, &'a str)> {

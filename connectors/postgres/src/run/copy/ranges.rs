@@ -207,6 +207,7 @@ mod tests {
         File {
             node,
             relation: "t".to_owned(),
+            filter: None,
             blocks,
             addressable: true,
         }

@@ -40,7 +40,12 @@ pub(super) fn statement(job: &TableJob, file: &File, selection: &Selection) -> S
             format!(", {name}")
         }
     });
-    let filters = job.table.row_filter.iter().chain(job.purpose.condition());
+    let filters = job
+        .table
+        .row_filter
+        .iter()
+        .chain(job.purpose.condition())
+        .chain(&file.filter);
     // The line's end closes a comment.
     let mut conditions: Vec<String> = filters.map(|filter| format!("({filter}\n)")).collect();
     let address = if file.addressable {
