@@ -359,7 +359,8 @@ impl Settings {
             },
             care,
             adopt: config.adopt.as_ref().map(ToString::to_string),
-            streaming: config.streaming,
+            // Descriptions come without the subtransaction that wrote them: what was rolled back would count.
+            streaming: config.streaming && config.schema_changes != SchemaChanges::Trigger,
             two_phase: config.two_phase,
             unchanged: config.unchanged,
             origin: config.origin,

@@ -1,4 +1,4 @@
-//! The event trigger that writes into the log what changes of tables' columns, names and keys leave,
+//! The event triggers that write into the log what changes of tables' columns, names and keys leave,
 //! in order with the changes of rows: which is what pgoutput does not tell.
 //!
 //! For each table that a command touched, and each partition or child of it, a transactional message
@@ -8,67 +8,117 @@
 
 use serde::Deserialize;
 
-use crate::attnums::Attribute;
-use crate::catalog::{CatalogColumn, LiveRelation, ReplicaIdentity};
-use crate::decode::pgoutput::Relation;
+use crate::catalog::ReplicaIdentity;
+use crate::decode::pgoutput::{Relation, RelationColumn};
 
 /// The prefix of its messages.
 pub(crate) const PREFIX: &[u8] = b"millstream.ddl";
 /// What the function's text has in it, so that an older one is known.
-const VERSION: &str = "millstream ddl 1";
-const TRIGGER: &str = "millstream_ddl";
+const VERSION: &str = "-- millstream ddl 2;";
+const TRIGGERS: [(&str, &str); 2] = [
+    ("millstream_ddl", "ddl_command_end"),
+    ("millstream_ddl_drop", "sql_drop"),
+];
 
-/// What a superuser runs to have it, in the database that is read. It can be run again. The
-/// function has the rights of whoever changes a table, and fails with a warning at most, so that it
-/// cannot stop that.
+/// What a superuser runs to have them, in the database that is read. It can be run again.
+///
+/// - The function has its owner's rights, so that everyone's changes are told, and looks names up in
+///   `pg_catalog` alone. Whoever made the schema before us keeps nothing of it.
+/// - It fails with a warning at most. The block that sees to that is a subtransaction, whose last message
+///   PostgreSQL may send behind the change that follows it: that message says nothing.
+/// - A table that the transaction does not lock, as with ALTER INDEX … RENAME, may be changed by another one
+///   that commits later: then its name alone is told.
+/// - Under a snapshot of its own, as with REPEATABLE READ, a transaction may see a table as it was before
+///   its command began: then it has no columns, which says that it changed.
 pub(crate) fn install() -> String {
+    let prefix = String::from_utf8_lossy(PREFIX);
+    let triggers = TRIGGERS.map(|(name, event)| {
+        format!(
+            "DROP EVENT TRIGGER IF EXISTS {name};\n\
+             CREATE EVENT TRIGGER {name} ON {event} EXECUTE FUNCTION millstream.tell_ddl();\n\
+             ALTER EVENT TRIGGER {name} ENABLE ALWAYS;"
+        )
+    });
     format!(
-        r#"CREATE SCHEMA IF NOT EXISTS millstream;
-GRANT USAGE ON SCHEMA millstream TO PUBLIC;
+        r#"BEGIN;
+CREATE SCHEMA IF NOT EXISTS millstream;
+ALTER SCHEMA millstream OWNER TO CURRENT_USER;
 CREATE OR REPLACE FUNCTION millstream.tell_ddl() RETURNS event_trigger LANGUAGE plpgsql
-SET search_path = pg_catalog AS $tell$ -- {VERSION}
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $tell$ {VERSION}
 DECLARE
+    touched oid[];
     told text;
 BEGIN
     IF current_setting('wal_level') <> 'logical' THEN
         RETURN;
     END IF;
+    IF tg_event = 'sql_drop' THEN
+        -- Columns that went with something else, as by DROP TYPE … CASCADE.
+        IF tg_tag = 'ALTER TABLE' THEN
+            RETURN;
+        END IF;
+        touched := ARRAY(SELECT d.objid FROM pg_event_trigger_dropped_objects() d
+            WHERE d.classid = 'pg_class'::regclass AND d.objsubid > 0);
+    ELSE
+        touched := ARRAY(SELECT COALESCE(i.indrelid, d.objid) FROM pg_event_trigger_ddl_commands() d
+            LEFT JOIN pg_index i ON i.indexrelid = d.objid WHERE d.classid = 'pg_class'::regclass);
+        IF tg_tag = 'ALTER SCHEMA' THEN
+            touched := touched || ARRAY(SELECT c.oid FROM pg_event_trigger_ddl_commands() d
+                JOIN pg_class c ON c.relnamespace = d.objid WHERE d.classid = 'pg_namespace'::regclass);
+        END IF;
+    END IF;
     FOR told IN
-        WITH RECURSIVE touched (oid) AS (
-            SELECT COALESCE(i.indrelid, c.oid) FROM pg_event_trigger_ddl_commands() d
-            JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
-                OR d.classid = 'pg_namespace'::regclass AND c.relnamespace = d.objid
-            LEFT JOIN pg_index i ON i.indexrelid = c.oid
-            UNION SELECT h.inhrelid FROM touched JOIN pg_inherits h ON h.inhparent = touched.oid)
+        WITH RECURSIVE changed (oid) AS (
+            SELECT unnest(touched)
+            UNION SELECT h.inhrelid FROM changed JOIN pg_inherits h ON h.inhparent = changed.oid)
         SELECT json_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname,
-            'identity', c.relreplident, 'columns', (SELECT json_agg(json_build_object(
+            'identity', c.relreplident, 'columns', CASE
+            WHEN NOT EXISTS (SELECT FROM pg_locks l WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation'
+                AND l.relation = c.oid AND l.granted) THEN NULL
+            WHEN current_setting('transaction_isolation') <> 'read committed' THEN '[]'::json
+            ELSE (SELECT json_agg(json_build_object(
                 'number', a.attnum, 'name', a.attname, 'type', a.atttypid::bigint, 'typmod', a.atttypmod,
                 'not_null', a.attnotnull, 'dropped', a.attisdropped,
                 'key', COALESCE(a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]), false)) ORDER BY a.attnum)
             FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid
                 AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary AND i.indimmediate END
-            WHERE a.attrelid = c.oid AND a.attnum > 0))
-        FROM touched JOIN pg_class c ON c.oid = touched.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE a.attrelid = c.oid AND a.attnum > 0) END)
+        FROM changed JOIN pg_class c ON c.oid = changed.oid JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
     LOOP
-        PERFORM pg_logical_emit_message(true, '{}', told);
+        PERFORM pg_logical_emit_message(true, '{prefix}', convert_to(told, 'UTF8'));
     END LOOP;
+    IF FOUND THEN
+        PERFORM pg_logical_emit_message(true, '{prefix}.end', ''::text);
+    END IF;
 EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'millstream is not told of this change of a table: %', SQLERRM;
 END
 $tell$;
-DROP EVENT TRIGGER IF EXISTS {TRIGGER};
-CREATE EVENT TRIGGER {TRIGGER} ON ddl_command_end EXECUTE FUNCTION millstream.tell_ddl();"#,
-        String::from_utf8_lossy(PREFIX),
+ALTER FUNCTION millstream.tell_ddl() OWNER TO CURRENT_USER;
+{triggers}
+COMMIT;"#,
+        triggers = triggers.join("\n"),
     )
 }
 
-/// A query for whether it is there: no row if not; else whether it is enabled, and whether it is of
-/// this version.
+/// A query with one row: whether both are there, whether they are enabled for everyone, whether they
+/// are of this version, and whether what they do is the same role's that made them: a superuser, or what
+/// a hosted server has instead.
 pub(crate) fn look() -> String {
+    let wanted = TRIGGERS
+        .map(|(name, event)| format!("('{name}', '{event}')"))
+        .join(", ");
     format!(
-        "SELECT t.evtenabled IN ('O', 'A'), pg_catalog.strpos(p.prosrc, '{VERSION}') > 0 \
-         FROM pg_catalog.pg_event_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.evtfoid WHERE t.evtname = '{TRIGGER}'"
+        "SELECT pg_catalog.count(t.oid) = {count}, \
+         pg_catalog.bool_and(t.evtenabled = 'A' AND t.evttags IS NULL), \
+         pg_catalog.bool_and(pg_catalog.strpos(p.prosrc, '{VERSION}') > 0 AND p.prosecdef), \
+         pg_catalog.bool_and(p.proowner = t.evtowner AND n.nspowner = t.evtowner) \
+         FROM (VALUES {wanted}) AS wanted (name, event) \
+         LEFT JOIN pg_catalog.pg_event_trigger t ON t.evtname = wanted.name AND t.evtevent = wanted.event \
+         LEFT JOIN pg_catalog.pg_proc p ON p.oid = t.evtfoid \
+         LEFT JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace",
+        count = TRIGGERS.len(),
     )
 }
 
@@ -79,6 +129,7 @@ pub(crate) struct Told {
     pub(crate) schema: String,
     pub(crate) name: String,
     identity: String,
+    /// `None` if nothing is told of them.
     columns: Option<Vec<ToldColumn>>,
 }
 
@@ -95,46 +146,46 @@ struct ToldColumn {
 }
 
 impl Told {
+    /// Whether it describes the table, and does not tell its name alone.
+    pub(crate) fn has_columns(&self) -> bool {
+        self.columns.is_some()
+    }
+
     /// `None` for what no function of ours wrote.
     pub(crate) fn parse(content: &[u8]) -> Option<Self> {
         serde_json::from_slice(content).ok()
     }
 
-    /// The relation as a `Relation` message that follows has it: with those columns that are sent,
-    /// each found by its name, which is one column's at one moment. `None` if that message tells
-    /// another form, as after a command that was not told since the trigger was disabled.
-    pub(crate) fn of(self, sent: &Relation<'_>) -> Option<LiveRelation> {
-        let all = self.columns.unwrap_or_default();
-        let mut columns = Vec::new();
-        for sent in sent.columns() {
-            let is_it = |one: &&ToldColumn| {
-                let typed = (one.type_oid, one.typmod) == (sent.type_oid, sent.type_modifier);
-                !one.dropped && one.name == sent.name && typed
-            };
-            let told = all.iter().find(is_it)?;
-            columns.push(CatalogColumn {
-                attnum: Some(told.number),
-                name: told.name.clone(),
-                type_oid: told.type_oid,
-                typmod: told.typmod,
-                type_name: String::new(),
+    /// The columns as a `Relation` message that follows has them: those that are sent, each found by its
+    /// name, which is one column's at one moment. `None` if that message tells another form, as after
+    /// a command that was not told.
+    pub(crate) fn of(&self, sent: &Relation<'_>) -> Option<Vec<KnownColumn>> {
+        let letter = char::from(sent.replica_identity).to_string();
+        if ReplicaIdentity::from_letter(&self.identity) != ReplicaIdentity::from_letter(&letter) {
+            return None;
+        }
+        let all = self.columns.as_ref()?;
+        let of = |sent: &RelationColumn<'_>| {
+            let typed = (sent.type_oid, sent.type_modifier);
+            let told = all.iter().find(|one| !one.dropped && one.name == sent.name)?;
+            ((told.type_oid, told.typmod) == typed).then_some(KnownColumn {
+                attnum: told.number,
                 not_null: told.not_null,
                 key: told.key,
-            });
-        }
-        let numbers = columns.iter().filter_map(|column| column.attnum);
-        let attributes = numbers.map(|attnum| Attribute {
-            attnum,
-            is_live: true,
-            is_settled: true,
-        });
-        Some(LiveRelation {
-            identity: ReplicaIdentity::from_letter(&self.identity),
-            attributes: attributes.collect(),
-            key_is_settled: true,
-            columns,
-        })
+            })
+        };
+        let columns: Vec<KnownColumn> = sent.columns().map(|sent| of(&sent)).collect::<Option<_>>()?;
+        let keys = all.iter().filter(|one| one.key && !one.dropped).count();
+        (columns.iter().filter(|one| one.key).count() == keys).then_some(columns)
     }
+}
+
+/// What the log tells of a column that a `Relation` message does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KnownColumn {
+    pub(crate) attnum: i16,
+    pub(crate) not_null: bool,
+    pub(crate) key: bool,
 }
 
 #[cfg(test)]

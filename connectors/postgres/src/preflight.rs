@@ -76,16 +76,23 @@ async fn unseen(sql: &mut Connection, settings: &Settings) -> Result<Vec<Finding
         ],
         SchemaChanges::Trigger => {
             let rows = sql.query(&ddl::look()).await?;
-            let lacks = match rows.first() {
-                None => Some("the event trigger that it needs is not there"),
-                Some(row) if !row.is_true(0) => Some("the event trigger that it needs is disabled"),
-                Some(row) if !row.is_true(1) => Some("the event trigger that it needs is another version's"),
-                Some(_) => None,
-            };
+            let lacks = rows.first().and_then(|row| {
+                let reasons = [
+                    "the event triggers that it needs are not there",
+                    "the event triggers that it needs are disabled, or not enabled for everyone",
+                    "the event triggers that it needs are another version's",
+                    "the event triggers that it needs have a function of another role",
+                ];
+                (0..)
+                    .zip(reasons)
+                    .find(|(index, _)| !row.is_true(*index))
+                    .map(|(_, reason)| reason)
+            });
             let mut findings = vec![found(
                 Severity::Info,
-                "`trigger`: what was changed while the event trigger was not there or disabled is looked up in the \
-                 catalog; DROP INDEX and changes of types are not told",
+                "`trigger`: what a table was like before the first command that is told is looked up in the catalog, \
+                 and so is what was changed while the event triggers were not there; DROP INDEX and changes of types \
+                 are not told",
             )];
             findings.extend(lacks.map(|lacks| {
                 let message = format!("`trigger`: {lacks}");

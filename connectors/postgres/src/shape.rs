@@ -31,6 +31,14 @@ pub(crate) struct TypeNames {
     pub(crate) names: HashMap<(u32, i32), String>,
 }
 
+impl TypeNames {
+    /// The name of a column's type, empty if it is not known.
+    pub(crate) fn name_of(&self, column: &RelationColumn<'_>) -> String {
+        let typed = (column.type_oid, column.type_modifier);
+        self.names.get(&typed).cloned().unwrap_or_default()
+    }
+}
+
 impl Shape {
     /// The shape that the catalog tells.
     pub(crate) fn of(table: &CatalogTable, forms: Forms) -> Self {

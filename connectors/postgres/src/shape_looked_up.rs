@@ -4,6 +4,7 @@ use millstream_core::Result;
 
 use crate::attnums::certain;
 use crate::catalog::{CatalogColumn, LiveRelation, RelationLook, ReplicaIdentity};
+use crate::ddl::KnownColumn;
 use crate::decode::pgoutput::{Relation, RelationColumn};
 use crate::shape::{Shape, TypeNames};
 
@@ -17,6 +18,44 @@ pub(crate) struct Before<'a> {
 }
 
 impl Shape {
+    /// The shape that a Relation message tells of whose columns, in its order, the log told the rest.
+    ///
+    /// # Errors
+    /// `SchemaChange` (PG0033) for a table that has lost its key and sends whole rows.
+    pub(crate) fn told(
+        relation: &Relation<'_>,
+        before: &Shape,
+        known: &[KnownColumn],
+        types: &TypeNames,
+    ) -> Result<Self> {
+        let identity = identity_of(relation);
+        let columns = relation.columns().zip(known).map(|(column, known)| CatalogColumn {
+            attnum: Some(known.attnum),
+            name: column.name.to_owned(),
+            type_oid: column.type_oid,
+            typmod: column.type_modifier,
+            type_name: types.name_of(&column),
+            not_null: known.not_null,
+            key: match identity {
+                // Of these the message tells no key.
+                ReplicaIdentity::Full | ReplicaIdentity::Nothing => known.key,
+                ReplicaIdentity::Default | ReplicaIdentity::Index => column.key,
+            },
+        });
+        let shape = Self {
+            id: before.id.clone(),
+            identity,
+            columns: columns.collect(),
+            forms: before.forms,
+        };
+        let has_key = |shape: &Self| shape.columns.iter().any(|column| column.key);
+        let is_whole = matches!(identity, ReplicaIdentity::Full | ReplicaIdentity::Nothing);
+        if is_whole && has_key(before) && !has_key(&shape) {
+            return Err(before.lost_key());
+        }
+        Ok(shape)
+    }
+
     /// The shape that a Relation message tells after a look at the catalog, which may have moved on.
     ///
     /// Where the catalog has the same columns, names and types in the same order, NOT NULL and the key
@@ -60,11 +99,7 @@ impl Shape {
                 name: column.name.to_owned(),
                 type_oid: column.type_oid,
                 typmod: column.type_modifier,
-                type_name: types
-                    .names
-                    .get(&(column.type_oid, column.type_modifier))
-                    .cloned()
-                    .unwrap_or_default(),
+                type_name: types.name_of(column),
                 not_null: source.is_some_and(|known| known.not_null),
                 key: column.key,
             }

@@ -24,7 +24,7 @@ impl Assembler {
             let prefix = String::from_utf8_lossy(message.prefix);
             tracing::debug!(%prefix, bytes = message.content.len(), lsn = %message.lsn, commit = %begun.commit, "message");
             if message.prefix == ddl::PREFIX {
-                self.tables.told(begun.commit, message.content);
+                self.tables.described(begun.commit, message.content);
             }
         }
         Ok(None)

@@ -387,9 +387,13 @@ impl Tables {
         Ok(copy)
     }
 
-    /// Takes what a message of the [event trigger](ddl) says, in a transaction that commits at `commit`.
-    pub(super) fn told(&mut self, commit: Lsn, content: &[u8]) {
-        let Some(told) = ddl::Told::parse(content).filter(|_| self.schema_changes == SchemaChanges::Trigger) else {
+    /// Takes what a message of the [event triggers](ddl) says, in a transaction that commits at `commit`.
+    pub(super) fn described(&mut self, commit: Lsn, content: &[u8]) {
+        if self.schema_changes != SchemaChanges::Trigger {
+            return;
+        }
+        let Some(told) = ddl::Told::parse(content) else {
+            tracing::warn!(%commit, "a description of a table in the log cannot be read");
             return;
         };
         let Some(table) = self.tables.iter_mut().find(|table| table.oid == told.oid) else {
@@ -397,13 +401,13 @@ impl Tables {
         };
         let own = [&table.shape.id, &table.renamed, &table.present];
         let is_own = |id: &&TableId| *id.name == told.name && id.namespace.as_deref() == Some(told.schema.as_str());
-        if !own.iter().any(is_own) {
+        if commit > table.held && !own.iter().any(is_own) {
             tracing::warn!(
                 code = "PG0032", table = %table.shape.id, now = format!("{}.{}", told.schema, told.name),
                 "the table was renamed: say so under `renamed` before it changes, and it is read on"
             );
         }
-        table.versions.told(commit, told);
+        table.versions.told(told);
     }
 
     /// Takes a look at a relation that was [needed](Need::Relation).

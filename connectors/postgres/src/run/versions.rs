@@ -20,13 +20,21 @@ pub(super) enum Version {
     New(Result<Shape>),
 }
 
+/// How the log described the table.
+#[derive(Debug)]
+struct Described {
+    form: ddl::Told,
+    /// Whether a message was taken that has this form.
+    is_taken: bool,
+}
+
 /// What is known of one table's columns besides the messages of the stream.
 #[derive(Debug, Default)]
 pub(super) struct Versions {
     /// What the last message said that was taken.
     told: Option<Told>,
-    /// What the log told of the table for the message that comes next, and where that commits.
-    ddl: Option<(Lsn, ddl::Told)>,
+    /// What the log told of the table last, until a message contradicts it.
+    ddl: Option<Described>,
     /// A look at the catalog for the message that comes next.
     look: Option<RelationLook>,
     /// Up to here the catalog was seen when it was last looked at.
@@ -46,20 +54,14 @@ impl Versions {
         if mode == SchemaChanges::Stream {
             return Version::New(Shape::from_relation(relation, before.shape, types));
         }
-        if let Some((as_of, told)) = self.ddl.take()
-            && let Some(live) = told.of(relation)
-        {
-            self.seen = self.seen.max(as_of);
-            let look = RelationLook {
-                as_of,
-                relation: Some(live),
-            };
-            // What was known before need not be compared: each column is known by itself.
-            let before = Before {
-                is_past: false,
-                ..before
-            };
-            return Version::New(Shape::looked_up(relation, before, &look, types));
+        if let Some(described) = &self.ddl {
+            let is_known = self.told.as_ref().is_some_and(|told| *told == Told::of(relation));
+            match described.form.of(relation) {
+                Some(_) if described.is_taken && is_known => return Version::Same,
+                Some(known) => return Version::New(Shape::told(relation, before.shape, &known, types)),
+                // Something was changed and not told.
+                None => self.ddl = None,
+            }
         }
         if let Some(look) = self.look.take() {
             self.seen = look.as_of;
@@ -73,9 +75,12 @@ impl Versions {
         Version::Unknown
     }
 
-    /// Takes what a message in the log says of the table, in a transaction that commits at `commit`.
-    pub(super) fn told(&mut self, commit: Lsn, told: ddl::Told) {
-        self.ddl = Some((commit, told));
+    /// Takes what a message in the log says of the table. Who describes it holds a lock on it until the end
+    /// of its transaction, so that descriptions commit in the order in which they were made.
+    pub(super) fn told(&mut self, form: ddl::Told) {
+        if form.has_columns() {
+            self.ddl = Some(Described { form, is_taken: false });
+        }
     }
 
     /// Takes a look at the catalog, for the message that comes next.
@@ -86,6 +91,9 @@ impl Versions {
     /// Notes that the table has the shape that a message told.
     pub(super) fn took(&mut self, relation: &Relation<'_>) {
         self.told = Some(Told::of(relation));
+        if let Some(described) = &mut self.ddl {
+            described.is_taken = true;
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use millstream_testkit::postgres::TestCluster;
 use serde_json::Value;
 
 use crate::schema_changes::{HISTORY, ORDERS, after_a_pause, changes, expected, keys};
-use crate::target::{Running, Target, config, source};
+use crate::target::{Running, Target, client, config, source};
 
 /// A source of `orders` that reads what the trigger tells.
 fn settings(cluster: &TestCluster) -> Value {
@@ -41,9 +41,15 @@ async fn check_says_whether_the_trigger_is_there() {
     assert_eq!(found(&config).await, [(Severity::Info, None)]);
     cluster.psql("ALTER EVENT TRIGGER millstream_ddl DISABLE").unwrap();
     assert_eq!(found(&config).await, lacks);
+    cluster.psql("ALTER EVENT TRIGGER millstream_ddl ENABLE").unwrap();
+    assert_eq!(found(&config).await, lacks, "not for those who replicate");
+    cluster
+        .psql("ALTER EVENT TRIGGER millstream_ddl ENABLE ALWAYS")
+        .unwrap();
+    assert_eq!(found(&config).await, [(Severity::Info, None)]);
     cluster
         .psql(
-            "ALTER EVENT TRIGGER millstream_ddl ENABLE; CREATE OR REPLACE FUNCTION millstream.tell_ddl() \
+            "CREATE OR REPLACE FUNCTION millstream.tell_ddl() \
              RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
         )
         .unwrap();
@@ -99,7 +105,43 @@ async fn a_key_that_the_catalog_does_not_know_any_more_is_told() {
     assert_eq!(keys(&target), ["id", "number", "code", "number"]);
 }
 
-/// In a transaction that is sent before it commits, with changes that are rolled back to a savepoint.
+/// Each row follows its description at once, in one transaction, and the catalog has yet another key
+/// by the time that they are read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_moves_within_a_transaction_is_told_before_its_rows() {
+    let cluster = TestCluster::new().unwrap();
+    install(&cluster).await;
+    let key = |column: &str, row: &str| {
+        format!(
+            "ALTER TABLE orders DROP CONSTRAINT orders_pkey; ALTER TABLE orders ADD PRIMARY KEY ({column}); \
+             INSERT INTO orders VALUES {row}"
+        )
+    };
+    let history = format!(
+        "ALTER TABLE orders ADD n int, ADD m int; INSERT INTO orders VALUES ('a', 1, 1, 1); \
+         BEGIN; {}; {}; COMMIT; BEGIN; {}; SAVEPOINT s; {}; ROLLBACK TO s; INSERT INTO orders VALUES ('e', 5, 5, 5); COMMIT; \
+         BEGIN ISOLATION LEVEL REPEATABLE READ; ALTER TABLE orders ADD later int; INSERT INTO orders VALUES ('g', 7, 7, 7); \
+         COMMIT; ANALYZE orders; INSERT INTO orders VALUES ('h', 8, 8, 8); \
+         ALTER TABLE orders DROP CONSTRAINT orders_pkey; ALTER TABLE orders ADD PRIMARY KEY (id)",
+        key("n", "('b', 2, 2, 2)"),
+        key("m", "('c', 3, 3, 3)"),
+        key("note", "('d', 4, 4, 4)"),
+        key("id", "('f', 6, 6, 6)"),
+    );
+    let mut run = after_a_pause(&cluster, &settings(&cluster), &history).await;
+    run.catch_up(&cluster).await;
+    let target = run.stop().await;
+    let notes: Vec<char> = changes(&target)
+        .iter()
+        .map(|change| change.rsplit_once("note=").unwrap().1.chars().next().unwrap())
+        .collect();
+    assert_eq!(notes, ['a', 'b', 'c', 'd', 'e', 'g', 'h']);
+    // The last is told only that something changed, and that is what the catalog says of it.
+    assert_eq!(keys(&target)[..4], ["id", "n", "m", "note"]);
+}
+
+/// In a transaction that the server could send before it commits, with changes that are rolled back to a
+/// savepoint after they were decoded.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_told_and_rolled_back_is_not_believed() {
     let cluster = TestCluster::with_settings(&[("logical_decoding_work_mem", "64kB")]).unwrap();
@@ -108,25 +150,139 @@ async fn what_was_told_and_rolled_back_is_not_believed() {
     let config = settings(&cluster);
     let mut run = Running::start(source(&config), Target::of(&["orders"]));
     run.until_streaming(&cluster).await;
-    let big = "INSERT INTO orders SELECT i, i, repeat('x', 100) FROM generate_series(1, 3000) i";
-    cluster
-        .psql(&format!(
-            "BEGIN; {big}; SAVEPOINT s; ALTER TABLE orders RENAME id TO gone; ROLLBACK TO s; \
-             ALTER TABLE orders DROP amount; ALTER TABLE orders RENAME id TO number; \
-             UPDATE orders SET number = -1 WHERE number = 1; COMMIT; DELETE FROM orders WHERE number > 2"
-        ))
+    let client = client(&cluster).await;
+    let fill = |from: u32| {
+        format!("INSERT INTO orders SELECT i, i, repeat('x', 100) FROM generate_series({from}, {from} + 2999) i")
+    };
+    let said = format!(
+        "BEGIN; {}; SAVEPOINT s; ALTER TABLE orders DROP CONSTRAINT orders_pkey; ALTER TABLE orders ADD PRIMARY KEY (amount); {}",
+        fill(1),
+        fill(3001)
+    );
+    client.batch_execute(&said).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    client
+        .batch_execute(
+            "ROLLBACK TO s; INSERT INTO orders VALUES (-5, 7, 'still'); ALTER TABLE orders DROP amount; \
+             ALTER TABLE orders RENAME id TO number; UPDATE orders SET number = -1 WHERE number = 1; COMMIT; \
+             DELETE FROM orders WHERE number > 2",
+        )
+        .await
         .unwrap();
     run.catch_up(&cluster).await;
     let target = run.stop().await;
     let found = changes(&target);
-    assert_eq!(found.len(), 3000 + 2 + 2998);
+    assert_eq!(found.len(), 3001 + 2 + 2998);
     assert!(
-        found[3000].starts_with("d note=xx") && found[3000].ends_with("number=1"),
+        found[3001].starts_with("d note=xx") && found[3001].ends_with("number=1"),
         "{}",
-        found[3000]
+        found[3001]
     );
-    assert!(found[3001].ends_with("number=-1"), "{}", found[3001]);
+    assert!(found[3002].ends_with("number=-1"), "{}", found[3002]);
     assert_eq!(keys(&target), ["id", "number"]);
+}
+
+/// A transaction that described the table before another one changed it, and commits later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_description_that_was_overtaken_does_not_count() {
+    let cluster = TestCluster::new().unwrap();
+    install(&cluster).await;
+    cluster
+        .psql(&format!(
+            "{ORDERS} CREATE INDEX amounts ON orders (amount); ALTER TABLE orders ALTER note SET STATISTICS 10"
+        ))
+        .unwrap();
+    let config = settings(&cluster);
+    let mut run = Running::start(source(&config), Target::of(&["orders"]));
+    run.until_streaming(&cluster).await;
+    let mut target = run.stop().await;
+    target.boundaries.clear();
+    let client = client(&cluster).await;
+    client
+        .batch_execute("BEGIN; ALTER INDEX amounts RENAME TO sums")
+        .await
+        .unwrap();
+    cluster
+        .psql(
+            "ALTER TABLE orders DROP CONSTRAINT orders_pkey; ALTER TABLE orders ADD PRIMARY KEY (amount); \
+             INSERT INTO orders VALUES (1, 2, 'a')",
+        )
+        .unwrap();
+    client.batch_execute("COMMIT").await.unwrap();
+    cluster
+        .psql(
+            "ANALYZE orders; INSERT INTO orders VALUES (1, 3, 'b'); ALTER TABLE orders DROP CONSTRAINT orders_pkey; \
+             ALTER TABLE orders ADD PRIMARY KEY (note)",
+        )
+        .unwrap();
+    let mut run = Running::start(source(&config), target);
+    run.catch_up(&cluster).await;
+    let target = run.stop().await;
+    assert_eq!(changes(&target).len(), 2);
+    assert_eq!(keys(&target), ["amount"]);
+}
+
+/// Columns go with a type that they have, and a key with them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_dropped_with_something_else_is_missed() {
+    let cluster = TestCluster::new().unwrap();
+    install(&cluster).await;
+    cluster
+        .psql(
+            "CREATE TYPE mood AS ENUM ('fine'); CREATE TABLE orders (id int, m mood, note text, PRIMARY KEY (id, m)); \
+             ALTER TABLE orders REPLICA IDENTITY FULL; CREATE PUBLICATION p FOR ALL TABLES",
+        )
+        .unwrap();
+    let mut run = Running::start(source(&settings(&cluster)), Target::of(&["orders"]));
+    run.until_streaming(&cluster).await;
+    cluster
+        .psql(
+            "ALTER TABLE orders ALTER note SET STATISTICS 10; INSERT INTO orders VALUES (1, 'fine', 'a'); \
+             DROP TYPE mood CASCADE; INSERT INTO orders VALUES (1, 'b')",
+        )
+        .unwrap();
+    let failure = run.try_catch_up(&cluster).await.unwrap_err();
+    assert_eq!(failure.error_code(), Some("PG0033"), "{}", failure.summary());
+}
+
+/// Who may make schemas in the database made ours, before a superuser ran what is printed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_printed_leaves_nobody_else_a_hold_on_it() {
+    let cluster = TestCluster::new().unwrap();
+    cluster.psql(ORDERS).unwrap();
+    cluster
+        .psql("CREATE ROLE mallory; GRANT CREATE ON DATABASE postgres TO mallory")
+        .unwrap();
+    cluster
+        .psql(
+            "SET ROLE mallory; CREATE SCHEMA millstream; CREATE FUNCTION millstream.tell_ddl() RETURNS event_trigger \
+             LANGUAGE plpgsql AS 'BEGIN END'",
+        )
+        .unwrap();
+    install(&cluster).await;
+    let config = settings(&cluster);
+    assert_eq!(found(&config).await, [(Severity::Info, None)]);
+    for theft in [
+        "CREATE OR REPLACE FUNCTION millstream.tell_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+        "DROP FUNCTION millstream.tell_ddl() CASCADE",
+        "ALTER SCHEMA millstream RENAME TO mine",
+    ] {
+        let refused = cluster
+            .psql(&format!("SET ROLE mallory; {theft}"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("must be owner") || refused.contains("permission denied"),
+            "{refused}"
+        );
+    }
+    cluster
+        .psql("ALTER FUNCTION millstream.tell_ddl() OWNER TO mallory")
+        .unwrap();
+    assert_eq!(
+        found(&config).await,
+        [(Severity::Info, None), (Severity::Error, Some("PG0055"))]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
