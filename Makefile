@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/tar
 export INSTA_WORKSPACE_ROOT := $(CURDIR)
 CARGO_FLAGS := --workspace --features failpoints
 
-.PHONY: help demo test test-postgres bench lint fuzz
+.PHONY: help demo test test-postgres replay bench lint fuzz
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -22,6 +22,10 @@ test: ## install what the tests need, then run them all on real servers
 test-postgres: ## the PostgreSQL source's tests on another server: make test-postgres VERSION=18, or 14 to 17
 	scripts/setup.sh test
 	scripts/test-postgres.sh "$(VERSION)" $(CARGO_FLAGS)
+
+replay: ## all of PostgreSQL's own tests of replication and decoding, beside a source; takes minutes
+	scripts/setup.sh test
+	MILLSTREAM_REPLAY=all cargo test $(CARGO_FLAGS) --test server -- oracle:: --test-threads 1
 
 bench: ## peak memory on two million, five million and a million rows or messages; takes minutes
 	scripts/setup.sh test

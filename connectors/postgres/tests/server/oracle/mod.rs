@@ -10,3 +10,10 @@ mod replay;
 mod rows;
 mod script;
 mod session;
+
+/// Which of PostgreSQL's own tests are replayed: those with this in their names; `None` for those that
+/// always are.
+fn wanted() -> Option<String> {
+    let only = std::env::var("MILLSTREAM_REPLAY").ok()?;
+    Some(if only == "all" { String::new() } else { only })
+}
