@@ -181,8 +181,11 @@ fn print(reports: &[Report], diagnostics: &[Diagnostic]) {
         println!("{diagnostic}");
     }
     let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
+    let has_warnings = diagnostics
+        .iter()
+        .any(|diagnostic| diagnostic.finding.severity == Severity::Warning);
     match (errors, diagnostics.len() - errors) {
-        (0, 0) => println!("ok"),
+        (0, _) if !has_warnings => println!("ok"),
         (errors, others) => println!("{errors} error(s), {others} other finding(s)"),
     }
 }

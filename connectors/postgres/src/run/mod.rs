@@ -350,9 +350,14 @@ pub(crate) async fn read_tables(
     sql: &mut Connection,
     wanted: &[TableId],
 ) -> Result<Vec<CatalogTable>> {
-    let mut tables = catalog::read_settled_tables(sql, settings, wanted)
+    let tables = catalog::read_settled_tables(sql, settings, wanted)
         .await
         .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
+    judged(settings, wanted, tables)
+}
+
+/// What the catalog says of the `wanted`, as [`read_tables`] wants it.
+fn judged(settings: &Settings, wanted: &[TableId], mut tables: Vec<CatalogTable>) -> Result<Vec<CatalogTable>> {
     let selection = &settings.selection;
     for id in wanted {
         match tables.iter().find(|table| table.id == *id) {

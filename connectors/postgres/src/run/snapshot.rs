@@ -53,7 +53,8 @@ impl Snapshot {
     /// temporary one beside it.
     pub(super) async fn of(settings: &Settings, wanted: &[TableId], mut make_slot: bool) -> Result<Self> {
         let failed = |error| fault::explain(error, "cannot take a snapshot", &settings.connect);
-        let (mut before, mut versions) = look(settings, wanted).await?;
+        let unlocked = look(settings, wanted, None).await?;
+        let (mut before, mut versions) = unlocked.ok_or_else(|| Error::new(ErrorKind::Unavailable, NO_LOOK))?;
         for _ in 0..ATTEMPTS {
             let (point, mut sql) = enter(settings, make_slot).await.map_err(failed)?;
             // LOCK TABLE would want the privilege to read the whole table, and not its published columns alone.
@@ -66,7 +67,14 @@ impl Snapshot {
                 Err(error) if error.sqlstate() == Some("42P01") => false,
                 locked => locked.map(|_| true).map_err(failed)?,
             };
-            let (tables, versions_now) = look(settings, wanted).await?;
+            let Some((tables, versions_now)) = look(settings, wanted, Some(LONGEST_LOCK)).await? else {
+                // Whoever waits for our locks has others wait behind him.
+                tracing::info!("a lock on a table is waited for: taking another snapshot");
+                sql.close().await;
+                make_slot = false;
+                sleep(PAUSE).await;
+                continue;
+            };
             // Locked was what had the names before, and is read by those that it has now.
             let names = |tables: &[CatalogTable]| tables.iter().map(|table| table.present.clone()).collect::<Vec<_>>();
             if is_locked && versions == versions_now && names(&before) == names(&tables) {
@@ -155,15 +163,31 @@ fn not_exported() -> WireError {
     WireError::Protocol("no snapshot was exported".to_owned())
 }
 
-/// The tables as they are now, and the versions of their columns.
-async fn look(settings: &Settings, wanted: &[TableId]) -> Result<(Vec<CatalogTable>, Vec<(u32, String)>)> {
+const NO_LOOK: &str = "the tables cannot be looked at";
+
+/// The tables as they are now, and the versions of their columns. `None` if a lock was not to be had within
+/// `patience`.
+async fn look(
+    settings: &Settings,
+    wanted: &[TableId],
+    patience: Option<Duration>,
+) -> Result<Option<(Vec<CatalogTable>, Vec<(u32, String)>)>> {
+    let failed = |error| fault::explain(error, "cannot read the catalog", &settings.connect);
     let mut sql = super::connect(settings).await?;
-    let tables = super::read_tables(settings, &mut sql, wanted).await?;
-    let versions = catalog::read_column_versions(&mut sql, &tables)
-        .await
-        .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
+    let looking = async {
+        let limit = patience.map_or(0, |patience| patience.as_millis());
+        sql.query(&format!("SET lock_timeout = {limit}")).await?;
+        let tables = catalog::read_settled_tables(&mut sql, settings, wanted).await?;
+        let versions = catalog::read_column_versions(&mut sql, &tables).await?;
+        Ok::<_, WireError>((tables, versions))
+    };
+    let looked = match looking.await {
+        Ok((tables, versions)) => Some((super::judged(settings, wanted, tables)?, versions)),
+        Err(error) if error.sqlstate() == Some("55P03") => None,
+        Err(error) => return Err(failed(error)),
+    };
     sql.close().await;
-    Ok((tables, versions))
+    Ok(looked)
 }
 
 /// Makes a slot and opens a session in its snapshot. Returns the snapshot's place in the log too.
