@@ -23,3 +23,9 @@ export MILLSTREAM_PG_BIN=$binaries
 echo "PostgreSQL of the tests: $("$binaries/postgres" --version)"
 cargo test "${@:---workspace}" --lib -- server_tests
 cargo test "${@:---workspace}" --test server
+# An upgrade from the system's server to this one, where it is newer.
+packaged=$(compgen -G '/usr/lib/postgresql/*/bin/pg_upgrade' | sort -V | tail -n 1 | cut -d / -f 5 || true)
+if [ "${packaged:-99}" -lt "$major" ] && [ -x "$binaries/pg_upgrade" ]; then
+    unset MILLSTREAM_PG_BIN
+    MILLSTREAM_PG_NEW_BIN=$binaries cargo test "${@:---workspace}" --test server -- a_drained_upgrade
+fi

@@ -87,6 +87,24 @@ fn describe() {
             "Bytes of a source table that is copied",
         ),
         (
+            Gauge,
+            "millstream_copy_read_rows",
+            Count,
+            "Rows that the last copy of a source table has read since it was put up",
+        ),
+        (
+            Gauge,
+            "millstream_copy_ratio",
+            Count,
+            "The part of a source table that its last copy has read, from 0 to 1",
+        ),
+        (
+            Gauge,
+            "millstream_copy_left_seconds",
+            Seconds,
+            "Seconds until the last copy of a source table ends, at the present pace",
+        ),
+        (
             Counter,
             "millstream_pipeline_failures_total",
             Count,

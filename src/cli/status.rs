@@ -81,7 +81,7 @@ fn progress(table: &str, copy: &CopyProgress) -> String {
     };
     format!(
         "{what} {table}: {:.0} %, {} rows, {} of {} MB{left}",
-        copy.ratio() * 100.0,
+        copy.ratio * 100.0,
         copy.rows,
         copy.bytes / MB,
         copy.total_bytes / MB
@@ -99,6 +99,7 @@ mod tests {
             rows: 1_200_000,
             bytes: 90_000_000,
             total_bytes: 200_000_000,
+            ratio: 0.45,
             seconds_left: Some(30),
             finished: false,
         };

@@ -92,6 +92,8 @@ fn metrics_in(folder: &std::path::Path, found: &mut std::collections::BTreeSet<S
                 "_messages",
                 "_xids",
                 "_transactions",
+                "_rows",
+                "_ratio",
             ];
             let states = [
                 "_up",

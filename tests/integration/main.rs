@@ -5,6 +5,7 @@
 mod bad_input;
 mod broker;
 mod caught_up;
+mod copies;
 mod daemon;
 mod demo;
 mod documents;

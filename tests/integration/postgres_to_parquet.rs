@@ -118,29 +118,34 @@ impl Bank {
     }
 
     fn source_rows(&self, sql: &str) -> FoldedTable {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(async {
-            let (client, connection) = tokio_postgres::connect(&self.cluster.url(), NoTls).await.unwrap();
-            let driver = tokio::spawn(connection);
-            let rows = client.simple_query(sql).await.unwrap();
-            drop(client);
-            driver.await.unwrap().unwrap();
-            rows.into_iter()
-                .filter_map(|message| match message {
-                    SimpleQueryMessage::Row(row) => {
-                        let cells: Cells = row
-                            .columns()
-                            .iter()
-                            .enumerate()
-                            .filter_map(|(at, column)| Some((column.name().to_owned(), row.get(at)?.to_owned())))
-                            .collect();
-                        Some((Cells::from([("id".to_owned(), cells["id"].clone())]), cells))
-                    }
-                    _ => None,
-                })
-                .collect()
-        })
+        source_rows(&self.cluster, sql)
     }
+}
+
+/// The rows of a query, by their `id`.
+pub fn source_rows(cluster: &TestCluster, sql: &str) -> FoldedTable {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(&cluster.url(), NoTls).await.unwrap();
+        let driver = tokio::spawn(connection);
+        let rows = client.simple_query(sql).await.unwrap();
+        drop(client);
+        driver.await.unwrap().unwrap();
+        rows.into_iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => {
+                    let cells: Cells = row
+                        .columns()
+                        .iter()
+                        .enumerate()
+                        .filter_map(|(at, column)| Some((column.name().to_owned(), row.get(at)?.to_owned())))
+                        .collect();
+                    Some((Cells::from([("id".to_owned(), cells["id"].clone())]), cells))
+                }
+                _ => None,
+            })
+            .collect()
+    })
 }
 
 /// Changes rows of the bank at random until it is stopped.

@@ -19,6 +19,8 @@ pub struct CopyProgress {
     pub bytes: u64,
     /// Bytes of the table, as far as they are known; large values that are stored apart may be missing.
     pub total_bytes: u64,
+    /// The part that was read, from 0 to 1.
+    pub ratio: f64,
     /// Seconds until the end at the present pace; `None` until there is one, and at the end.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub seconds_left: Option<u64>,
@@ -44,16 +46,6 @@ pub enum CopyKind {
     LostSlot,
 }
 
-impl CopyProgress {
-    /// The part that was read, from 0 to 1.
-    pub fn ratio(&self) -> f64 {
-        if self.finished || self.total_bytes == 0 {
-            return f64::from(u8::from(self.finished));
-        }
-        (self.bytes as f64 / self.total_bytes as f64).min(1.0)
-    }
-}
-
 /// The copies of one source, shared between the source and those who show them. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct CopyBoard(Arc<Mutex<BTreeMap<TableId, Entry>>>);
@@ -73,6 +65,7 @@ impl CopyBoard {
             rows: 0,
             bytes,
             total_bytes,
+            ratio: 0.0,
             seconds_left: None,
             finished: false,
         };
@@ -133,6 +126,11 @@ impl Entry {
             progress.bytes.saturating_sub(self.bytes_at_start),
             progress.total_bytes.saturating_sub(progress.bytes),
         );
+        progress.ratio = match progress.total_bytes {
+            _ if progress.finished => 1.0,
+            0 => 0.0,
+            total => (progress.bytes as f64 / total as f64).min(1.0),
+        };
         if !progress.finished && read > 0 {
             let seconds = elapsed.as_secs_f64() * left as f64 / read as f64;
             progress.seconds_left = Some(seconds.ceil() as u64);
@@ -151,16 +149,16 @@ mod tests {
         let table = TableId::new("s", None, "t");
         board.start(&table, CopyKind::First, 400, 1000);
         let shown = |elapsed| board.lock()[&table].shown(Duration::from_secs(elapsed));
-        assert_eq!((shown(5).seconds_left, shown(5).ratio()), (None, 0.4));
+        assert_eq!((shown(5).seconds_left, shown(5).ratio), (None, 0.4));
         board.advance(&table, 10, 200);
         let progress = shown(5);
         assert_eq!(
-            (progress.seconds_left, progress.rows, progress.ratio()),
+            (progress.seconds_left, progress.rows, progress.ratio),
             (Some(10), 10, 0.6)
         );
         board.finish(&table);
         assert_eq!(
-            (shown(9).seconds_left, shown(9).ratio(), shown(9).bytes),
+            (shown(9).seconds_left, shown(9).ratio, shown(9).bytes),
             (None, 1.0, 1000)
         );
     }

@@ -53,15 +53,15 @@ BEGIN
         RETURN;
     END IF;
     IF tg_event = 'sql_drop' THEN
-        -- Columns that went with something else, as by DROP TYPE … CASCADE.
+        -- Columns that went with something else, as by DROP TYPE ... CASCADE.
         IF tg_tag = 'ALTER TABLE' THEN
             RETURN;
         END IF;
         touched := ARRAY(SELECT d.objid FROM pg_event_trigger_dropped_objects() d
             WHERE d.classid = 'pg_class'::regclass AND d.objsubid > 0);
     ELSE
-        touched := ARRAY(SELECT COALESCE(i.indrelid, d.objid) FROM pg_event_trigger_ddl_commands() d
-            LEFT JOIN pg_index i ON i.indexrelid = d.objid WHERE d.classid = 'pg_class'::regclass);
+        touched := ARRAY(SELECT COALESCE((SELECT indrelid FROM pg_index WHERE indexrelid = d.objid), d.objid)
+            FROM pg_event_trigger_ddl_commands() d WHERE d.classid = 'pg_class'::regclass);
         IF tg_tag = 'ALTER SCHEMA' THEN
             touched := touched || ARRAY(SELECT c.oid FROM pg_event_trigger_ddl_commands() d
                 JOIN pg_class c ON c.relnamespace = d.objid WHERE d.classid = 'pg_namespace'::regclass);
@@ -70,7 +70,8 @@ BEGIN
     FOR told IN
         WITH RECURSIVE changed (oid) AS (
             SELECT unnest(touched)
-            UNION SELECT h.inhrelid FROM changed JOIN pg_inherits h ON h.inhparent = changed.oid)
+            UNION SELECT h.inhrelid FROM changed, LATERAL (
+                SELECT inhrelid FROM pg_inherits WHERE inhparent = changed.oid OFFSET 0) h)
         SELECT json_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname,
             'identity', c.relreplident, 'columns', CASE
             WHEN NOT EXISTS (SELECT FROM pg_locks l WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation'
@@ -83,7 +84,9 @@ BEGIN
             FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid
                 AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary AND i.indimmediate END
             WHERE a.attrelid = c.oid AND a.attnum > 0) END)
-        FROM changed JOIN pg_class c ON c.oid = changed.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+        -- Each is looked up: a join would read the whole catalog for one table.
+        FROM changed, LATERAL (SELECT * FROM pg_class WHERE oid = changed.oid OFFSET 0) c,
+            LATERAL (SELECT nspname FROM pg_namespace WHERE oid = c.relnamespace OFFSET 0) n
         WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
     LOOP
         PERFORM pg_logical_emit_message(true, '{prefix}', convert_to(told, 'UTF8'));

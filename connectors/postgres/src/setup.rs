@@ -160,6 +160,13 @@ fn everything(settings: &Settings) -> Vec<Finding> {
 
 fn slot(settings: &Settings) -> Option<Finding> {
     let name = &settings.slot;
+    let mut options = String::new();
+    if settings.two_phase {
+        options.push_str(", twophase => true");
+    }
+    if settings.care.failover {
+        options.push_str(", failover => true");
+    }
     Some(
         Finding::new(
             Severity::Info,
@@ -167,7 +174,7 @@ fn slot(settings: &Settings) -> Option<Finding> {
             "millstream makes it when it starts; made before, it holds back WAL from now on",
         )
         .sql(format!(
-            "SELECT pg_create_logical_replication_slot({}, 'pgoutput');",
+            "SELECT pg_create_logical_replication_slot({}, 'pgoutput'{options});",
             escape_literal(name).trim_start()
         )),
     )
@@ -182,6 +189,7 @@ mod tests {
         let config = serde_json::from_value(serde_json::json!({
             "url": "postgres://o'me:hunter2@db/shop", "publications": ["p", "q"],
             "tables": ["orders", "lines", "sales.tmp_*"], "renamed": {"lines": "Sales.lines"}, "slot": "s",
+            "two_phase": true, "failover": true,
         }))
         .unwrap();
         let settings = Settings::read("orders", "shop", &config).unwrap();
@@ -203,6 +211,8 @@ mod tests {
                 "CREATE PUBLICATION \"q\" WITH (publish_via_partition_root = true);",
             ]
         );
+        let slot = "SELECT pg_create_logical_replication_slot('s', 'pgoutput', twophase => true, failover => true);";
+        assert_eq!(statements.last().unwrap().sql.as_deref(), Some(slot));
         assert!(!format!("{statements:?}").contains("hunter2"));
         assert!(
             statements

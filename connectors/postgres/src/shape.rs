@@ -60,13 +60,12 @@ impl Shape {
         let sent: Vec<RelationColumn<'_>> = relation.columns().collect();
         let columns = sent.iter().enumerate().map(|(index, column)| {
             let known = before.predecessor(index, &sent);
-            let typed = (column.type_oid, column.type_modifier);
             CatalogColumn {
                 attnum: None,
                 name: column.name.to_owned(),
                 type_oid: column.type_oid,
                 typmod: column.type_modifier,
-                type_name: types.names.get(&typed).cloned().unwrap_or_default(),
+                type_name: types.name_of(column),
                 not_null: known.is_some_and(|known| known.not_null),
                 key: match identity {
                     ReplicaIdentity::Full | ReplicaIdentity::Nothing => known.is_some_and(|known| known.key),

@@ -28,6 +28,9 @@ pub(crate) async fn read_files(
     table: &CatalogTable,
     partitions: Option<&[u32]>,
 ) -> Result<(Vec<TableFile>, u64), WireError> {
+    if partitions.is_some_and(<[u32]>::is_empty) {
+        return Ok((Vec::new(), DEFAULT_BLOCK));
+    }
     let query = format!(
         "WITH RECURSIVE tree AS (SELECT {oid}::oid AS oid UNION SELECT h.inhrelid FROM tree \
          JOIN pg_catalog.pg_inherits h ON h.inhparent = tree.oid WHERE '{kind}' = 'p'), \
@@ -42,9 +45,6 @@ pub(crate) async fn read_files(
         oid = table.oid,
         kind = if table.kind == "p" { "p" } else { "r" },
     );
-    if partitions.is_some_and(<[u32]>::is_empty) {
-        return Ok((Vec::new(), DEFAULT_BLOCK));
-    }
     let (mut files, mut leaves, mut readable, mut block_bytes) = (Vec::new(), Vec::new(), true, DEFAULT_BLOCK);
     for row in sql.query(&query).await? {
         let blocks: u64 = row.parse(2)?;

@@ -40,7 +40,8 @@ pub(crate) struct PartitionLook {
 ///
 /// The row of `pg_inherits` is as old as the attachment; that of a system column, which nothing
 /// changes, as old as the relation. `CREATE TABLE … PARTITION OF` makes both in one transaction. One with
-/// an `xmax` was to be detached, which did not come to pass, and has another `cmin` since. What is older than the slot's `catalog_xmin` was so before all that the slot still sends.
+/// an `xmax` was to be detached, which did not come to pass, and has another `cmin` since. What is older
+/// than the slot's `catalog_xmin` was so before all that the slot still sends.
 pub(crate) async fn read_partitions(
     sql: &mut Connection,
     tables: &[CatalogTable],

@@ -8,7 +8,7 @@ use arrow_array::{Array, ArrayRef};
 use arrow_schema::{DataType, Schema};
 use futures::{StreamExt, pin_mut};
 use millstream_core::{PartitionId, TableId, TableSchema};
-use millstream_testkit::postgres::TestCluster;
+use millstream_testkit::postgres::{TestCluster, say_skipped};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use super::catalog_type::CATALOG_QUERY;
@@ -337,8 +337,7 @@ async fn check(client: &Client, name: &str, arrow: &DataType, literals: &[&str])
     if let Err(error) = client.batch_execute(&sql).await {
         let message = format!("{error:?}");
         assert!(message.contains("built with libxml"), "{sql}: {message}");
-        eprintln!("SKIPPED {name}: this PostgreSQL was built without it");
-        return;
+        return say_skipped(&format!("this PostgreSQL was built without {name}")).unwrap();
     }
     let r#type = column_types(client, "t").await.remove(1).1;
     assert_eq!(r#type.arrow(), *arrow, "{name}");

@@ -201,4 +201,4 @@ async fn next(beats: &mut Option<Interval>) {
 
 #[cfg(test)]
 #[path = "governor/tests.rs"]
-mod tests;
+mod server_tests;

@@ -1,9 +1,14 @@
 //! Partitions that are attached with rows of their own.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use millstream_core::Position;
 use millstream_testkit::postgres::TestCluster;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
-use crate::target::{Running, Target, check, config, eventually, present, source, table};
+use crate::target::{Held, Running, Target, check, config, eventually, present, source, table};
 
 const PARTS: &str = "CREATE TABLE parts (id int PRIMARY KEY, note text) PARTITION BY RANGE (id); \
     CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10); INSERT INTO parts VALUES (1, 'first');";
@@ -36,6 +41,29 @@ async fn streaming(cluster: &TestCluster, config: &Value) -> Running {
 async fn until_equal(run: &mut Running, cluster: &TestCluster) {
     let expected = present(cluster, "parts", &["id", "note"]);
     run.until(|target| target.folded("parts", "id") == expected).await;
+}
+
+/// Has changes told until the target remembers that it is owed copies of so many partitions.
+async fn until_owed(run: &mut Running, cluster: &TestCluster, partitions: usize) {
+    let owed = |target: &Target| {
+        let held = &target.tables[&table("parts")].checkpoint;
+        let told = held
+            .iter()
+            .find(|(partition, _)| partition.within_source() == "attached/public.parts");
+        told.map_or(0, |(_, position)| match position {
+            Position::Token { token, .. } => token.split(';').next().unwrap().matches('@').count(),
+            other => panic!("{other:?}"),
+        })
+    };
+    for id in 2..10 {
+        cluster.psql(&format!("INSERT INTO parts VALUES ({id}, 'n')")).unwrap();
+        run.catch_up(cluster).await;
+        if owed(&run.target) == partitions {
+            return;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{} are owed", owed(&run.target));
 }
 
 /// How many rows came by copies.
@@ -195,7 +223,7 @@ async fn without_recopy_it_is_told_and_a_backfill_brings_the_rows() {
     );
     cluster.psql("INSERT INTO parts VALUES (13, 'n')").unwrap();
     run.catch_up(&cluster).await;
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    sleep(Duration::from_millis(300)).await;
     run.catch_up(&cluster).await;
     assert_eq!(run.target.folded("parts", "id").len(), 2, "1 and 13");
     run.ask("parts", Some("tableoid = 'parts_2'::regclass")).await.unwrap();
@@ -228,21 +256,7 @@ async fn what_is_owed_is_copied_after_a_crash() {
         .unwrap();
     run.until(|target| copied(target) > 1).await;
     cluster.psql(ATTACH).unwrap();
-    let owes = |target: &Target| {
-        let held = &target.tables[&table("parts")].checkpoint;
-        held.iter().any(|(partition, position)| {
-            partition.within_source() == "attached/public.parts" && format!("{position:?}").contains(',')
-        })
-    };
-    for id in 2..9 {
-        cluster.psql(&format!("INSERT INTO parts VALUES ({id}, 'n')")).unwrap();
-        run.catch_up(&cluster).await;
-        if owes(&run.target) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    assert!(owes(&run.target));
+    until_owed(&mut run, &cluster, 2).await;
     let target = run.kill();
     assert!(
         !target
@@ -298,11 +312,11 @@ async fn each_of_two_target_tables_gets_the_rows() {
     let config = settings(&cluster);
     let mut target = streaming(&cluster, &config).await.kill();
     cluster.psql(ATTACH).unwrap();
-    target.twins.insert(table("parts"), crate::target::Held::default());
+    target.twins.insert(table("parts"), Held::default());
     let mut run = Running::start(source(&config), target);
-    let ids = |held: &crate::target::Held| {
+    let ids = |held: &Held| {
         let ids = held.rows.iter().map(|row| row.cells["id"].clone());
-        ids.collect::<std::collections::BTreeSet<_>>()
+        ids.collect::<BTreeSet<_>>()
     };
     let all = ["1", "11", "12"].map(str::to_owned).into();
     run.until(|target| ids(&target.tables[&table("parts")]) == all && ids(&target.twins[&table("parts")]) == all)
@@ -331,20 +345,7 @@ async fn a_copy_that_was_begun_ends_before_another_begins() {
     let before = copied(&run.target);
     run.until(|target| copied(target) > before + 15).await;
     cluster.psql(ATTACH).unwrap();
-    let owes = |target: &Target| {
-        let held = &target.tables[&table("parts")].checkpoint;
-        held.iter()
-            .any(|(partition, _)| partition.within_source() == "attached/public.parts")
-    };
-    for id in 2..9 {
-        cluster.psql(&format!("INSERT INTO parts VALUES ({id}, 'n')")).unwrap();
-        run.catch_up(&cluster).await;
-        if owes(&run.target) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    assert!(owes(&run.target));
+    until_owed(&mut run, &cluster, 1).await;
     // The one that was asked for is cut twice, and its rows come all the same.
     let mut target = run.kill();
     for _ in 0..2 {
@@ -361,4 +362,21 @@ async fn a_copy_that_was_begun_ends_before_another_begins() {
     run.until(|target| often(target, "199") == 2 && often(target, "11") >= 1)
         .await;
     run.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_detached_partition_stay_and_its_later_changes_do_not_come() {
+    let cluster = cluster();
+    let mut run = streaming(&cluster, &settings(&cluster)).await;
+    cluster
+        .psql(
+            "INSERT INTO parts VALUES (2, 'kept'); ALTER TABLE parts DETACH PARTITION parts_1; \
+             INSERT INTO parts_1 VALUES (3, 'not ours'); DELETE FROM parts_1 WHERE id = 1; \
+             CREATE TABLE parts_3 PARTITION OF parts FOR VALUES FROM (20) TO (30); INSERT INTO parts VALUES (21, 'n')",
+        )
+        .unwrap();
+    run.catch_up(&cluster).await;
+    let target = run.stop().await;
+    let ids = target.folded("parts", "id").into_values().map(|row| row["id"].clone());
+    assert_eq!(ids.collect::<BTreeSet<_>>(), ["1", "2", "21"].map(str::to_owned).into());
 }

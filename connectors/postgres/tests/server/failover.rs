@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millstream_core::{ErrorKind, PartitionId, Position};
-use millstream_testkit::postgres::{PASSWORD, Shutdown, TestCluster, newer_binaries};
+use millstream_testkit::postgres::{PASSWORD, Shutdown, TestCluster, newer_binaries, say_skipped};
 
 use crate::target::{Running, Target, check, config, eventually, present, source, table};
 
@@ -44,7 +44,7 @@ fn assert_equal(target: &Target, cluster: &TestCluster) {
 fn has(cluster: &TestCluster, version: u32) -> bool {
     let has = cluster.version().unwrap() >= version;
     if !has {
-        println!("skipped: the server is older than {}", version / 10_000);
+        say_skipped(&format!("the server is older than {}", version / 10_000)).unwrap();
     }
     has
 }
@@ -235,8 +235,7 @@ async fn another_server_is_refused_unless_it_is_adopted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_goes_on_after_a_drained_upgrade() {
     let Some(newer) = newer_binaries() else {
-        println!("skipped: MILLSTREAM_PG_NEW_BIN names no newer server");
-        return;
+        return say_skipped("MILLSTREAM_PG_NEW_BIN names no newer server").unwrap();
     };
     let old = cluster();
     let mut run = Running::start(source(&config(&old, &["orders"])), Target::of(&["orders"]));

@@ -11,6 +11,7 @@ mod backlog_random;
 mod changes;
 mod conformance;
 mod copies;
+mod copy_sessions;
 mod dice;
 mod failover;
 mod hosts;

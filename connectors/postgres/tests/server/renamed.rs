@@ -28,6 +28,21 @@ pub fn settings(cluster: &TestCluster, renamed: Option<&str>) -> Value {
     config
 }
 
+/// The same, with a slot of its own for each value of `recopy`.
+pub fn settings_for(cluster: &TestCluster, renamed: Option<&str>, recopy: &str) -> Value {
+    let mut config = settings(cluster, renamed);
+    config["recopy"] = recopy.into();
+    config["slot"] = format!("slot_{recopy}").into();
+    config
+}
+
+/// A run that has its first copy.
+pub async fn streaming(cluster: &TestCluster, config: &Value) -> Running {
+    let mut run = Running::start(source(config), Target::of(&["orders"]));
+    run.until_streaming(cluster).await;
+    run
+}
+
 pub fn operations(target: &Target, op: &str) -> usize {
     let rows = &target.tables[&table("orders")].rows;
     rows.iter().filter(|row| row.op == op).count()
@@ -152,12 +167,9 @@ async fn a_backlog_under_the_old_name_is_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_takes_the_old_name_is_not_taken_for_it() {
     let cluster = cluster();
-    let mut said = settings(&cluster, Some("old"));
     for recopy in ["replaced", "never"] {
-        said["recopy"] = recopy.into();
-        said["slot"] = format!("slot_{recopy}").into();
-        let mut run = Running::start(source(&said), Target::of(&["orders"]));
-        run.until_streaming(&cluster).await;
+        let said = settings_for(&cluster, Some("old"), recopy);
+        let mut run = streaming(&cluster, &said).await;
         let copied = operations(&run.target, "r");
         cluster
             .psql(
@@ -188,11 +200,8 @@ async fn a_backlog_may_have_names_in_between_and_another_relation_under_the_pres
         .psql("CREATE TABLE orders_v2 (id int PRIMARY KEY, n int, body text)")
         .unwrap();
     for recopy in ["replaced", "never"] {
-        let mut config = settings(&cluster, None);
-        config["recopy"] = recopy.into();
-        config["slot"] = format!("slot_{recopy}").into();
-        let mut run = Running::start(source(&config), Target::of(&["orders"]));
-        run.until_streaming(&cluster).await;
+        let mut config = settings_for(&cluster, None, recopy);
+        let run = streaming(&cluster, &config).await;
         let copied = operations(&run.target, "r");
         let mut target = run.stop().await;
         target.boundaries.clear();

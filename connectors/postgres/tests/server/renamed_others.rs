@@ -3,9 +3,9 @@
 use millstream_testkit::postgres::TestCluster;
 use serde_json::{Value, json};
 
-use crate::renamed::{assert_equal, cluster, operations, settings};
+use crate::renamed::{assert_equal, cluster, operations, settings, settings_for, streaming};
 use crate::replaced::settled;
-use crate::target::{Running, Target, eventually, source};
+use crate::target::{Running, Target, client, eventually, source};
 
 /// A source whose slot is made once `writer` has ended its transaction.
 async fn waiting(cluster: &TestCluster, said: &Value, writer: &tokio_postgres::Client) -> Running {
@@ -22,24 +22,13 @@ async fn waiting(cluster: &TestCluster, said: &Value, writer: &tokio_postgres::C
     run
 }
 
-async fn client(cluster: &TestCluster) -> tokio_postgres::Client {
-    let (client, connection) = tokio_postgres::connect(&cluster.url(), tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    client
-}
-
 /// The table has a third name, and another one changes under the first: nothing is owed for that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_nowhere_owes_no_copy_for_another_under_its_first_name() {
     let cluster = cluster();
     for recopy in ["replaced", "never"] {
-        let mut said = settings(&cluster, Some("orders_v2"));
-        said["recopy"] = recopy.into();
-        said["slot"] = format!("slot_{recopy}").into();
-        let mut run = Running::start(source(&said), Target::of(&["orders"]));
-        run.until_streaming(&cluster).await;
+        let mut said = settings_for(&cluster, Some("orders_v2"), recopy);
+        let mut run = streaming(&cluster, &said).await;
         let copied = operations(&run.target, "r");
         cluster
             .psql(
@@ -122,11 +111,8 @@ async fn a_view_or_an_unpublished_table_under_the_old_name_is_no_replacement() {
 async fn a_table_that_is_gone_is_missed_under_the_name_that_was_said() {
     let cluster = cluster();
     for recopy in ["replaced", "never"] {
-        let mut said = settings(&cluster, Some("orders_v2"));
-        said["recopy"] = recopy.into();
-        said["slot"] = format!("slot_{recopy}").into();
-        let mut run = Running::start(source(&said), Target::of(&["orders"]));
-        run.until_streaming(&cluster).await;
+        let mut said = settings_for(&cluster, Some("orders_v2"), recopy);
+        let mut run = streaming(&cluster, &said).await;
         cluster
             .psql(
                 "CREATE TABLE next (LIKE orders INCLUDING ALL); DROP TABLE orders; ALTER TABLE next RENAME TO orders; \

@@ -154,6 +154,14 @@ async fn an_empty_publication_gets_what_the_patterns_match() {
         ]
     );
     assert_eq!(check(&config).await, []);
+
+    // A slot that was made by hand is taken.
+    let slot = source(&config).setup().await.statements.pop().unwrap();
+    cluster.psql(slot.sql.as_deref().unwrap()).unwrap();
+    cluster.psql("INSERT INTO lines VALUES (1)").unwrap();
+    let mut run = Running::start(source(&config), Target::of(&["lines"]));
+    run.catch_up(&cluster).await;
+    assert_eq!(run.stop().await.folded("lines", "id").len(), 1);
 }
 
 /// What changes a table is for its owner to decide on.

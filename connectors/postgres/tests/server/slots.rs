@@ -1,5 +1,7 @@
 //! What a slot holds back while its pipeline runs.
 
+use std::time::Duration;
+
 use millstream_testkit::postgres::TestCluster;
 
 use crate::target::{Running, Target, config, eventually, source};
@@ -32,6 +34,35 @@ async fn an_idle_database_holds_nothing_back_while_another_one_writes() {
     // Tells decoding which transactions run, as the server does by itself every 15 seconds.
     cluster.psql_in("busy", "CHECKPOINT").unwrap();
     run.until(|_| retained(&cluster) < MEGABYTE).await;
+    run.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_moves_the_slot_of_a_server_where_nobody_writes() {
+    let cluster = TestCluster::new().unwrap();
+    cluster
+        .psql("CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE t")
+        .unwrap();
+    let confirmed = || {
+        cluster
+            .psql("SELECT confirmed_flush_lsn FROM pg_replication_slots")
+            .unwrap()
+    };
+    let mut config = config(&cluster, &["t"]);
+    let mut run = Running::start(source(&config), Target::of(&["t"]));
+    run.until_streaming(&cluster).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let settled = confirmed();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(confirmed(), settled, "without heartbeats it stays");
+    let mut target = run.stop().await;
+    target.boundaries.clear();
+    config["heartbeat"] = serde_json::json!({"every": "50ms"});
+    let mut run = Running::start(source(&config), target);
+    for _ in 0..3 {
+        let before = confirmed();
+        run.until(|_| confirmed() != before).await;
+    }
     run.stop().await;
 }
 

@@ -318,7 +318,7 @@ impl Copier {
             if copy.finished {
                 continue;
             }
-            let percent = (copy.ratio() * 100.0).floor();
+            let percent = (copy.ratio * 100.0).floor();
             tracing::info!(%table, percent, rows = copy.rows, bytes = copy.bytes, of = copy.total_bytes, seconds_left = copy.seconds_left, "copying");
         }
     }

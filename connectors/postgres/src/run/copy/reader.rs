@@ -175,12 +175,19 @@ impl Round {
         let Some(progress) = self.board.get(&job.table.id) else {
             return;
         };
-        let set = |name: &'static str, value: u64| {
+        let set = |name: &'static str, value: f64| {
             let source = job.table.id.source.to_string();
-            metrics::gauge!(name, "source" => source, "table" => job.table.id.within_source()).set(value as f64);
+            metrics::gauge!(name, "source" => source, "table" => job.table.id.within_source()).set(value);
         };
-        set("millstream_copy_read_bytes", progress.bytes);
-        set("millstream_copy_total_bytes", progress.total_bytes);
+        set("millstream_copy_read_rows", progress.rows as f64);
+        set("millstream_copy_read_bytes", progress.bytes as f64);
+        set("millstream_copy_total_bytes", progress.total_bytes as f64);
+        set("millstream_copy_ratio", progress.ratio);
+        let left = progress.seconds_left.map_or(f64::NAN, |seconds| seconds as f64);
+        set(
+            "millstream_copy_left_seconds",
+            if progress.finished { 0.0 } else { left },
+        );
     }
 
     async fn send(&self, events: Vec<SourceEvent>) -> Result<()> {

@@ -7,6 +7,7 @@ use arrow_array::types::{Int32Type, Int64Type};
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::DataType;
 use millstream_core::SourceEvent;
+use millstream_testkit::postgres::say_skipped;
 use millstream_testkit::tools::debezium_tables;
 use tokio::time::timeout;
 use tokio_postgres::SimpleQueryMessage;
@@ -20,8 +21,7 @@ type Arrived = BTreeMap<(String, i64), (RecordBatch, usize)>;
 #[tokio::test(flavor = "multi_thread")]
 async fn debezium_s_values_arrive_as_the_server_shows_them() {
     let Some(folder) = debezium_tables() else {
-        eprintln!("Debezium's tables were not fetched: they are not replayed");
-        return;
+        return say_skipped("Debezium's tables were not fetched; `scripts/setup.sh test` does so").unwrap();
     };
     let server = Server::start().await;
     let psql = |sql: &str| server.cluster.psql(sql);
