@@ -57,7 +57,7 @@ fn progress_of_a_copy_is_shown_by_the_api_the_metrics_and_the_command_line() {
             "ALTER TABLE a ADD note text; INSERT INTO a SELECT i, repeat('x', 300) FROM generate_series(2, 3000) i; ANALYZE a",
         )
         .unwrap();
-    let project = ProjectFolder::new(&[("a.yaml", &pipeline("a", "256KiB"))]);
+    let project = ProjectFolder::new(&[("a.yaml", &pipeline("a", "96KiB"))]);
     let env = [("DB_URL", cluster.url()), ("LAKE", project.lake())];
     let mut daemon = Daemon::start(project.path(), &env);
     let of_a = |status: &[PipelineStatus]| status[0].copies.values().next().cloned();

@@ -20,6 +20,7 @@ pub struct CopyProgress {
     /// Bytes of the table, as far as they are known; large values that are stored apart may be missing.
     pub total_bytes: u64,
     /// The part that was read, from 0 to 1.
+    #[serde(default)]
     pub ratio: f64,
     /// Seconds until the end at the present pace; `None` until there is one, and at the end.
     #[serde(skip_serializing_if = "Option::is_none", default)]

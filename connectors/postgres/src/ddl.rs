@@ -14,7 +14,7 @@ use crate::decode::pgoutput::{Relation, RelationColumn};
 /// The prefix of its messages.
 pub(crate) const PREFIX: &[u8] = b"millstream.ddl";
 /// What the function's text has in it, so that an older one is known.
-const VERSION: &str = "-- millstream ddl 2;";
+const VERSION: &str = "-- millstream ddl 3;";
 const TRIGGERS: [(&str, &str); 2] = [
     ("millstream_ddl", "ddl_command_end"),
     ("millstream_ddl_drop", "sql_drop"),

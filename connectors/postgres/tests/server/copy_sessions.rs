@@ -29,7 +29,7 @@ fn slow(cluster: &TestCluster, partitioned: bool) -> Value {
         .unwrap();
     let mut config = config(cluster, &["orders"]);
     config["batch"]["rows"] = PIECE.into();
-    config["copy"] = json!({"rate": "256KiB", "workers": 2});
+    config["copy"] = json!({"rate": "96KiB", "workers": 2});
     config
 }
 

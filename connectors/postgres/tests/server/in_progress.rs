@@ -308,6 +308,9 @@ async fn a_truncation_that_is_rolled_back_leaves_the_rows() {
 async fn a_prepared_transaction_appears_when_it_commits() {
     for two_phase in [false, true] {
         let cluster = cluster();
+        if two_phase && !cluster.has("two-phase commit in the stream", 15).unwrap() {
+            return;
+        }
         let mut config = streaming(&cluster);
         config["two_phase"] = two_phase.into();
         let mut running = Running::start(source(&config), empty());
@@ -356,6 +359,9 @@ async fn a_prepared_transaction_appears_when_it_commits() {
 async fn a_prepared_transaction_that_changes_columns_is_read_by_those_of_each_change() {
     for two_phase in [false, true] {
         let cluster = cluster();
+        if two_phase && !cluster.has("two-phase commit in the stream", 15).unwrap() {
+            return;
+        }
         let mut config = streaming(&cluster);
         config["two_phase"] = two_phase.into();
         let mut running = Running::start(source(&config), empty());
@@ -383,6 +389,9 @@ async fn a_prepared_transaction_that_changes_columns_is_read_by_those_of_each_ch
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_prepared_is_not_confirmed_until_it_is_held() {
     let cluster = cluster();
+    if !cluster.has("two-phase commit in the stream", 15).unwrap() {
+        return;
+    }
     let mut config = streaming(&cluster);
     config["two_phase"] = true.into();
     config["status_interval"] = "50ms".into();
@@ -411,6 +420,9 @@ async fn what_is_prepared_is_not_confirmed_until_it_is_held() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_phase_may_be_set_and_left_out_again_while_a_transaction_is_prepared() {
     let cluster = cluster();
+    if !cluster.has("two-phase commit in the stream", 15).unwrap() {
+        return;
+    }
     let config = streaming(&cluster);
     let two_phase = |on: bool| {
         let mut config = config.clone();

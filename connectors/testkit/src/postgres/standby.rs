@@ -6,18 +6,24 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{SUPERUSER, TestCluster};
+use super::{SUPERUSER, TestCluster, say_skipped};
 use crate::ports::free_port;
 use crate::process::tied_command;
 
 impl TestCluster {
     /// A hot standby that streams from this cluster through a physical slot called
     /// [`STANDBY_SLOT`](Self::STANDBY_SLOT) of it, with `hot_standby_feedback` and these further
-    /// lines in `postgresql.conf`. A cluster can have one.
+    /// lines in `postgresql.conf`. A cluster can have one. `None`, after saying so on the terminal,
+    /// where the server came without `pg_basebackup`: the test has to be skipped then.
     ///
     /// # Errors
     /// If `pg_basebackup` or the server fail; with their output.
-    pub fn standby(&self, settings: &[(&str, &str)]) -> Result<Self> {
+    pub fn standby(&self, settings: &[(&str, &str)]) -> Result<Option<Self>> {
+        let program = self.binaries.join("pg_basebackup");
+        if !program.is_file() {
+            say_skipped("this PostgreSQL came without pg_basebackup")?;
+            return Ok(None);
+        }
         let standby = Self {
             server: Mutex::new(None),
             binaries: self.binaries.clone(),
@@ -25,7 +31,7 @@ impl TestCluster {
             port: free_port(),
             folder: super::server_folder(self.user)?,
         };
-        let mut command = tied_command(&self.binaries.join("pg_basebackup"), self.user);
+        let mut command = tied_command(&program, self.user);
         command
             .arg("-D")
             .arg(standby.data_dir())
@@ -66,7 +72,7 @@ impl TestCluster {
         file.write_all(lines.as_bytes())?;
         standby.write_owned(&standby.data_dir().join("standby.signal"), b"")?;
         standby.start()?;
-        Ok(standby)
+        Ok(Some(standby))
     }
 
     /// The slot of this cluster that its standby streams through.

@@ -103,12 +103,11 @@ impl Random {
     }
 
     pub fn interval(&mut self) -> String {
-        format!(
-            "{} months {} days {} microseconds",
-            self.integer(16),
-            self.integer(20),
-            self.integer(50)
-        )
+        let (months, days, micros) = (self.integer(16), self.integer(20), self.integer(50));
+        let sign = if micros < 0 { "-" } else { "" };
+        // Version 14 takes no microseconds beyond 31 bits, but as a fraction of seconds.
+        let (seconds, fraction) = (micros.unsigned_abs() / 1_000_000, micros.unsigned_abs() % 1_000_000);
+        format!("{months} months {days} days {sign}{seconds}.{fraction:06} seconds")
     }
 
     pub fn point(&mut self) -> String {
