@@ -69,6 +69,13 @@ impl Feed {
         }
     }
 
+    /// Has what arrives wake nobody until the next [`fill`](Self::fill).
+    pub(super) fn rest(&mut self) {
+        if let Self::Server(stream) = self {
+            stream.rest();
+        }
+    }
+
     /// Tells the server something. Nobody hears it where a backlog is read.
     ///
     /// Not cancel safe: a dropped call may leave half a message on the wire.

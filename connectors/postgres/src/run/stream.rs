@@ -236,6 +236,8 @@ impl Stream<'_> {
                         }
                         owed = owed.saturating_sub(bytes);
                         next_read = if bytes < SMALL_READ { last_heard + PAUSE } else { last_heard };
+                        // What comes until then, or while this is decoded, is to wake nobody.
+                        self.wire.rest();
                     }
                     Input::Copied(message) => {
                         self.take_copied(message?)?;

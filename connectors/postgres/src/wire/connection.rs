@@ -379,6 +379,8 @@ impl CopyOut<'_> {
             match frame(&connection.inbound)? {
                 None => {
                     connection.fill().await?;
+                    // What comes while this is decoded is to wake nobody.
+                    connection.stream.rest();
                 }
                 Some((b'd', length)) => {
                     self.consumed = length;
@@ -435,6 +437,11 @@ impl ReplicationStream {
     pub async fn fill(&mut self) -> Result<usize, WireError> {
         consume(&mut self.connection.inbound, &mut self.consumed);
         self.connection.fill().await
+    }
+
+    /// Has what arrives wake nobody until the next [`fill`](Self::fill).
+    pub fn rest(&mut self) {
+        self.connection.stream.rest();
     }
 
     /// Says goodbye and closes the connection, so that the server frees the slot. The stream
@@ -546,6 +553,10 @@ mod tests {
         assert_eq!((&buffer[..], consumed), (&b"next"[..], 0));
         buffer.reserve(READ_BYTES);
         assert!(buffer.capacity() < LONGEST_KEPT, "{}", buffer.capacity());
+    }
+
+    impl Duplex for tokio::io::DuplexStream {
+        fn rest(&mut self) {}
     }
 
     /// A connection on which the server said `bytes` and hung up, and the server's end.

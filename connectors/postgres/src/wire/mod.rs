@@ -7,6 +7,7 @@ mod auth;
 mod connection;
 mod error;
 mod options;
+mod quiet_socket;
 mod selected;
 mod session_attrs;
 mod socket;

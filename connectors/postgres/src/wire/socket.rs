@@ -7,14 +7,29 @@ use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, UnixStream};
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsConnector, rustls};
 
+use super::quiet_socket::{Plain, QuietSocket};
 use super::{ConnectOptions, Host, TcpOptions, TlsMode, WireError, tls};
 
 /// A byte stream in both directions.
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Has what arrives wake nobody, until it is read or written again.
+    fn rest(&mut self);
+}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+impl<S: Plain> Duplex for QuietSocket<S> {
+    fn rest(&mut self) {
+        Self::rest(self);
+    }
+}
+
+impl Duplex for TlsStream<BufReader<QuietSocket<std::net::TcpStream>>> {
+    fn rest(&mut self) {
+        self.get_mut().0.get_mut().rest();
+    }
+}
 
 /// An open socket, after the TLS handshake if there is one.
 pub(super) struct Socket {
@@ -37,13 +52,14 @@ impl Socket {
                 let path = folder.join(format!(".s.PGSQL.{port}"));
                 let stream = UnixStream::connect(path).await.map_err(unreachable)?;
                 Ok(Self {
-                    stream: Box::new(stream),
+                    stream: Box::new(QuietSocket::new(stream.into_std()?)),
                     encrypted: false,
                     end_point: None,
                 })
             }
             Host::Tcp(name, port) => {
                 let stream = connect_tcp(name, *port, &options.tcp).await.map_err(unreachable)?;
+                let stream = QuietSocket::new(stream.into_std()?);
                 if options.tls == TlsMode::Disable {
                     return Ok(Self {
                         stream: Box::new(stream),
@@ -76,7 +92,11 @@ async fn connect_tcp(name: &str, port: u16, tcp: &TcpOptions) -> io::Result<toki
 }
 
 /// Asks for TLS (PostgreSQL manual, 55.2.11).
-async fn upgrade(mut stream: tokio::net::TcpStream, name: &str, options: &ConnectOptions) -> Result<Socket, WireError> {
+async fn upgrade(
+    mut stream: QuietSocket<std::net::TcpStream>,
+    name: &str,
+    options: &ConnectOptions,
+) -> Result<Socket, WireError> {
     let mut request = bytes::BytesMut::new();
     frontend::ssl_request(&mut request);
     stream.write_all(&request).await?;
