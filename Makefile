@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/tar
 export INSTA_WORKSPACE_ROOT := $(CURDIR)
 CARGO_FLAGS := --workspace --features failpoints
 
-.PHONY: help demo test test-postgres replay bench lint fuzz
+.PHONY: help demo test test-postgres replay bench bench-quick bench-memory lint fuzz
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -27,7 +27,13 @@ replay: ## all of PostgreSQL's own tests of replication and decoding, beside a s
 	scripts/setup.sh test
 	MILLSTREAM_REPLAY=all cargo test $(CARGO_FLAGS) --test server -- oracle:: --test-threads 1
 
-bench: ## peak memory on two million, five million and a million rows or messages; takes minutes
+bench: ## measure beside the physical limit and beside other tools; takes an hour or more
+	scripts/bench.sh
+
+bench-quick: ## the same with less work, in ten minutes after the build
+	scripts/bench.sh --quick
+
+bench-memory: ## peak memory on two million, five million and a million rows or messages; takes minutes
 	scripts/setup.sh test
 	cargo test $(CARGO_FLAGS) --test integration -- memory:: --ignored --nocapture --test-threads 1
 

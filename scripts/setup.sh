@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what building and testing Millstream needs: Debian or Ubuntu packages, by name.
-# Usage: scripts/setup.sh demo|test|lint|fuzz. Can be run again; installs only what is missing.
-# `test` also puts the servers and readers of the end-to-end tests into a cache folder, and
-# `lint` the program that checks the dependencies, `fuzz` the one that builds fuzz targets.
+# Usage: scripts/setup.sh demo|test|bench|lint|fuzz. Can be run again; installs only what is missing.
+# `test` also puts the servers and readers of the end-to-end tests into a cache folder, `bench` what
+# is measured beside us, `lint` the program that checks the dependencies, `fuzz` the one that builds
+# fuzz targets.
 set -euo pipefail
 
 mode=${1:-demo}
@@ -48,13 +49,13 @@ done
 if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null; then
     missing+=(postgresql)
 fi
-if [ "$mode" = test ]; then
+if [ "$mode" = test ] || [ "$mode" = bench ]; then
     # Kafka 4 runs on Java 17 or later.
     release=$(java_release)
     [ "${release:-0}" -ge 17 ] || missing+=(java)
     command -v mvn >/dev/null || missing+=(maven)
     # A test holds the service's unit against systemd-analyze.
-    command -v systemd-analyze >/dev/null || missing+=(systemd)
+    [ "$mode" = bench ] || command -v systemd-analyze >/dev/null || missing+=(systemd)
     python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
 fi
 if [ "${#missing[@]}" -gt 0 ]; then
@@ -90,8 +91,12 @@ if [ "$mode" = test ]; then
     done
 fi
 command -v cargo >/dev/null || { echo "setup: cargo is missing; install Rust 1.94 or later first" >&2; exit 1; }
+if [ "$mode" = bench ]; then
+    "$here/fetch-python.sh" bench
+    "$here/fetch-kafka.sh"
+fi
 if [ "$mode" = test ]; then
-    "$here/fetch-python.sh"
+    "$here/fetch-python.sh" tests
     "$here/fetch-kafka.sh"
     "$here/fetch-debezium.sh"
     "$here/fetch-postgres-tests.sh"

@@ -19,6 +19,7 @@ mod config;
 mod data_file;
 pub mod decision;
 mod durable_folder;
+mod encoding;
 mod evolution;
 mod failpoint;
 mod fault;

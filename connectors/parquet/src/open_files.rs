@@ -17,6 +17,7 @@ use crate::backlog::{Backlog, Taken};
 use crate::config::FileTarget;
 use crate::data_file::{DataFileWriter, WriteFault};
 use crate::decision::memory::{Footprint, Relief, relieve};
+use crate::encoding::with_dictionaries;
 use crate::names::DataFileName;
 use crate::partition::{Group, PartitionExpr};
 use crate::record::DataFile;
@@ -163,7 +164,7 @@ impl OpenFiles {
             self.clock += 1;
             if !self.open.contains_key(folder) {
                 self.make_room().await?;
-                let file = self.begin(folder, values.clone())?;
+                let file = self.begin(folder, values.clone(), &rows)?;
                 self.open.insert(folder.to_owned(), Open { file, used: 0 });
             }
             let open = self.open.get_mut(folder).ok_or(WriteFault::Interrupted)?;
@@ -204,7 +205,7 @@ impl OpenFiles {
                 self.finished.push(done?);
             }
             let rows = taken.rows(&group.rows)?;
-            let mut file = self.begin(&group.folder, group.values)?;
+            let mut file = self.begin(&group.folder, group.values, &rows)?;
             finishing.push(async move {
                 file.write(rows).await?;
                 file.finish().await
@@ -224,7 +225,13 @@ impl OpenFiles {
         Ok(())
     }
 
-    fn begin(&mut self, folder: &str, values: BTreeMap<String, Option<String>>) -> Result<DataFileWriter, WriteFault> {
+    /// Begins a file whose first rows are these.
+    fn begin(
+        &mut self,
+        folder: &str,
+        values: BTreeMap<String, Option<String>>,
+        rows: &RecordBatch,
+    ) -> Result<DataFileWriter, WriteFault> {
         let Destination {
             store,
             table,
@@ -244,7 +251,7 @@ impl OpenFiles {
         } else {
             format!("{top}/{folder}/{name}")
         };
-        let (schema, properties) = (self.schema.clone(), self.properties.clone());
+        let (schema, properties) = (self.schema.clone(), with_dictionaries(self.properties.clone(), rows));
         let file = DataFileWriter::begin(store.clone(), table, relative, schema, values, properties)?;
         self.begun.push(file.path().clone());
         Ok(file)

@@ -1,0 +1,1 @@
+"""Measures Millstream beside the physical limit and beside what a user would pick instead."""

@@ -1,0 +1,135 @@
+"""What a row costs where there are more rows, more tables or more pipelines; memory; and the start."""
+
+from __future__ import annotations
+
+import statistics
+
+from ..context import Context
+from ..measure import ratio, say
+from ..millstream import Daemon, Project
+from ..postgres import Cluster
+from ..process import Failed, Usage
+from .cdc import streams
+
+PIPELINE = """
+pipeline: NAME
+sources:
+  db:
+    postgres: {url: {env: DB_URL}, publication: NAME, tables: [TABLES], slot: NAME}
+sinks:
+  lake:
+    parquet: {url: "LAKE/NAME"}
+    commit: {every: 1s, idle_every: 1s}
+"""
+
+
+class Drained:
+    """Pipelines over tables of one cluster, and what draining a log into them takes."""
+
+    def __init__(self, context: Context, cluster: Cluster, tables: int, pipelines: int):
+        self.context, self.cluster = context, cluster
+        self.tables = [f"t{number}" for number in range(tables)]
+        self.names = [f"p{number}" for number in range(pipelines)]
+        for table in self.tables:
+            cluster.sql(f"CREATE TABLE {table} (id bigint PRIMARY KEY, account int, amount numeric(12,2), note text)")
+        files = {}
+        for number, name in enumerate(self.names):
+            own = self.tables[number::pipelines]
+            cluster.sql(f"CREATE PUBLICATION {name} FOR TABLE {', '.join(own)}")
+            files[name] = PIPELINE.replace("NAME", name).replace("TABLES", ", ".join(own))
+        self.project = Project.new(files)
+        self.lakes = {
+            table: Project(self.project.folder, self.project.lake / self.names[number % pipelines])
+            for number, table in enumerate(self.tables)
+        }
+        with self.daemon() as daemon:
+            daemon.wait("the streams", lambda: all(streams(lake, table) for table, lake in self.lakes.items()), 0.2)
+
+    def daemon(self) -> Daemon:
+        return Daemon(self.context.binary, self.project, DB_URL=self.cluster.dsn)
+
+    def write(self, rows: int, in_one_transaction: bool = False) -> None:
+        """Writes rows over all tables in turn, in transactions of 1,000."""
+        per_table = rows // len(self.tables)
+        batch = per_table if in_one_transaction else min(1000, per_table)
+        for first in range(0, per_table, batch):
+            for table in self.tables:
+                self.cluster.sql(
+                    f"INSERT INTO {table} SELECT g, g % 1000, (g % 100000) / 100.0, 'note ' || md5(g::text) "
+                    f"FROM generate_series({first}::bigint, {first + batch - 1}) g"
+                )
+
+    def drain(self, rows: int) -> Usage:
+        """Starts the daemon and runs it until all is committed and confirmed."""
+        until = self.cluster.insert_lsn()
+        for table in self.tables[: len(self.names)]:
+            self.cluster.sql(f"INSERT INTO {table} VALUES (-1, 0, 0, 'last')")
+        behind = f"SELECT count(*) FROM pg_replication_slots WHERE confirmed_flush_lsn < '{until}'"
+        with self.daemon() as daemon:
+            usage = daemon.usage(daemon.wait("the end of the log", lambda: self.cluster.value(behind) == 0, 0.05))
+        found = sum(lake.rows(table) for table, lake in self.lakes.items())
+        if found != rows + len(self.names):
+            raise Failed(f"{found} rows came of {rows + len(self.names)}")
+        self.project.remove()
+        return usage
+
+
+def measured(context: Context, rows: int, tables: int = 1, pipelines: int = 1, one_transaction: bool = False) -> Usage:
+    """What draining so many rows takes."""
+    with Cluster() as cluster:
+        drained = Drained(context, cluster, tables, pipelines)
+        drained.write(rows, one_transaction)
+        usage = drained.drain(rows)
+    say(
+        f"scale: {rows:,} rows, {tables} tables, {pipelines} pipelines: {usage.wall_s:.1f} s, "
+        f"CPU {usage.cpu_s / rows * 1e6:.2f} µs a row, {usage.rss_mib:.0f} MiB"
+    )
+    return usage
+
+
+def run_rows(context: Context) -> tuple[dict, dict]:
+    """The cost of a row by how many there are."""
+    sizes = [500_000, 2_000_000] if context.quick else [1_000_000, 10_000_000, 50_000_000]
+    costs = {rows: measured(context, rows).cpu_s / rows * 1e6 for rows in sizes}
+    case = {f"{rows}_rows_us": cost for rows, cost in costs.items()}
+    return {"scale_rows": case}, {"scale_rows": max(costs.values()) / costs[sizes[0]]}
+
+
+def run_tables(context: Context) -> tuple[dict, dict]:
+    """The cost of a row by how many tables there are."""
+    rows, many = context.size(10_000_000, 1_000_000), context.size(1000, 100)
+    costs = {tables: measured(context, rows, tables=tables).cpu_s / rows * 1e6 for tables in (1, many)}
+    return {"scale_tables": {f"{tables}_tables_us": cost for tables, cost in costs.items()}}, {
+        "scale_tables": ratio(costs[many], costs[1])
+    }
+
+
+def run_pipelines(context: Context) -> tuple[dict, dict]:
+    """The cost of a row by how many pipelines there are."""
+    rows, many = context.size(5_000_000, 1_000_000), context.size(100, 10)
+    one = measured(context, rows, tables=many).cpu_s / rows * 1e6
+    several = measured(context, rows, tables=many, pipelines=many).cpu_s / rows * 1e6
+    return {"scale_pipelines": {"1_pipeline_us": one, f"{many}_pipelines_us": several}}, {
+        "scale_pipelines": ratio(several, one)
+    }
+
+
+def run_memory(context: Context) -> tuple[dict, dict]:
+    """Peak memory over one huge transaction."""
+    rows = context.size(10_000_000, 2_000_000)
+    usage = measured(context, rows, one_transaction=True)
+    case = {"rows": rows, "wall_s": usage.wall_s, "cpu_s": usage.cpu_s, "rss_mib": usage.rss_mib}
+    return {"big_transaction": case}, {"rss_mib_big_txn": usage.rss_mib}
+
+
+def run_start(context: Context) -> tuple[dict, dict]:
+    """From the start of the process until it says that it is ready, with 100 tables that have their copies."""
+    times = []
+    with Cluster() as cluster:
+        drained = Drained(context, cluster, tables=100, pipelines=1)
+        for _ in range(context.rounds * 3):
+            with drained.daemon() as daemon:
+                times.append(daemon.wait("ready", daemon.is_ready, 0.001) * 1000)
+        drained.project.remove()
+    say(f"start: {', '.join(f'{time:.0f}' for time in times)} ms")
+    return {"start": {"tables": 100, "ms": times}}, {"start_ms": statistics.median(times)}
