@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::error::ServerError;
+use super::row::Row;
 use super::session_attrs::ServerState;
 use super::socket::{Duplex, Socket};
 use super::{ConnectOptions, SessionAttrs, WireError, auth};
@@ -47,31 +48,6 @@ pub struct Connection {
     server_version: u32,
     in_recovery: Option<bool>,
     read_only: Option<bool>,
-}
-
-/// A row of text values.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row(Vec<Option<String>>);
-
-impl Row {
-    /// The value of column `index`; `None` for NULL or where there is no such column.
-    pub fn get(&self, index: usize) -> Option<&str> {
-        self.0.get(index).and_then(Option::as_deref)
-    }
-
-    /// The value of column `index`, parsed.
-    ///
-    /// # Errors
-    /// `Protocol` if it is NULL or not a `T`.
-    pub fn parse<T: std::str::FromStr>(&self, index: usize) -> Result<T, WireError> {
-        let value = self.get(index).and_then(|text| text.parse().ok());
-        value.ok_or_else(|| WireError::Protocol(format!("column {index} of a catalog query has an unexpected form")))
-    }
-
-    /// Whether column `index` is a true boolean.
-    pub fn is_true(&self, index: usize) -> bool {
-        self.get(index) == Some("t")
-    }
 }
 
 impl Connection {
@@ -195,7 +171,7 @@ impl Connection {
             let (tag, body) = self.message().await?;
             match tag {
                 b'T' => rows.clear(),
-                b'D' => rows.push(parse_row(&body)?),
+                b'D' => rows.push(Row::read(&body)?),
                 b'C' | b'I' => {}
                 b'E' => failure = Some(ServerError::parse(&body)),
                 b'Z' => break,
@@ -497,22 +473,6 @@ fn frame(buffer: &[u8]) -> Result<Option<(u8, usize)>, WireError> {
     Ok((buffer.len() > length).then_some((header[0], length + 1)))
 }
 
-fn parse_row(body: &[u8]) -> Result<Row, WireError> {
-    let malformed = || WireError::Protocol("a malformed row".to_owned());
-    let mut rest = body;
-    let count = rest.try_get_u16().map_err(|_| malformed())?;
-    let values = (0..count).map(|_| {
-        let length = rest.try_get_i32().map_err(|_| malformed())?;
-        let Ok(length) = usize::try_from(length) else {
-            return Ok(None);
-        };
-        let (value, tail) = rest.split_at_checked(length).ok_or_else(malformed)?;
-        rest = tail;
-        Ok(Some(String::from_utf8(value.to_vec()).map_err(|_| malformed())?))
-    });
-    values.collect::<Result<_, _>>().map(Row)
-}
-
 /// `15.4 (Debian …)` is 150004, `16devel` is 160000.
 fn version_number(text: &str) -> u32 {
     let mut parts = text
@@ -596,12 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_and_versions_are_read() {
-        let row = parse_row(b"\0\x03\0\0\0\x01t\xff\xff\xff\xff\0\0\0\x0242").unwrap();
-        assert!(row.is_true(0));
-        assert_eq!(row.get(1), None);
-        assert_eq!(row.parse::<u32>(2).unwrap(), 42);
-        assert!(parse_row(b"\0\x01\0\0\0\x09t").is_err());
+    fn versions_are_read() {
         assert_eq!(version_number("15.4 (Debian 15.4-1)"), 150_004);
         assert_eq!(version_number("17beta1"), 170_000);
     }

@@ -8,15 +8,17 @@ mod connection;
 mod error;
 mod options;
 mod quiet_socket;
+mod row;
 mod selected;
 mod session_attrs;
 mod socket;
 mod tcp;
 mod tls;
 
-pub use connection::{Connection, CopyOut, ReplicationStream, Row, Session};
+pub use connection::{Connection, CopyOut, ReplicationStream, Session};
 pub use error::{ServerError, WireError};
 pub use options::{ChannelBindingMode, ConnectOptions, Host, InvalidUrl, TlsMode};
+pub use row::Row;
 pub use selected::{Parameter, ResultColumn, Selected};
 pub use session_attrs::SessionAttrs;
 pub use tcp::TcpOptions;
