@@ -24,14 +24,14 @@ sources:
       topics: [clicks]
       decode:
         json:
-          columns: {id: int64, user: int64, session: utf8, at: timestamp_ms, url: utf8, agent: utf8, amount: float64, ok: bool, took_ms: int64}
+          columns: {id: int64, user: int64, session: utf8, sent_at: timestamp_ms, url: utf8, agent: utf8, amount: float64, ok: bool, took_ms: int64}
 sinks:
   lake:
     parquet: {url: "LAKE"}
     commit: {every: 1s, idle_every: 1s}
 """
 COLUMNS = {
-    "id": "BIGINT", "user": "BIGINT", "session": "VARCHAR", "at": "BIGINT", "url": "VARCHAR", "agent": "VARCHAR",
+    "id": "BIGINT", "user": "BIGINT", "session": "VARCHAR", "sent_at": "BIGINT", "url": "VARCHAR", "agent": "VARCHAR",
     "amount": "DOUBLE", "ok": "BOOLEAN", "took_ms": "BIGINT",
 }  # fmt: skip
 
@@ -45,14 +45,14 @@ def run_case(context: Context) -> tuple[dict, dict]:
         node.fill(context.tool("produce-json"), "clicks", messages, PARTITIONS, lines)
         hashed = 'id, "user", session, {at}, url, agent, amount, ok, took_ms'
         source = duckdb.connect().read_json(str(lines), format="newline_delimited", columns=COLUMNS)
-        expected = verify.fingerprint(source, hashed.format(at="at"))
+        expected = verify.fingerprint(source, hashed.format(at="sent_at"))
 
         def ours(_: int) -> tuple[Usage, dict[str, float]]:
             project = Project.new({"clicks": PIPELINE.replace("BROKERS", node.brokers)})
             with Daemon(context.binary, project) as daemon:
                 usage = daemon.usage(daemon.wait("all messages", lambda: project.rows("clicks") >= messages, 0.05))
             target = project.bytes("clicks") / (1 << 20)
-            found = verify.fingerprint(project.relation("clicks", None), hashed.format(at="epoch_ms(at)"))
+            found = verify.fingerprint(project.relation("clicks", None), hashed.format(at="epoch_ms(sent_at)"))
             verify.equal("kafka", found, expected)
             project.remove()
             return usage, {"target_mib": target}

@@ -57,7 +57,7 @@ def write(dsn: str, seconds: float) -> int:
         for number in range(count):
             first = number * rows
             session.execute(
-                "INSERT INTO events SELECT g, g % 1000, 'note ' || md5(g::text) FROM generate_series(%s::bigint, %s) g",
+                "INSERT INTO events SELECT g, g %% 1000, 'note ' || md5(g::text) FROM generate_series(%s::bigint, %s) g",
                 (first, first + rows - 1),
             )
             late = time.monotonic() - started - (number + 1) / TRANSACTIONS_PER_SECOND

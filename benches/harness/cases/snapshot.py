@@ -45,18 +45,18 @@ class Table:
 
 NARROW = Table(
     name="narrow",
-    ddl="CREATE TABLE narrow (id bigint PRIMARY KEY, account int, amount numeric(12,2), kind text, at timestamptz)",
+    ddl="CREATE TABLE narrow (id bigint PRIMARY KEY, account int, amount numeric(12,2), kind text, placed_at timestamptz)",
     rows="SELECT g, (g * 7919) % 1000003, (g * 31 % 10000019) / 100.0, 'kind ' || g % 50, "
-    "'2026-01-01'::timestamptz + g * interval '1 second' FROM generate_series(1, {rows}) g",
-    types={"id": "BIGINT", "account": "INTEGER", "amount": "DECIMAL(12,2)", "kind": "VARCHAR", "at": "TIMESTAMPTZ"},
-    hashed="id, account, amount, kind, epoch_us(at)",
+    "'2026-01-01'::timestamptz + g * interval '1 second' FROM generate_series(1::bigint, {rows}) g",
+    types={"id": "BIGINT", "account": "INTEGER", "amount": "DECIMAL(12,2)", "kind": "VARCHAR", "placed_at": "TIMESTAMPTZ"},
+    hashed="id, account, amount, kind, epoch_us(placed_at)",
 )
 # The columns of TPC-H's largest table, with values as scattered as those of its generator.
 LINEITEM = Table(
     name="lineitem",
     ddl="CREATE TABLE lineitem (l_orderkey bigint, l_partkey int, l_suppkey int, l_linenumber int, l_quantity numeric(15,2), "
-    "l_extendedprice numeric(15,2), l_discount numeric(15,2), l_tax numeric(15,2), l_returnflag char(1), l_linestatus char(1), "
-    "l_shipdate date, l_commitdate date, l_receiptdate date, l_shipinstruct char(25), l_shipmode char(10), l_comment varchar(44), "
+    "l_extendedprice numeric(15,2), l_discount numeric(15,2), l_tax numeric(15,2), l_returnflag varchar(1), l_linestatus varchar(1), "
+    "l_shipdate date, l_commitdate date, l_receiptdate date, l_shipinstruct varchar(25), l_shipmode varchar(10), l_comment varchar(44), "
     "PRIMARY KEY (l_orderkey, l_linenumber))",
     rows="SELECT g / 4, h % 200000, h % 10000, g % 4, 1 + h % 50, (90000 + h % 10000000) / 100.0, (h % 11) / 100.0, (h % 9) / 100.0, "
     "substr('RAN', (1 + h % 3)::int, 1), substr('OF', (1 + h % 2)::int, 1), '1992-01-01'::date + (h % 2500)::int, "

@@ -118,7 +118,7 @@ fn write_message(line: &mut Vec<u8>, number: u64) -> Result<()> {
         .context("an agent")?;
     write!(
         line,
-        "{{\"id\":{number},\"user\":{user},\"session\":\"{scattered:016x}\",\"at\":{at},\"url\":\"https://shop.example{place}\",\
+        "{{\"id\":{number},\"user\":{user},\"session\":\"{scattered:016x}\",\"sent_at\":{at},\"url\":\"https://shop.example{place}\",\
          \"agent\":\"{agent}\",\"amount\":{euros}.{cents:02},\"ok\":{ok},\"took_ms\":{took}}}",
         user = scattered >> 44,
         euros = scattered >> 20 & 0x3ff,
