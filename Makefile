@@ -27,10 +27,10 @@ replay: ## all of PostgreSQL's own tests of replication and decoding, beside a s
 	scripts/setup.sh test
 	MILLSTREAM_REPLAY=all cargo test $(CARGO_FLAGS) --test server -- oracle:: --test-threads 1
 
-bench: ## measure beside the physical limit and beside other tools; takes an hour or more
+bench: ## measure beside the physical limit and beside other tools; takes long
 	scripts/bench.sh
 
-bench-quick: ## the same with less work, in ten minutes after the build
+bench-quick: ## the same with less work and fewer rounds
 	scripts/bench.sh --quick
 
 bench-memory: ## peak memory on two million, five million and a million rows or messages; takes minutes

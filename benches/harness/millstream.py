@@ -20,6 +20,25 @@ from .postgres import free_port
 
 PATIENCE_SECONDS = 900
 
+PIPELINE = """
+pipeline: {slot}
+sources:
+  db:
+    postgres: {{url: {{env: DB_URL}}, publication: {publication}, tables: [{tables}], slot: {slot}}}
+{models}
+sinks:
+  lake:
+    parquet: {{url: "LAKE{below}"}}
+    commit: {{every: {every}, idle_every: 1s}}
+"""
+
+
+def of_postgres(
+    slot: str, tables: str, publication: str = "millstream", models: str = "", below: str = "", every: str = "1s"
+) -> str:
+    """A pipeline that is called as its slot, and writes to the lake or to a folder `below` it."""
+    return PIPELINE.format(slot=slot, publication=publication, tables=tables, models=models, below=below, every=every)
+
 
 @dataclass
 class Project:

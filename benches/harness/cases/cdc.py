@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from .. import verify
 from ..context import Context
 from ..measure import Result, Runner, in_turn, ratio, say
-from ..millstream import Daemon, Project
+from ..millstream import Daemon, Project, of_postgres
 from ..postgres import Cluster
 from ..process import Failed, Usage, cpu_seconds, run
 
@@ -33,18 +33,6 @@ END $$;
 FIRST_OF_THE_LARGE = 1_000_000_000
 COLUMNS = {"id": "BIGINT", "account": "INTEGER", "amount": "DECIMAL(12,2)", "note": "VARCHAR", "placed_at": "TIMESTAMPTZ"}
 HASHED = "id, account, amount, note, epoch_us(placed_at)"
-
-PIPELINE = """
-pipeline: SLOT
-sources:
-  db:
-    postgres: {url: {env: DB_URL}, publication: millstream, tables: [orders], slot: SLOT}
-MODELS
-sinks:
-  lake:
-    parquet: {url: "LAKE"}
-    commit: {every: 1s, idle_every: 1s}
-"""
 
 # A projection, a filter, five expressions and six checks.
 MODELS = """
@@ -77,7 +65,7 @@ class Drain:
         self.cluster.sql(TABLE)
         self.cluster.sql("SELECT pg_create_logical_replication_slot('others', 'pgoutput')")
         for name, models in ours.items():
-            project = self.prepared[name] = Project.new({"drain": PIPELINE.replace("MODELS", models).replace("SLOT", name)})
+            project = self.prepared[name] = Project.new({"drain": of_postgres(name, "orders", models=models)})
             table = "clean" if models else "orders"
             with Daemon(self.context.binary, project, DB_URL=self.cluster.dsn) as daemon:
                 daemon.wait("the stream", lambda: streams(project, table), pause_s=0.05)
@@ -184,7 +172,11 @@ def run_case(context: Context) -> tuple[dict, dict]:
             Runner("bare_reader_eager", drain.bare("--eager"), rounds=1),
             Runner("debezium", drain.debezium, rounds=1 if context.quick else 2, is_peer=True),
         ]
-        results = in_turn("cdc", runners, rounds)
+        try:
+            results = in_turn("cdc", runners, rounds)
+        finally:
+            for project in drain.prepared.values():
+                project.remove()
     return {"cdc": {"changes": changes, **{name: result.summary() for name, result in results.items()}}}, ratios(results)
 
 

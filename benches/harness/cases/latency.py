@@ -10,23 +10,13 @@ import psycopg
 
 from ..context import Context
 from ..measure import say
-from ..millstream import Daemon, Project
+from ..millstream import Daemon, Project, of_postgres
 from ..postgres import Cluster
 from ..process import Failed
 from .cdc import streams
 
 CHANGES_PER_SECOND = 5000
 TRANSACTIONS_PER_SECOND = 50
-PIPELINE = """
-pipeline: latency
-sources:
-  db:
-    postgres: {url: {env: DB_URL}, publication: millstream, tables: [events]}
-sinks:
-  lake:
-    parquet: {url: "LAKE"}
-    commit: {every: 250ms}
-"""
 
 
 class Watcher(threading.Thread):
@@ -74,7 +64,7 @@ def run_case(context: Context) -> tuple[dict, dict]:
     with Cluster(synchronous_commit="on") as cluster:
         cluster.sql("CREATE TABLE events (id bigint PRIMARY KEY, account int, note text)")
         cluster.sql("CREATE PUBLICATION millstream FOR TABLE events")
-        project = Project.new({"latency": PIPELINE})
+        project = Project.new({"latency": of_postgres("latency", "events", every="250ms")})
         with Daemon(context.binary, project, DB_URL=cluster.dsn) as daemon:
             daemon.wait("the stream", lambda: streams(project, "events"), 0.05)
             watcher = Watcher(project)

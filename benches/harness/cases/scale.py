@@ -6,21 +6,10 @@ import statistics
 
 from ..context import Context
 from ..measure import ratio, say
-from ..millstream import Daemon, Project
+from ..millstream import Daemon, Project, of_postgres
 from ..postgres import Cluster
 from ..process import Failed, Usage
 from .cdc import streams
-
-PIPELINE = """
-pipeline: NAME
-sources:
-  db:
-    postgres: {url: {env: DB_URL}, publication: NAME, tables: [TABLES], slot: NAME}
-sinks:
-  lake:
-    parquet: {url: "LAKE/NAME"}
-    commit: {every: 1s, idle_every: 1s}
-"""
 
 
 class Drained:
@@ -36,7 +25,7 @@ class Drained:
         for number, name in enumerate(self.names):
             own = self.tables[number::pipelines]
             cluster.sql(f"CREATE PUBLICATION {name} FOR TABLE {', '.join(own)}")
-            files[name] = PIPELINE.replace("NAME", name).replace("TABLES", ", ".join(own))
+            files[name] = of_postgres(name, ", ".join(own), publication=name, below=f"/{name}")
         self.project = Project.new(files)
         self.lakes = {
             table: Project(self.project.folder, self.project.lake / self.names[number % pipelines])

@@ -13,23 +13,13 @@ import duckdb
 from .. import verify
 from ..context import Context
 from ..measure import Result, Runner, in_turn, ratio, say
-from ..millstream import Daemon, Project
+from ..millstream import Daemon, Project, of_postgres
 from ..postgres import Cluster
 from ..process import Failed, Usage, run
 
 PEERS = ["duckdb", "connectorx", "adbc", "dlt"]
 # These come as sources of Rust alone, which a benchmark cannot build in reasonable time.
 NOT_MEASURED = {"pg2parquet": "not on PyPI", "faucet-stream": "not on PyPI"}
-PIPELINE = """
-pipeline: copy
-sources:
-  db:
-    postgres: {url: {env: DB_URL}, publication: millstream, tables: [TABLE], slot: SLOT}
-sinks:
-  lake:
-    parquet: {url: "LAKE"}
-    commit: {every: 1s, idle_every: 1s}
-"""
 
 
 @dataclass(frozen=True)
@@ -90,7 +80,7 @@ class Copy:
     def ours(self, turn: int) -> tuple[Usage, dict[str, float]]:
         """Our first copy, until its last row is committed."""
         slot = f"copy_{self.table.name}_{turn}"
-        project = Project.new({"copy": PIPELINE.replace("TABLE", self.table.name).replace("SLOT", slot)})
+        project = Project.new({"copy": of_postgres(slot, self.table.name)})
         before = self.cluster.cpu_seconds()
         with Daemon(self.context.binary, project, DB_URL=self.cluster.dsn) as daemon:
             usage = daemon.usage(daemon.wait("all rows", lambda: project.rows(self.table.name) >= self.rows, 0.02))

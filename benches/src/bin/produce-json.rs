@@ -1,4 +1,4 @@
-//! Fills a topic with JSON messages of 200 to 250 bytes, and a file with the same lines.
+//! Fills a topic with JSON messages of 200 to 240 bytes, and a file with the same lines.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -118,7 +118,7 @@ fn write_message(line: &mut Vec<u8>, number: u64) -> Result<()> {
         .context("an agent")?;
     write!(
         line,
-        "{{\"id\":{number},\"user\":{user},\"session\":\"{scattered:016x}\",\"sent_at\":{at},\"url\":\"https://shop.example{place}\",\
+        "{{\"id\":{number},\"user\":{user},\"session\":\"{scattered:016x}\",\"sent_at\":{at},\"url\":\"https://www.shop.example/en/retail/stores{place}\",\
          \"agent\":\"{agent}\",\"amount\":{euros}.{cents:02},\"ok\":{ok},\"took_ms\":{took}}}",
         user = scattered >> 44,
         euros = scattered >> 20 & 0x3ff,
