@@ -14,6 +14,7 @@ use crate::config::Settings;
 use crate::decode::Lsn;
 use crate::fault;
 use crate::run::messages::{Envelope, status_update};
+use crate::run::pace::Pace;
 use crate::run::{self, Mode};
 use crate::wire::{Connection, ReplicationStream, Session, WireError};
 use crate::{catalog, clock};
@@ -96,6 +97,7 @@ struct Filler<'a> {
     /// That of the backlog in which this fills it.
     turn: u64,
     wire: ReplicationStream,
+    pace: Pace,
     block: Block,
     /// When its first message came.
     since: Option<Instant>,
@@ -152,11 +154,13 @@ impl<'a> Filler<'a> {
         }
         let mut block = Block::new();
         block.push(b"");
+        let pace = Pace::new(wire.is_local());
         Ok(Self {
             settings,
             backlog,
             turn,
             wire,
+            pace,
             block,
             since: None,
             end,
@@ -183,10 +187,17 @@ impl<'a> Filler<'a> {
             let due = self
                 .since
                 .map_or(next_status, |since| (since + LINGER).min(next_status));
+            let next_read = self.pace.next();
+            let read = async {
+                sleep_until(next_read).await;
+                self.wire.fill().await
+            };
             tokio::select! {
-                filled = self.wire.fill() => {
-                    filled.map_err(|error| self.broken(error))?;
+                filled = read => {
+                    let bytes = filled.map_err(|error| self.broken(error))?;
                     heard = Instant::now();
+                    self.pace.found(bytes, heard);
+                    self.wire.rest();
                 }
                 _ = news.changed() => {}
                 () = sleep_until(due) => {
@@ -214,7 +225,8 @@ impl<'a> Filler<'a> {
                 Err(error) => return Err(self.broken(error)),
             };
             match Envelope::parse(content) {
-                Ok(Envelope::Data(message)) => {
+                Ok(Envelope::Data { data: message, sent }) => {
+                    self.pace.sent(sent);
                     self.relations.complete(message, &mut self.block);
                     match message {
                         [b'B', ..] => self.open = true,

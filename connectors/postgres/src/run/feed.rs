@@ -48,6 +48,11 @@ impl Feed {
         matches!(self, Self::Server(_))
     }
 
+    /// Whether it is the server that is read, and it is on this host.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self, Self::Server(stream) if stream.is_local())
+    }
+
     /// The next of what was read already.
     ///
     /// # Errors

@@ -12,7 +12,11 @@ const EPOCH: i64 = 946_684_800_000_000;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Envelope<'a> {
     /// `w`: WAL data, here one pgoutput message.
-    Data(&'a [u8]),
+    Data {
+        data: &'a [u8],
+        /// When it was sent, by the server's clock, in microseconds since the Unix epoch.
+        sent: i64,
+    },
     /// `k`: everything that ends before `wal_end` was sent.
     KeepAlive {
         wal_end: Lsn,
@@ -26,10 +30,12 @@ impl<'a> Envelope<'a> {
         let malformed = || WireError::Protocol("a malformed replication message".to_owned());
         let (&tag, mut rest) = content.split_first().ok_or_else(malformed)?;
         match tag {
-            b'w' => rest
-                .split_at_checked(24)
-                .map(|(_, data)| Self::Data(data))
-                .ok_or_else(malformed),
+            b'w' if rest.len() >= 24 => {
+                // Where it starts, and the end of the log.
+                rest.advance(16);
+                let sent = rest.get_i64().saturating_add(EPOCH);
+                Ok(Self::Data { data: rest, sent })
+            }
             b'k' if rest.len() == 17 => {
                 let wal_end = Lsn(rest.get_u64());
                 rest.advance(8);
@@ -65,9 +71,15 @@ mod tests {
     #[test]
     fn both_kinds_are_told_apart() {
         let mut data = vec![b'w'];
-        data.extend([0; 24]);
+        data.extend([0; 16]);
+        data.extend(5i64.to_be_bytes());
         data.extend(b"BEGIN");
-        assert_eq!(Envelope::parse(&data).unwrap(), Envelope::Data(b"BEGIN"));
+        let expected = Envelope::Data {
+            data: b"BEGIN",
+            sent: EPOCH + 5,
+        };
+        assert_eq!(Envelope::parse(&data).unwrap(), expected);
+        assert!(Envelope::parse(&data[..24]).is_err());
         let mut keepalive = vec![b'k'];
         keepalive.extend(7u64.to_be_bytes());
         keepalive.extend([0; 8]);

@@ -15,6 +15,7 @@ mod membership;
 pub(crate) mod messages;
 mod outbox;
 mod owes;
+pub(crate) mod pace;
 mod partitions;
 mod relief;
 mod repair;

@@ -19,6 +19,7 @@ use super::in_progress::{InProgress, Turn};
 use super::lookups::Lookups;
 use super::membership::{Membership, Notice};
 use super::messages::{Envelope, status_update};
+use super::pace::Pace;
 use super::replay::Replay;
 use super::start_command::Mode;
 use super::switch::told;
@@ -36,12 +37,6 @@ use crate::plan::{self, lsn_of};
 use crate::recopy::Recopy;
 use crate::wire::WireError;
 
-/// A read that returned less than this was eager: the walsender sends a message per row, and
-/// waking for each makes the reader the bottleneck (ADR 2).
-const SMALL_READ: usize = 16 * 1024;
-/// How long the socket is left alone after a small read. A bounded time, never an amount of
-/// bytes, so that what an idle server sends is answered at once.
-const PAUSE: Duration = Duration::from_millis(1);
 /// After a piece of a copy the stream comes first for so many bytes, which is about as much.
 const STREAM_TURN: usize = 4 << 20;
 /// A server that was silent for this long is asked for a sign of life; after twice this it is
@@ -180,10 +175,11 @@ impl Stream<'_> {
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut engine_listens, mut may_be_asked) = (true, true);
         let mut owed = 0usize;
-        let (mut next_read, mut last_heard) = (Instant::now(), Instant::now());
+        let mut pace = Pace::new(self.wire.is_local());
+        let mut last_heard = Instant::now();
         loop {
             self.make_room_for_a_filler().await;
-            if self.assembler.outbox.is_empty() && self.decode().await? {
+            if self.assembler.outbox.is_empty() && self.decode(&mut pace).await? {
                 // Looking things up took its time, in which nothing was read.
                 last_heard = Instant::now();
             }
@@ -192,6 +188,7 @@ impl Stream<'_> {
             let taking = !sending && !self.in_progress.is_reading();
             let due = self.assembler.due();
             let now = Instant::now();
+            let next_read = pace.next();
             let wait_for_wire = (next_read > now).then_some(next_read);
             let copies_may_follow =
                 self.copies.are_running() && self.assembler.is_at_boundary() && !self.assembler.is_leaving();
@@ -235,7 +232,7 @@ impl Stream<'_> {
                             self.return_to_the_server().await?;
                         }
                         owed = owed.saturating_sub(bytes);
-                        next_read = if bytes < SMALL_READ { last_heard + PAUSE } else { last_heard };
+                        pace.found(bytes, last_heard);
                         // What comes until then, or while this is decoded, is to wake nobody.
                         self.wire.rest();
                     }
@@ -320,7 +317,7 @@ impl Stream<'_> {
 
     /// Decodes what was read, until it is used up or something waits for the engine. Returns
     /// whether anything had to be looked up or begun anew meanwhile.
-    async fn decode(&mut self) -> Result<bool> {
+    async fn decode(&mut self, pace: &mut Pace) -> Result<bool> {
         let (mut interrupted, mut read) = (false, 0);
         while self.assembler.outbox.is_empty() {
             if self.in_progress.is_reading() {
@@ -360,7 +357,8 @@ impl Stream<'_> {
                 Err(error) => return Err(broken(error)),
             };
             match Envelope::parse(content).map_err(broken)? {
-                Envelope::Data(data) => {
+                Envelope::Data { data, sent } => {
+                    pace.sent(sent);
                     if self.in_progress.take(data)? == Turn::Pass
                         && self.replay.is_new(data)?
                         && let Some(need) = self.assembler.take(data)?

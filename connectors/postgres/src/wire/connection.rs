@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::error::ServerError;
+use super::quiet_socket::MOST_AT_ONCE;
 use super::row::Row;
 use super::session_attrs::ServerState;
 use super::socket::{Duplex, Socket};
@@ -42,6 +43,7 @@ pub struct Connection {
     inbound: BytesMut,
     outbound: BytesMut,
     encrypted: bool,
+    local: bool,
     end_point: Option<Vec<u8>>,
     channel_bound: bool,
     backend_pid: u32,
@@ -59,7 +61,7 @@ impl Connection {
         let mut failure = WireError::Protocol("no host is configured".to_owned());
         for (wanted, host) in options.tries() {
             let attempt = async {
-                let socket = Socket::open(host, options).await?;
+                let socket = Socket::open(host, options, session).await?;
                 let mut connection = Self::start(socket, options, session).await?;
                 if wanted == SessionAttrs::Any || wanted.accepts(connection.state().await?) {
                     return Ok(connection);
@@ -92,6 +94,7 @@ impl Connection {
             inbound: BytesMut::with_capacity(16 * 1024),
             outbound: BytesMut::new(),
             encrypted: socket.encrypted,
+            local: socket.local,
             end_point: socket.end_point,
             channel_bound: false,
             backend_pid: 0,
@@ -310,25 +313,28 @@ impl Connection {
         })
     }
 
-    /// Waits for bytes, then takes all that are there, up to one read's room. Returns how many.
+    /// Waits for bytes, then takes what is there, up to one read's room. Returns how many.
     ///
     /// Cancel safe: what was read is in the buffer.
     async fn fill(&mut self) -> Result<usize, WireError> {
         self.inbound.reserve(READ_BYTES);
-        let (stream, inbound) = (&mut self.stream, &mut self.inbound);
+        let (stream, inbound, encrypted) = (&mut self.stream, &mut self.inbound, self.encrypted);
         let mut taken = 0;
         poll_fn(|context| {
-            // Under TLS one read gives one record; what is ready is several.
             loop {
-                match pin!(stream.read_buf(inbound)).poll(context) {
+                let read = match pin!(stream.read_buf(inbound)).poll(context) {
                     Poll::Ready(Ok(0)) if taken == 0 => return Poll::Ready(Err(WireError::Closed)),
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Ok(taken)),
-                    Poll::Ready(Ok(bytes)) => taken += bytes,
+                    Poll::Ready(Ok(read)) => read,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                     Poll::Pending if taken == 0 => return Poll::Pending,
                     Poll::Pending => return Poll::Ready(Ok(taken)),
-                }
-                if taken >= READ_BYTES || inbound.capacity() == inbound.len() {
+                };
+                taken += read;
+                // Under TLS one read gives one record; what is ready is several. A plain read that
+                // found less than it had room for took all: to look again would be to run after
+                // each row that a walsender sends, which makes it send a packet for each.
+                let all = read == 0 || !encrypted && read < MOST_AT_ONCE;
+                if all || taken >= READ_BYTES || inbound.capacity() == inbound.len() {
                     return Poll::Ready(Ok(taken));
                 }
             }
@@ -413,6 +419,11 @@ impl ReplicationStream {
     pub async fn fill(&mut self) -> Result<usize, WireError> {
         consume(&mut self.connection.inbound, &mut self.consumed);
         self.connection.fill().await
+    }
+
+    /// Whether the server is on this host and reached by TCP.
+    pub fn is_local(&self) -> bool {
+        self.connection.local
     }
 
     /// Has what arrives wake nobody until the next [`fill`](Self::fill).
@@ -529,6 +540,7 @@ mod tests {
             inbound: BytesMut::new(),
             outbound: BytesMut::new(),
             encrypted: false,
+            local: false,
             end_point: None,
             channel_bound: false,
             backend_pid: 0,

@@ -17,7 +17,7 @@ use tokio::task::coop::poll_proceed;
 
 /// The most that one call reads where the socket is not watched: the room for it is filled with
 /// zeroes before.
-const MOST: usize = 64 * 1024;
+pub(super) const MOST_AT_ONCE: usize = 64 * 1024;
 
 /// A stream of the standard library, in non-blocking mode.
 pub(super) trait Plain: Read + Write + Send + Unpin + Sized + 'static {
@@ -127,7 +127,7 @@ impl<S: Plain> AsyncRead for QuietSocket<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let room = buffer.remaining().min(MOST);
+        let room = buffer.remaining().min(MOST_AT_ONCE);
         match ready!(self.poll_work(context, |socket| socket.read(buffer.initialize_unfilled_to(room)))) {
             Some(read) => Poll::Ready(read.map(|bytes| buffer.advance(bytes))),
             None => self.watched()?.poll_read(context, buffer),

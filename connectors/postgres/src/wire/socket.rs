@@ -11,7 +11,12 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsConnector, rustls};
 
 use super::quiet_socket::{Plain, QuietSocket};
-use super::{ConnectOptions, Host, TcpOptions, TlsMode, WireError, tls};
+use super::{ConnectOptions, Host, Session, TcpOptions, TlsMode, WireError, tls};
+
+/// Room for what a walsender of this host sends. The kernel would let it grow, and each row would
+/// be a packet of its own; where there is little room left, rows wait with the sender and go
+/// together. See `run/pace.rs`. Far away it would limit the rate.
+const LOCAL_ROOM: u32 = 64 * 1024;
 
 /// A byte stream in both directions.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
@@ -36,13 +41,15 @@ pub(super) struct Socket {
     pub(super) stream: Box<dyn Duplex>,
     /// Whether TLS protects it.
     pub(super) encrypted: bool,
+    /// Whether the peer is this host, by TCP.
+    pub(super) local: bool,
     /// The server's `tls-server-end-point`, where TLS is used and the certificate defines one.
     pub(super) end_point: Option<Vec<u8>>,
 }
 
 impl Socket {
     /// Opens a socket to one host. The caller sets a time limit.
-    pub(super) async fn open(host: &Host, options: &ConnectOptions) -> Result<Self, WireError> {
+    pub(super) async fn open(host: &Host, options: &ConnectOptions, session: Session) -> Result<Self, WireError> {
         let unreachable = |source| WireError::Unreachable {
             host: host.to_string(),
             source,
@@ -51,29 +58,34 @@ impl Socket {
             Host::Unix(folder, port) => {
                 let path = folder.join(format!(".s.PGSQL.{port}"));
                 let stream = UnixStream::connect(path).await.map_err(unreachable)?;
-                Ok(Self {
-                    stream: Box::new(QuietSocket::new(stream.into_std()?)),
-                    encrypted: false,
-                    end_point: None,
-                })
+                Ok(Self::plain(QuietSocket::new(stream.into_std()?)))
             }
             Host::Tcp(name, port) => {
-                let stream = connect_tcp(name, *port, &options.tcp).await.map_err(unreachable)?;
+                let stream = connect_tcp(name, *port, &options.tcp, session)
+                    .await
+                    .map_err(unreachable)?;
+                let local = stream.peer_addr()?.ip().is_loopback();
                 let stream = QuietSocket::new(stream.into_std()?);
-                if options.tls == TlsMode::Disable {
-                    return Ok(Self {
-                        stream: Box::new(stream),
-                        encrypted: false,
-                        end_point: None,
-                    });
-                }
-                upgrade(stream, name, options).await
+                let socket = match options.tls {
+                    TlsMode::Disable => Self::plain(stream),
+                    _ => upgrade(stream, name, options).await?,
+                };
+                Ok(Self { local, ..socket })
             }
+        }
+    }
+
+    fn plain(stream: impl Duplex + 'static) -> Self {
+        Self {
+            stream: Box::new(stream),
+            encrypted: false,
+            local: false,
+            end_point: None,
         }
     }
 }
 
-async fn connect_tcp(name: &str, port: u16, tcp: &TcpOptions) -> io::Result<tokio::net::TcpStream> {
+async fn connect_tcp(name: &str, port: u16, tcp: &TcpOptions, session: Session) -> io::Result<tokio::net::TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in tokio::net::lookup_host((name, port)).await? {
         let socket = if address.is_ipv4() {
@@ -83,6 +95,9 @@ async fn connect_tcp(name: &str, port: u16, tcp: &TcpOptions) -> io::Result<toki
         };
         socket.set_nodelay(true)?;
         tcp.apply(SockRef::from(&socket))?;
+        if session == Session::Replication && address.ip().is_loopback() {
+            socket.set_recv_buffer_size(LOCAL_ROOM)?;
+        }
         match socket.connect(address).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
@@ -104,11 +119,7 @@ async fn upgrade(
     match stream.read_u8().await? {
         b'S' => {}
         b'N' if options.tls == TlsMode::Prefer => {
-            return Ok(Socket {
-                stream: Box::new(stream),
-                encrypted: false,
-                end_point: None,
-            });
+            return Ok(Socket::plain(stream));
         }
         b'N' => return Err(WireError::TlsNotOffered),
         other => {
@@ -130,6 +141,7 @@ async fn upgrade(
     Ok(Socket {
         stream: Box::new(stream),
         encrypted: true,
+        local: false,
         end_point,
     })
 }
@@ -153,7 +165,9 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let connect = async |parameters: &str| {
             let options = ConnectOptions::parse(&format!("postgres://a@b/c?{parameters}")).unwrap();
-            connect_tcp("127.0.0.1", port, &options.tcp).await.unwrap()
+            connect_tcp("127.0.0.1", port, &options.tcp, Session::Sql)
+                .await
+                .unwrap()
         };
         let seconds = Duration::from_secs;
         let stream = connect("").await;
