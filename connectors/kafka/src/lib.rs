@@ -15,6 +15,7 @@ mod client;
 pub mod codes;
 mod config;
 mod decode;
+mod gathered;
 mod layout;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;

@@ -1,32 +1,34 @@
 //! A partition that is being read.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use millstream_core::{Boundary, Error, ErrorKind, PartitionId, Position, Result, SourceEvent, TableId};
 use rdkafka::Message;
 
 use crate::client::PartitionReport;
 use crate::codes;
+use crate::gathered::{Gathered, Item, Origin, micros};
 use crate::layout::Layout;
 use crate::offsets::{self, Loss, Lost, StartAt, Watermarks};
-use crate::topic_rows::{Place, TopicRows, micros};
 
-/// A partition and the rows that were read from it since the last boundary.
+/// A partition and the messages that were read from it since the last boundary.
 ///
-/// Each has rows of its own, because a boundary concerns one partition: what is sent before
+/// Each has messages of its own, because a boundary concerns one partition: what is sent before
 /// it must not hold rows of another.
 pub struct Partition {
     /// The partition's number.
     pub number: i32,
     /// The offset to read next.
     pub next: i64,
-    id: PartitionId,
+    origin: Arc<Origin>,
     /// The position of the last boundary.
     announced: Position,
     /// The offset of the last message that came; -1 before the first.
     received: i64,
     committed_at: Option<i64>,
-    rows: TopicRows,
+    /// Messages since the last boundary.
+    gathered: Option<Gathered>,
     /// The boundary that is still to be sent: all offsets below `next`.
     due: bool,
     /// The offset that reading begins with, until the target was told of it.
@@ -45,11 +47,11 @@ impl Partition {
         Self {
             number,
             next: start.next,
-            id,
+            origin: Arc::new(Origin { id, layout }),
             announced: start.from.map_or(Position::Beginning, offsets::position),
             received: -1,
             committed_at: None,
-            rows: TopicRows::new(layout),
+            gathered: None,
             due: unknown,
             unannounced: unknown.then_some(start.next),
             fetched_to: None,
@@ -59,12 +61,12 @@ impl Partition {
 
     /// The topic.
     pub fn topic(&self) -> &str {
-        &self.rows.layout().topic
+        &self.origin.layout.topic
     }
 
     /// The table that the topic is.
     pub fn table(&self) -> &TableId {
-        &self.rows.layout().schema.id
+        &self.origin.layout.schema.id
     }
 
     /// Takes a message; `now` is in microseconds since the Unix epoch. Returns the bytes of its
@@ -72,7 +74,7 @@ impl Partition {
     pub fn push(&mut self, message: &impl Message, now: i64) -> Result<u64> {
         let offset = message.offset();
         if offset <= self.received {
-            tracing::debug!(partition = %self.id, offset, "kafka message came twice");
+            tracing::debug!(partition = %self.origin.id, offset, "kafka message came twice");
             return Ok(0);
         }
         if offset < self.next {
@@ -80,18 +82,13 @@ impl Partition {
                 ErrorKind::Internal,
                 "a message came from before the offset that was asked for",
             )
-            .with("partition", &self.id)
+            .with("partition", &self.origin.id)
             .with("offset", offset)
             .with("asked_for", self.next));
         }
-        let bytes = self.rows.push(
-            message,
-            Place {
-                partition: &self.id,
-                position: &offsets::position_text(offset),
-                now,
-            },
-        );
+        let origin = &self.origin;
+        let gathered = self.gathered.get_or_insert_with(|| Gathered::new(origin.clone(), now));
+        let bytes = gathered.take(message);
         self.committed_at = micros(message);
         (self.received, self.next) = (offset, offset + 1);
         (self.fetched_to, self.passed_to) = (None, None);
@@ -127,42 +124,29 @@ impl Partition {
         }
     }
 
-    /// The events of the round: where reading begins, if the target does not know, then rows,
-    /// rejected rows, and the boundary after them.
-    pub fn drain(&mut self, events: &mut Vec<SourceEvent>) -> Result<Drained> {
-        let mut drained = Drained::default();
+    /// What the round has of it: where reading begins, if the target does not know, then its
+    /// messages, and the boundary after them.
+    pub fn drain(&mut self, round: &mut Vec<Item>) {
         if !self.due {
-            return Ok(drained);
+            return;
         }
         self.due = false;
         if let Some(start) = self.unannounced.take() {
             let announcement = self.boundary(start - 1, true);
-            events.push(announcement);
+            round.push(Item::Event(announcement));
         }
-        let (rows, rejected) = self.rows.finish()?;
-        if let Some(batch) = rows {
-            drained.rows = batch.num_rows() as u64;
-            events.push(SourceEvent::Changes(batch));
-        }
-        if let Some(rows) = rejected {
-            drained.rejected = rows.num_rows() as u64;
-            events.push(SourceEvent::Rejected {
-                origin: self.table().clone(),
-                rows,
-            });
-        }
+        round.extend(self.gathered.take().map(Item::Messages));
         if self.announced != offsets::position(self.next - 1) {
             let boundary = self.boundary(self.next - 1, false);
-            events.push(boundary);
+            round.push(Item::Event(boundary));
         }
-        Ok(drained)
     }
 
     /// The boundary after `offset`.
     fn boundary(&mut self, offset: i64, urgent: bool) -> SourceEvent {
         let position = offsets::position(offset);
         SourceEvent::Boundary(Boundary {
-            partition: self.id.clone(),
+            partition: self.origin.id.clone(),
             from: std::mem::replace(&mut self.announced, position.clone()),
             position,
             table: Some(self.table().clone()),
@@ -177,20 +161,20 @@ impl Partition {
 /// Lets the first announcement of each table raise the others. A commit holds whole boundaries, and
 /// a table that has read one partition of a topic is owed every other from its first message on:
 /// so the first commit must know them all.
-pub fn tie_announcements(events: &mut [SourceEvent]) {
-    let announced = |event: &SourceEvent| match event {
-        SourceEvent::Boundary(boundary) if boundary.urgent => boundary
+pub fn tie_announcements(round: &mut [Item]) {
+    let announced = |item: &Item| match item {
+        Item::Event(SourceEvent::Boundary(boundary)) if boundary.urgent => boundary
             .table
             .clone()
             .map(|table| (table, (boundary.partition.clone(), boundary.position.clone()))),
         _ => None,
     };
     let mut of_table: HashMap<TableId, Vec<(PartitionId, Position)>> = HashMap::new();
-    for (table, place) in events.iter().filter_map(announced) {
+    for (table, place) in round.iter().filter_map(announced) {
         of_table.entry(table).or_default().push(place);
     }
-    for event in events {
-        let SourceEvent::Boundary(boundary) = event else {
+    for item in round {
+        let Item::Event(SourceEvent::Boundary(boundary)) = item else {
             continue;
         };
         let places = boundary.table.as_ref().filter(|_| boundary.urgent);
@@ -201,15 +185,6 @@ pub fn tie_announcements(events: &mut [SourceEvent]) {
                 .collect();
         }
     }
-}
-
-/// How much a partition sent in one round.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Drained {
-    /// Rows.
-    pub rows: u64,
-    /// Rejected rows.
-    pub rejected: u64,
 }
 
 /// The partitions that are being read, found by topic and number.
@@ -320,14 +295,14 @@ mod tests {
         for number in 0..2 {
             let mut partition = partition_from(number, None);
             partition.next = 9;
-            partition.drain(&mut events).unwrap();
+            partition.drain(&mut events);
         }
         tie_announcements(&mut events);
         let told: Vec<_> = events
             .into_iter()
-            .map(|event| match event {
-                SourceEvent::Boundary(boundary) => (boundary.position, boundary.urgent, boundary.raises),
-                other => panic!("{other:?}"),
+            .map(|item| match item {
+                Item::Event(SourceEvent::Boundary(boundary)) => (boundary.position, boundary.urgent, boundary.raises),
+                _ => panic!("no message came"),
             })
             .collect();
         let (begins, read) = (offsets::position(4), offsets::position(8));
@@ -385,10 +360,10 @@ mod tests {
         let mut boundary_at = |next: i64| {
             (partition.next, partition.due) = (next, true);
             let mut events = Vec::new();
-            partition.drain(&mut events).unwrap();
+            partition.drain(&mut events);
             match events.pop() {
-                Some(SourceEvent::Boundary(boundary)) => boundary,
-                other => panic!("{other:?}"),
+                Some(Item::Event(SourceEvent::Boundary(boundary))) => boundary,
+                _ => panic!("a boundary is last"),
             }
         };
         let first = boundary_at(7);

@@ -1,13 +1,13 @@
 //! The reading loop, on a thread of its own because librdkafka's calls block.
 //!
-//! Messages are decoded as they are polled, gathered into rounds, and handed to the async
-//! side over a channel of one round. While that channel is full librdkafka fetches ahead up to
+//! Messages are gathered into rounds as they are polled, and handed to the async side, which
+//! has them decoded, over a channel of one round. While that channel is full librdkafka fetches ahead up to
 //! its own buffer and then stops, so memory stays flat.
 
 use std::time::{Duration, Instant};
 
 use millstream_core::config::Text;
-use millstream_core::{Checkpoint, Error, ErrorKind, PartitionId, Result, ResumePoints, SourceEvent};
+use millstream_core::{Checkpoint, Error, ErrorKind, PartitionId, Result, ResumePoints};
 use rdkafka::Message;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
@@ -20,12 +20,13 @@ use tokio_util::sync::CancellationToken;
 use crate::client::{Client, denied_topic};
 use crate::codes;
 use crate::config::KafkaConfig;
+use crate::gathered::Item;
 use crate::layout::Layout;
 use crate::offsets::{self, Held, Loss, Lost, decide};
 use crate::partition::{Partition, Partitions, position_lost, tie_announcements};
 
-/// The events of one round, in their order.
-pub type Round = Vec<SourceEvent>;
+/// One round, in its order.
+pub type Round = Vec<Item>;
 
 /// What the loop works with.
 pub struct Reader {
@@ -49,6 +50,8 @@ pub struct Reader {
 
 /// How long one poll waits, and so how late a cancellation may be seen.
 const POLL: Duration = Duration::from_millis(50);
+/// After so many messages the clock is looked at.
+const MESSAGES_BETWEEN_LOOKS: usize = 64;
 /// A round that waits this long for the pipeline pauses fetching, so that librdkafka's
 /// reports can be taken meanwhile without taking messages.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
@@ -199,7 +202,14 @@ impl Run {
         let mut wait = POLL;
         loop {
             let reports = self.client.reports();
-            match self.client.consumer.poll(wait) {
+            // Asking for the time, and telling librdkafka how long to wait, cost as much as a message.
+            let at_once = if self.rows.is_multiple_of(MESSAGES_BETWEEN_LOOKS) {
+                None
+            } else {
+                self.client.consumer.poll(Duration::ZERO)
+            };
+            let came_at_once = at_once.is_some();
+            match at_once.or_else(|| self.client.consumer.poll(wait)) {
                 Some(Ok(message)) => {
                     self.rows += 1;
                     match self.partitions.get_mut(message.topic(), message.partition()) {
@@ -232,9 +242,15 @@ impl Run {
             if self.rows == 0 {
                 break;
             }
+            if self.rows >= batch.rows || self.bytes >= batch.bytes.0 {
+                break;
+            }
+            if came_at_once {
+                continue;
+            }
             let since = *self.since.get_or_insert_with(Instant::now);
             wait = batch.linger.0.saturating_sub(since.elapsed()).min(POLL);
-            if self.rows >= batch.rows || self.bytes >= batch.bytes.0 || wait.is_zero() {
+            if wait.is_zero() {
                 break;
             }
             if self.reader.cancel.is_cancelled() {
@@ -246,31 +262,20 @@ impl Run {
 
     /// Hands over the round; `false` if nobody takes it any more.
     fn flush(&mut self) -> Result<bool> {
-        let mut events = Round::new();
-        let (pipeline, source) = (self.reader.pipeline.clone(), self.reader.source.clone());
+        let mut round = Round::new();
         for partition in self.partitions.iter_mut() {
-            let drained = partition.drain(&mut events)?;
-            for (name, count) in [
-                ("millstream_source_rows_total", drained.rows),
-                ("millstream_source_rejected_rows_total", drained.rejected),
-            ] {
-                if count > 0 {
-                    let table = partition.table().within_source();
-                    metrics::counter!(name, "pipeline" => pipeline.clone(), "source" => source.clone(), "table" => table)
-                        .increment(count);
-                }
-            }
+            partition.drain(&mut round);
         }
-        tie_announcements(&mut events);
+        tie_announcements(&mut round);
         (self.rows, self.bytes, self.since) = (0, 0, None);
-        if events.is_empty() {
+        if round.is_empty() {
             Ok(true)
         } else {
-            self.hand_over(events)
+            self.hand_over(round)
         }
     }
 
-    fn hand_over(&mut self, events: Round) -> Result<bool> {
+    fn hand_over(&mut self, round: Round) -> Result<bool> {
         let rounds = self.reader.rounds.clone();
         let mut paused = None;
         loop {
@@ -284,7 +289,7 @@ impl Run {
             match reserved {
                 None | Some(Ok(Err(_))) => return Ok(false),
                 Some(Ok(Ok(permit))) => {
-                    permit.send(events);
+                    permit.send(round);
                     break;
                 }
                 Some(Err(_)) => {

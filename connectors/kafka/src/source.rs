@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use millstream_core::{Error, ErrorKind, Finding, Result, Severity, Source, SourceContext, TableSchema};
+use millstream_core::{Error, ErrorKind, Finding, Result, Severity, Source, SourceContext, SourceEvent, TableSchema};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, denied_topic};
 use crate::codes;
 use crate::config::{Decode, Json, KafkaConfig};
+use crate::gathered::Item;
 use crate::layout::Layout;
 use crate::offsets::Watermarks;
 use crate::reader::{Reader, Round};
@@ -123,6 +125,7 @@ impl Source for KafkaSource {
         }
         let (rounds, mut gathered) = mpsc::channel::<Round>(1);
         let group = self.group();
+        let (pipeline, source) = (self.pipeline.clone(), self.name.clone());
         let reader = Reader {
             pipeline: self.pipeline,
             source: self.name,
@@ -148,7 +151,13 @@ impl Source for KafkaSource {
                 }
             };
             let Some(round) = round else { break };
-            for event in round {
+            let decoded = decode(round, &pipeline, &source);
+            let decoded = tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                events = decoded => events?,
+            };
+            for event in decoded {
                 tokio::select! {
                     () = cancel.cancelled() => break,
                     sent = events.send(event) => sent?,
@@ -172,6 +181,29 @@ impl Source for KafkaSource {
         }
         Ok(())
     }
+}
+
+/// The events of a round, decoded on a pool's thread, and counted.
+async fn decode(round: Round, pipeline: &str, source: &str) -> Result<Vec<SourceEvent>> {
+    let decoding = spawn_blocking(move || {
+        let parts: Result<Vec<_>> = round.into_iter().map(Item::decode).collect();
+        Ok(parts?.into_iter().flatten().collect::<Vec<_>>())
+    });
+    let events = match decoding.await {
+        Ok(events) => events?,
+        Err(failure) if failure.is_panic() => std::panic::resume_unwind(failure.into_panic()),
+        Err(_) => return Err(Error::new(ErrorKind::Cancelled, "the source is stopping")),
+    };
+    for event in &events {
+        let (name, table, rows) = match event {
+            SourceEvent::Changes(batch) => ("millstream_source_rows_total", &batch.schema().id, batch),
+            SourceEvent::Rejected { origin, rows } => ("millstream_source_rejected_rows_total", origin, rows),
+            _ => continue,
+        };
+        metrics::counter!(name, "pipeline" => pipeline.to_owned(), "source" => source.to_owned(), "table" => table.within_source())
+            .increment(rows.num_rows() as u64);
+    }
+    Ok(events)
 }
 
 /// Runs blocking work on a thread of its own: a pool's threads are not for work that lasts for

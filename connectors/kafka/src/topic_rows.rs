@@ -1,6 +1,5 @@
 //! The messages of one topic on their way into a change batch.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_array::builder::{
@@ -10,10 +9,9 @@ use arrow_array::builder::{
 use arrow_array::{ArrayRef, RecordBatch};
 use millstream_core::quarantine::{QuarantineBuilder, Raw, RowPlace};
 use millstream_core::{ChangeBatch, EnvelopeBuilder, Error, ErrorKind, Op, PartitionId, Result};
-use rdkafka::Message;
-use rdkafka::message::Headers;
 
 use crate::decode::row::{Reject, RowDecoder};
+use crate::gathered::{Arrived, HeaderPair};
 use crate::layout::{Layout, header_fields};
 
 /// Collects the messages of a topic as rows, or as rejected rows.
@@ -67,32 +65,23 @@ impl TopicRows {
         }
     }
 
-    /// The table.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    /// Takes a message: as a row, or, where it cannot be decoded, as a rejected row. Returns the
-    /// bytes of its key, headers and payload.
+    /// Takes a message: as a row, or, where it cannot be decoded, as a rejected row.
     ///
     /// Where the table has a key, a message sets the row of its key, which may have been there
     /// before or not (`u`), and one without a payload deletes it. Where it has none, each is a new
     /// row, without values if there is no payload.
-    pub fn push(&mut self, message: &impl Message, place: Place<'_>) -> u64 {
-        let committed_at = micros(message);
-        let headers = read_headers(message);
-        let of_headers = headers.as_deref().unwrap_or_default().iter();
-        let of_headers: usize = of_headers
-            .map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len))
-            .sum();
-        let outcome = headers.and_then(|headers| self.try_push(message, &headers, place, committed_at));
+    pub fn push(&mut self, message: &Arrived<'_>, place: Place<'_>) {
+        let outcome = match &message.headers {
+            Ok(headers) => self.try_push(message, headers, place),
+            Err(reject) => Err(reject.clone()),
+        };
         if let Err(reject) = outcome {
-            let raw = Raw::Bytes(message.payload().or(message.key()).unwrap_or_default());
+            let raw = Raw::Bytes(message.payload.or(message.key).unwrap_or_default());
             let row = RowPlace {
                 partition: place.partition,
                 position: place.position,
                 ordinal: 0,
-                committed_at,
+                committed_at: message.committed_at,
             };
             self.rejected.get_or_insert_default().append(
                 &self.table,
@@ -103,27 +92,24 @@ impl TopicRows {
                 place.now,
             );
         }
-        let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
-        (length(message.payload()) + length(message.key()) + of_headers) as u64
     }
 
     fn try_push(
         &mut self,
-        message: &impl Message,
+        message: &Arrived<'_>,
         headers: &[HeaderPair<'_>],
         place: Place<'_>,
-        committed_at: Option<i64>,
     ) -> std::result::Result<(), Reject> {
         let schema = &self.layout.schema;
-        if self.keyed_by_message_key && message.key().is_none() {
+        if self.keyed_by_message_key && message.key.is_none() {
             return Err(Reject::NoKey("_key".to_owned()));
         }
         let rows = self.rows.get_or_insert_with(|| Box::new(Rows::new(&self.layout)));
-        let payload = message.payload();
+        let payload = message.payload;
         match (payload, &mut rows.payload) {
             (Some(payload), Payload::Json(decoder)) => decoder.append(payload)?,
             (None, Payload::Json(decoder)) if decoder.has_key() => {
-                let key = message.key().ok_or_else(|| Reject::NoKey(schema.key.join(", ")))?;
+                let key = message.key.ok_or_else(|| Reject::NoKey(schema.key.join(", ")))?;
                 decoder
                     .append_key(key)
                     .map_err(|reject| Reject::MessageKey(Box::new(reject)))?;
@@ -136,13 +122,13 @@ impl TopicRows {
             (false, Some(_)) => Op::Update,
             (false, None) => Op::Delete,
         };
-        rows.key.append_option(message.key());
+        rows.key.append_option(message.key);
         rows.append_headers(headers);
-        rows.partition.append_value(message.partition());
-        rows.offset.append_value(message.offset());
-        rows.timestamp.append_option(committed_at);
+        rows.partition.append_value(message.partition);
+        rows.offset.append_value(message.offset);
+        rows.timestamp.append_option(message.committed_at);
         rows.envelope
-            .append(op, place.partition, place.position, 0, committed_at);
+            .append(op, place.partition, place.position, 0, message.committed_at);
         Ok(())
     }
 
@@ -221,28 +207,6 @@ impl Rows {
     }
 }
 
-/// The message's timestamp, which Kafka counts in milliseconds, in microseconds.
-pub fn micros(message: &impl Message) -> Option<i64> {
-    message
-        .timestamp()
-        .to_millis()
-        .and_then(|millis| millis.checked_mul(1_000))
-}
-
-/// A header's name and value.
-type HeaderPair<'a> = (&'a str, Option<&'a [u8]>);
-
-fn read_headers<M: Message>(message: &M) -> std::result::Result<Vec<HeaderPair<'_>>, Reject> {
-    let Some(headers) = message.headers() else {
-        return Ok(Vec::new());
-    };
-    // rdkafka panics on a header whose name is not UTF-8, and such a message must not stop its topic.
-    catch_unwind(AssertUnwindSafe(|| {
-        headers.iter().map(|header| (header.key, header.value)).collect()
-    }))
-    .map_err(|_| Reject::HeaderName)
-}
-
 #[cfg(test)]
 mod tests {
     use arrow_array::Array;
@@ -252,6 +216,7 @@ mod tests {
 
     use super::*;
     use crate::config::KafkaConfig;
+    use crate::gathered::{Gathered, Origin};
 
     fn rows(config: &str) -> TopicRows {
         let config: KafkaConfig = serde_saphyr::from_str(&format!("brokers: b\ntopics: [t]\n{config}")).unwrap();
@@ -276,15 +241,19 @@ mod tests {
             offset,
             headers,
         );
-        let partition = PartitionId::new("s", "t/3");
-        rows.push(
-            &message,
-            Place {
-                partition: &partition,
-                position: &crate::offsets::position_text(offset),
-                now: 9,
-            },
-        )
+        let origin = Origin {
+            id: PartitionId::new("s", "t/3"),
+            layout: rows.layout.clone(),
+        };
+        let mut gathered = Gathered::new(Arc::new(origin), 9);
+        let bytes = gathered.take(&message);
+        let place = Place {
+            partition: &PartitionId::new("s", "t/3"),
+            position: &crate::offsets::PositionText::new(offset),
+            now: 9,
+        };
+        gathered.messages().for_each(|message| rows.push(&message, place));
+        bytes
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use millstream_core::Checkpoint;
+use millstream_core::{Checkpoint, SourceEvent};
 
 use super::*;
 use crate::mock::KafkaMock;
@@ -49,7 +49,8 @@ fn rows_of(run: &mut Run, gathered: &mut mpsc::Receiver<Round>, wanted: usize) -
     while found.len() < wanted && Instant::now() < deadline {
         assert!(run.gather().unwrap() && run.flush().unwrap());
         while let Ok(round) = gathered.try_recv() {
-            for event in round {
+            let events = round.into_iter().flat_map(|item| item.decode().unwrap());
+            for event in events {
                 let SourceEvent::Changes(batch) = event else { continue };
                 let positions = batch
                     .positions()

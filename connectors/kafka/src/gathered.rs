@@ -1,0 +1,185 @@
+//! Messages of a partition as they came, copied out of librdkafka's memory.
+//!
+//! The thread that polls librdkafka does no more than this: decoding costs more than fetching, and
+//! goes on beside it.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use millstream_core::{PartitionId, Result, SourceEvent};
+use rdkafka::Message;
+use rdkafka::message::Headers;
+
+use crate::decode::row::Reject;
+use crate::layout::Layout;
+use crate::offsets;
+use crate::topic_rows::{Place, TopicRows};
+
+/// A header's name and value.
+pub type HeaderPair<'a> = (&'a str, Option<&'a [u8]>);
+
+/// One step of a round.
+pub enum Item {
+    /// To be passed on as it is.
+    Event(SourceEvent),
+    /// To be decoded first.
+    Messages(Gathered),
+}
+
+impl Item {
+    /// The events that it is.
+    pub fn decode(self) -> Result<Vec<SourceEvent>> {
+        match self {
+            Self::Event(event) => Ok(vec![event]),
+            Self::Messages(messages) => messages.decode(),
+        }
+    }
+}
+
+/// Where messages come from.
+pub struct Origin {
+    /// The partition's name in checkpoints.
+    pub id: PartitionId,
+    /// The topic's table.
+    pub layout: Layout,
+}
+
+/// The messages of one partition in one round.
+pub struct Gathered {
+    origin: Arc<Origin>,
+    /// When the round began, in microseconds since the Unix epoch.
+    now: i64,
+    /// Keys, payloads and headers.
+    bytes: Vec<u8>,
+    messages: Vec<Kept>,
+}
+
+struct Kept {
+    partition: i32,
+    offset: i64,
+    committed_at: Option<i64>,
+    key: Option<Range<usize>>,
+    payload: Option<Range<usize>>,
+    /// Where there are any.
+    headers: Option<Box<KeptHeaders>>,
+}
+
+type KeptHeaders = std::result::Result<Vec<(Range<usize>, Option<Range<usize>>)>, Reject>;
+
+/// A message of those that were gathered.
+pub struct Arrived<'a> {
+    /// Its partition's number.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp in microseconds since the Unix epoch.
+    pub committed_at: Option<i64>,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its payload.
+    pub payload: Option<&'a [u8]>,
+    /// Its headers, in order.
+    pub headers: std::result::Result<Vec<HeaderPair<'a>>, Reject>,
+}
+
+impl Gathered {
+    /// None yet.
+    pub fn new(origin: Arc<Origin>, now: i64) -> Self {
+        Self {
+            origin,
+            now,
+            bytes: Vec::new(),
+            messages: Vec::new(),
+        }
+    }
+
+    /// Copies a message. Returns the bytes of its key, headers and payload.
+    pub fn take(&mut self, message: &impl Message) -> u64 {
+        let before = self.bytes.len();
+        let key = message.key().map(|key| self.keep(key));
+        let payload = message.payload().map(|payload| self.keep(payload));
+        let headers = message.headers().map(|headers| Box::new(self.keep_headers(headers)));
+        self.messages.push(Kept {
+            partition: message.partition(),
+            offset: message.offset(),
+            committed_at: micros(message),
+            key,
+            payload,
+            headers,
+        });
+        (self.bytes.len() - before) as u64
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
+        let from = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        from..self.bytes.len()
+    }
+
+    fn keep_headers(&mut self, headers: &impl Headers) -> KeptHeaders {
+        // rdkafka panics on a header whose name is not UTF-8, and such a message must not stop its topic.
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            let pair = |header: rdkafka::message::Header<'_, &[u8]>| {
+                let name = self.keep(header.key.as_bytes());
+                (name, header.value.map(|value| self.keep(value)))
+            };
+            headers.iter().map(pair).collect()
+        }));
+        read.map_err(|_| Reject::HeaderName)
+    }
+
+    /// The messages, in the order in which they came.
+    pub fn messages(&self) -> impl Iterator<Item = Arrived<'_>> {
+        let at = |range: &Range<usize>| &self.bytes[range.clone()];
+        let text = move |range: &Range<usize>| std::str::from_utf8(at(range)).map_err(|_| Reject::HeaderName);
+        self.messages.iter().map(move |kept| Arrived {
+            partition: kept.partition,
+            offset: kept.offset,
+            committed_at: kept.committed_at,
+            key: kept.key.as_ref().map(at),
+            payload: kept.payload.as_ref().map(at),
+            headers: match kept.headers.as_deref() {
+                None => Ok(Vec::new()),
+                Some(Err(reject)) => Err(reject.clone()),
+                Some(Ok(pairs)) => {
+                    let pair = |(name, value): &(Range<usize>, Option<Range<usize>>)| {
+                        text(name).map(|name| (name, value.as_ref().map(at)))
+                    };
+                    pairs.iter().map(pair).collect()
+                }
+            },
+        })
+    }
+
+    /// Their rows, and those that were rejected.
+    fn decode(self) -> Result<Vec<SourceEvent>> {
+        let Origin { id, layout } = &*self.origin;
+        let mut rows = TopicRows::new(layout.clone());
+        for message in self.messages() {
+            let position = offsets::PositionText::new(message.offset);
+            rows.push(
+                &message,
+                Place {
+                    partition: id,
+                    position: &position,
+                    now: self.now,
+                },
+            );
+        }
+        let (rows, rejected) = rows.finish()?;
+        let rejected = rejected.map(|rows| SourceEvent::Rejected {
+            origin: layout.schema.id.clone(),
+            rows,
+        });
+        Ok(rows.map(SourceEvent::Changes).into_iter().chain(rejected).collect())
+    }
+}
+
+/// The message's timestamp, which Kafka counts in milliseconds, in microseconds.
+pub fn micros(message: &impl Message) -> Option<i64> {
+    message
+        .timestamp()
+        .to_millis()
+        .and_then(|millis| millis.checked_mul(1_000))
+}
