@@ -14,7 +14,7 @@ use crate::config::Settings;
 use crate::decode::Lsn;
 use crate::fault;
 use crate::run::messages::{Envelope, status_update};
-use crate::run::pace::Pace;
+use crate::run::pauses::Pauses;
 use crate::run::{self, Mode};
 use crate::wire::{Connection, ReplicationStream, Session, WireError};
 use crate::{catalog, clock};
@@ -97,7 +97,7 @@ struct Filler<'a> {
     /// That of the backlog in which this fills it.
     turn: u64,
     wire: ReplicationStream,
-    pace: Pace,
+    pauses: Pauses,
     block: Block,
     /// When its first message came.
     since: Option<Instant>,
@@ -154,13 +154,13 @@ impl<'a> Filler<'a> {
         }
         let mut block = Block::new();
         block.push(b"");
-        let pace = Pace::new(wire.is_local());
+        let pauses = Pauses::new(wire.is_local());
         Ok(Self {
             settings,
             backlog,
             turn,
             wire,
-            pace,
+            pauses,
             block,
             since: None,
             end,
@@ -187,7 +187,7 @@ impl<'a> Filler<'a> {
             let due = self
                 .since
                 .map_or(next_status, |since| (since + LINGER).min(next_status));
-            let next_read = self.pace.next();
+            let next_read = self.pauses.next();
             let read = async {
                 sleep_until(next_read).await;
                 self.wire.fill().await
@@ -196,7 +196,7 @@ impl<'a> Filler<'a> {
                 filled = read => {
                     let bytes = filled.map_err(|error| self.broken(error))?;
                     heard = Instant::now();
-                    self.pace.found(bytes, heard);
+                    self.pauses.found(bytes, heard);
                     self.wire.rest();
                 }
                 _ = news.changed() => {}
@@ -226,7 +226,7 @@ impl<'a> Filler<'a> {
             };
             match Envelope::parse(content) {
                 Ok(Envelope::Data { data: message, sent }) => {
-                    self.pace.sent(sent);
+                    self.pauses.sent(sent);
                     self.relations.complete(message, &mut self.block);
                     match message {
                         [b'B', ..] => self.open = true,

@@ -31,7 +31,7 @@ const YOUNG: Duration = Duration::from_millis(5);
 const OLD: Duration = Duration::from_millis(15);
 
 /// Chooses pauses between reads.
-pub(crate) struct Pace {
+pub(crate) struct Pauses {
     is_local: bool,
     was_small: bool,
     read: Instant,
@@ -40,7 +40,7 @@ pub(crate) struct Pace {
     sent_at: i64,
 }
 
-impl Pace {
+impl Pauses {
     /// For a server of this host or not.
     pub(crate) fn new(is_local: bool) -> Self {
         Self {
@@ -109,10 +109,10 @@ mod tests {
             (false, 100, 0, PAUSE),
             (false, SMALL_READ, 0, Duration::ZERO),
         ] {
-            let mut pace = Pace::new(is_local);
-            pace.found(bytes, now);
-            pace.sent(pace.read_at - waited);
-            assert_eq!(pace.next(), now + pause, "{is_local} {bytes} {waited}");
+            let mut pauses = Pauses::new(is_local);
+            pauses.found(bytes, now);
+            pauses.sent(pauses.read_at - waited);
+            assert_eq!(pauses.next(), now + pause, "{is_local} {bytes} {waited}");
         }
     }
 }

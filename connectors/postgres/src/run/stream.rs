@@ -19,7 +19,7 @@ use super::in_progress::{InProgress, Turn};
 use super::lookups::Lookups;
 use super::membership::{Membership, Notice};
 use super::messages::{Envelope, status_update};
-use super::pace::Pace;
+use super::pauses::Pauses;
 use super::replay::Replay;
 use super::start_command::Mode;
 use super::switch::told;
@@ -175,11 +175,11 @@ impl Stream<'_> {
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut engine_listens, mut may_be_asked) = (true, true);
         let mut owed = 0usize;
-        let mut pace = Pace::new(self.wire.is_local());
+        let mut pauses = Pauses::new(self.wire.is_local());
         let mut last_heard = Instant::now();
         loop {
             self.make_room_for_a_filler().await;
-            if self.assembler.outbox.is_empty() && self.decode(&mut pace).await? {
+            if self.assembler.outbox.is_empty() && self.decode(&mut pauses).await? {
                 // Looking things up took its time, in which nothing was read.
                 last_heard = Instant::now();
             }
@@ -188,7 +188,7 @@ impl Stream<'_> {
             let taking = !sending && !self.in_progress.is_reading();
             let due = self.assembler.due();
             let now = Instant::now();
-            let next_read = pace.next();
+            let next_read = pauses.next();
             let wait_for_wire = (next_read > now).then_some(next_read);
             let copies_may_follow =
                 self.copies.are_running() && self.assembler.is_at_boundary() && !self.assembler.is_leaving();
@@ -232,7 +232,7 @@ impl Stream<'_> {
                             self.return_to_the_server().await?;
                         }
                         owed = owed.saturating_sub(bytes);
-                        pace.found(bytes, last_heard);
+                        pauses.found(bytes, last_heard);
                         // What comes until then, or while this is decoded, is to wake nobody.
                         self.wire.rest();
                     }
@@ -317,7 +317,7 @@ impl Stream<'_> {
 
     /// Decodes what was read, until it is used up or something waits for the engine. Returns
     /// whether anything had to be looked up or begun anew meanwhile.
-    async fn decode(&mut self, pace: &mut Pace) -> Result<bool> {
+    async fn decode(&mut self, pauses: &mut Pauses) -> Result<bool> {
         let (mut interrupted, mut read) = (false, 0);
         while self.assembler.outbox.is_empty() {
             if self.in_progress.is_reading() {
@@ -358,7 +358,7 @@ impl Stream<'_> {
             };
             match Envelope::parse(content).map_err(broken)? {
                 Envelope::Data { data, sent } => {
-                    pace.sent(sent);
+                    pauses.sent(sent);
                     if self.in_progress.take(data)? == Turn::Pass
                         && self.replay.is_new(data)?
                         && let Some(need) = self.assembler.take(data)?

@@ -15,7 +15,7 @@ use super::{ConnectOptions, Host, Session, TcpOptions, TlsMode, WireError, tls};
 
 /// Room for what a walsender of this host sends. The kernel would let it grow, and each row would
 /// be a packet of its own; where there is little room left, rows wait with the sender and go
-/// together. See `run/pace.rs`. Far away it would limit the rate.
+/// together. See `run/pauses.rs`. Far away it would limit the rate.
 const LOCAL_ROOM: u32 = 64 * 1024;
 
 /// A byte stream in both directions.

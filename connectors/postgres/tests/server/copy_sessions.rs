@@ -101,6 +101,30 @@ async fn a_copy_has_as_many_sessions_as_it_may() {
     }
 }
 
+/// No rows come behind it for which a commit should wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_last_first_copy_is_urgent() {
+    let cluster = TestCluster::new().unwrap();
+    let mut config = slow(&cluster, false);
+    cluster
+        .psql("CREATE TABLE items (id int PRIMARY KEY); ALTER PUBLICATION p ADD TABLE items")
+        .unwrap();
+    config["tables"] = json!(["orders", "items"]);
+    config["copy"] = json!({"workers": 1});
+    let mut run = Running::start(source(&config), Target::of(&["orders", "items"]));
+    run.until_copied().await;
+    let target = run.stop().await;
+    let of_copies: Vec<bool> = target
+        .boundaries
+        .iter()
+        .filter(|boundary| boundary.partition.within_source().starts_with("copy/"))
+        .map(|boundary| boundary.urgent)
+        .collect();
+    let (last, others) = of_copies.split_last().unwrap();
+    assert!(*last && others.len() >= ROWS / PIECE, "{of_copies:?}");
+    assert!(others.iter().all(|urgent| !urgent), "{of_copies:?}");
+}
+
 /// A copy that takes hours must not keep the server from removing dead rows for hours.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_lets_go_of_its_snapshot_in_time() {

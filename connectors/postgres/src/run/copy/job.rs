@@ -171,7 +171,7 @@ impl TableJob {
 
     /// A boundary up to which `partition` was read.
     pub(super) fn boundary(&self, partition: &PartitionId, position: Position) -> SourceEvent {
-        self.boundary_that_gives(Vec::new(), partition, position)
+        self.boundary_that_gives(Vec::new(), partition, position, false)
     }
 
     fn boundary_that_gives(
@@ -179,6 +179,7 @@ impl TableJob {
         gives: Vec<(PartitionId, Position)>,
         partition: &PartitionId,
         position: Position,
+        urgent: bool,
     ) -> SourceEvent {
         let mut reached = self.reached();
         let from = reached.position(partition).clone();
@@ -194,19 +195,19 @@ impl TableJob {
             raises: self.raises.iter().cloned().chain(gives).collect(),
             committed_at: None,
             // A request for a copy is as good as forgotten until it is committed.
-            urgent: from == Position::Beginning && matches!(self.purpose, Purpose::Backfill { .. }),
+            urgent: urgent || from == Position::Beginning && matches!(self.purpose, Purpose::Backfill { .. }),
         })
     }
 
     /// The boundary that begins a copy, other than a first one.
     pub(super) fn beginning(&self) -> SourceEvent {
         let gives = self.purpose.gives(&self.table, self.held);
-        self.boundary_that_gives(gives, &self.root, Position::at(self.held.padded()))
+        self.boundary_that_gives(gives, &self.root, Position::at(self.held.padded()), false)
     }
 
     /// The boundary that ends the copy.
-    pub(super) fn ending(&self) -> SourceEvent {
-        self.boundary(&self.root, self.purpose.end(self.held))
+    pub(super) fn ending(&self, urgent: bool) -> SourceEvent {
+        self.boundary_that_gives(Vec::new(), &self.root, self.purpose.end(self.held), urgent)
     }
 
     /// Notes that one range is finished. Returns whether it was the last.

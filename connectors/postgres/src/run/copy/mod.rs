@@ -14,6 +14,7 @@ mod reader;
 mod statement;
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use millstream_core::{Boundary, CopyBoard, Error, ErrorKind, Position, Result, SourceEvent, TableId};
@@ -174,6 +175,7 @@ impl Copier {
             settings: self.settings.clone(),
             held,
             queue: Mutex::new(plan.queue),
+            unfinished: AtomicUsize::new(plan.jobs.len()),
             until,
             block_bytes: plan.block_bytes,
             pace: self.pace.clone(),

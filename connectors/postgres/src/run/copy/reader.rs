@@ -1,6 +1,7 @@
 //! A session that reads ranges, one after the other, and hands them on in pieces.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use millstream_core::{CopyBoard, Error, ErrorKind, PartitionId, Position, Result, SourceEvent};
@@ -26,6 +27,8 @@ pub(super) struct Round {
     /// The last commit that the snapshot includes.
     pub(super) held: Lsn,
     pub(super) queue: Mutex<VecDeque<(Arc<TableJob>, Task)>>,
+    /// Copies that have not ended.
+    pub(super) unfinished: AtomicUsize,
     /// When the snapshot is to be given up, if it may be.
     pub(super) until: Option<Instant>,
     pub(super) block_bytes: u64,
@@ -134,7 +137,9 @@ impl Round {
         self.board.finish(&job.table.id);
         self.measure(job);
         tracing::info!(table = %job.table.id, kind = ?job.purpose.kind(), as_of = %self.held, "copy read");
-        self.send(vec![job.ending()]).await
+        // A commit would wait in vain for more rows behind the last.
+        let is_last = self.unfinished.fetch_sub(1, Ordering::AcqRel) == 1;
+        self.send(vec![job.ending(is_last)]).await
     }
 
     async fn read_moved(&self, sql: &mut Connection, job: &TableJob, file: &File, first: u32, last: Tid) -> Result<()> {
