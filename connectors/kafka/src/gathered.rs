@@ -55,6 +55,17 @@ pub struct Gathered {
     messages: Vec<Kept>,
 }
 
+/// What the messages of a round took. Those of the next take about as much, so that it need not be
+/// found out by growing.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Room {
+    bytes: usize,
+    messages: usize,
+}
+
+/// A partition that had a round for itself once may have a small part of the others.
+const MOST_ROOM: usize = 2 << 20;
+
 struct Kept {
     partition: i32,
     offset: i64,
@@ -85,12 +96,21 @@ pub struct Arrived<'a> {
 
 impl Gathered {
     /// None yet.
-    pub fn new(origin: Arc<Origin>, now: i64) -> Self {
+    pub fn new(origin: Arc<Origin>, now: i64, room: Room) -> Self {
         Self {
             origin,
             now,
-            bytes: Vec::new(),
-            messages: Vec::new(),
+            bytes: Vec::with_capacity(room.bytes),
+            messages: Vec::with_capacity(room.messages),
+        }
+    }
+
+    /// What they took.
+    pub fn room(&self) -> Room {
+        let (bytes, messages) = (self.bytes.len(), self.messages.len());
+        Room {
+            bytes: bytes.min(MOST_ROOM),
+            messages: messages.min(MOST_ROOM / size_of::<Kept>()),
         }
     }
 
@@ -155,7 +175,7 @@ impl Gathered {
     /// Their rows, and those that were rejected.
     fn decode(self) -> Result<Vec<SourceEvent>> {
         let Origin { id, layout } = &*self.origin;
-        let mut rows = TopicRows::new(layout.clone());
+        let mut rows = TopicRows::new(layout.clone(), self.messages.len());
         for message in self.messages() {
             let position = offsets::PositionText::new(message.offset);
             rows.push(

@@ -8,7 +8,7 @@ use rdkafka::Message;
 
 use crate::client::PartitionReport;
 use crate::codes;
-use crate::gathered::{Gathered, Item, Origin, micros};
+use crate::gathered::{Gathered, Item, Origin, Room, micros};
 use crate::layout::Layout;
 use crate::offsets::{self, Loss, Lost, StartAt, Watermarks};
 
@@ -29,6 +29,8 @@ pub struct Partition {
     committed_at: Option<i64>,
     /// Messages since the last boundary.
     gathered: Option<Gathered>,
+    /// What the messages before took.
+    room: Room,
     /// The boundary that is still to be sent: all offsets below `next`.
     due: bool,
     /// The offset that reading begins with, until the target was told of it.
@@ -52,6 +54,7 @@ impl Partition {
             received: -1,
             committed_at: None,
             gathered: None,
+            room: Room::default(),
             due: unknown,
             unannounced: unknown.then_some(start.next),
             fetched_to: None,
@@ -86,8 +89,9 @@ impl Partition {
             .with("offset", offset)
             .with("asked_for", self.next));
         }
-        let origin = &self.origin;
-        let gathered = self.gathered.get_or_insert_with(|| Gathered::new(origin.clone(), now));
+        let gathered = self
+            .gathered
+            .get_or_insert_with(|| Gathered::new(self.origin.clone(), now, self.room));
         let bytes = gathered.take(message);
         self.committed_at = micros(message);
         (self.received, self.next) = (offset, offset + 1);
@@ -135,7 +139,10 @@ impl Partition {
             let announcement = self.boundary(start - 1, true);
             round.push(Item::Event(announcement));
         }
-        round.extend(self.gathered.take().map(Item::Messages));
+        if let Some(gathered) = self.gathered.take() {
+            self.room = gathered.room();
+            round.push(Item::Messages(gathered));
+        }
         if self.announced != offsets::position(self.next - 1) {
             let boundary = self.boundary(self.next - 1, false);
             round.push(Item::Event(boundary));

@@ -23,6 +23,8 @@ pub struct TopicRows {
     /// Made by the first message of a round, since builders take memory while they are empty
     /// and a topic may have thousands of partitions.
     rows: Option<Box<Rows>>,
+    /// How many there will be at most.
+    most: usize,
     rejected: Option<QuarantineBuilder>,
 }
 
@@ -54,9 +56,10 @@ pub struct Place<'a> {
 }
 
 impl TopicRows {
-    /// An empty collection for the table of `layout`.
-    pub fn new(layout: Layout) -> Self {
+    /// An empty collection for the table of `layout`, which has room for `most` messages.
+    pub fn new(layout: Layout, most: usize) -> Self {
         Self {
+            most,
             table: layout.schema.id.within_source(),
             keyed_by_message_key: layout.schema.key.iter().any(|name| name == "_key"),
             rows: None,
@@ -104,7 +107,7 @@ impl TopicRows {
         if self.keyed_by_message_key && message.key.is_none() {
             return Err(Reject::NoKey("_key".to_owned()));
         }
-        let rows = self.rows.get_or_insert_with(|| Box::new(Rows::new(&self.layout)));
+        let rows = self.rows.get_or_insert_with(|| Box::new(Rows::new(&self.layout, self.most)));
         let payload = message.payload;
         match (payload, &mut rows.payload) {
             (Some(payload), Payload::Json(decoder)) => decoder.append(payload)?,
@@ -150,9 +153,9 @@ impl TopicRows {
 }
 
 impl Rows {
-    fn new(layout: &Layout) -> Self {
+    fn new(layout: &Layout, most: usize) -> Self {
         let payload = match &layout.json {
-            Some(columns) => Payload::Json(RowDecoder::new(columns, &layout.schema.key)),
+            Some(columns) => Payload::Json(RowDecoder::new(columns, &layout.schema.key, most)),
             None => Payload::Bytes(BinaryBuilder::new()),
         };
         Self {
@@ -165,9 +168,9 @@ impl Rows {
                     Box::new(BinaryBuilder::new()),
                 ],
             )),
-            partition: Int32Builder::new(),
-            offset: Int64Builder::new(),
-            timestamp: TimestampMicrosecondBuilder::new().with_timezone("UTC"),
+            partition: Int32Builder::with_capacity(most),
+            offset: Int64Builder::with_capacity(most),
+            timestamp: TimestampMicrosecondBuilder::with_capacity(most).with_timezone("UTC"),
             envelope: EnvelopeBuilder::default(),
         }
     }
@@ -216,12 +219,12 @@ mod tests {
 
     use super::*;
     use crate::config::KafkaConfig;
-    use crate::gathered::{Gathered, Origin};
+    use crate::gathered::{Gathered, Origin, Room};
 
     fn rows(config: &str) -> TopicRows {
         let config: KafkaConfig = serde_saphyr::from_str(&format!("brokers: b\ntopics: [t]\n{config}")).unwrap();
         let columns = vec![("id".to_owned(), "int64".parse().unwrap())];
-        TopicRows::new(Layout::new("s", "t", &config, columns))
+        TopicRows::new(Layout::new("s", "t", &config, columns), 0)
     }
 
     fn push(
@@ -245,7 +248,7 @@ mod tests {
             id: PartitionId::new("s", "t/3"),
             layout: rows.layout.clone(),
         };
-        let mut gathered = Gathered::new(Arc::new(origin), 9);
+        let mut gathered = Gathered::new(Arc::new(origin), 9, Room::default());
         let bytes = gathered.take(&message);
         let place = Place {
             partition: &PartitionId::new("s", "t/3"),

@@ -43,7 +43,6 @@ enum Values {
     Struct(Vec<(String, Column)>),
 }
 
-#[derive(Default)]
 struct Text {
     /// Where each value ends.
     ends: Vec<i32>,
@@ -63,36 +62,36 @@ pub enum Appended {
 const MOST_TEXT: usize = i32::MAX as usize;
 
 impl Column {
-    /// An empty column.
-    pub fn new(r#type: &ColumnType) -> Self {
+    /// An empty column, which has room for `rows` rows.
+    pub fn new(r#type: &ColumnType, rows: usize) -> Self {
         let values = match r#type {
-            ColumnType::Bool => Values::Bool(BooleanBufferBuilder::new(0)),
-            ColumnType::UInt(64) => Values::UInt64(Vec::new()),
+            ColumnType::Bool => Values::Bool(BooleanBufferBuilder::new(rows)),
+            ColumnType::UInt(64) => Values::UInt64(Vec::with_capacity(rows)),
             ColumnType::Int(_)
             | ColumnType::UInt(_)
             | ColumnType::Date
             | ColumnType::Timestamp
             | ColumnType::Epoch(_)
-            | ColumnType::LocalTimestamp => Values::Int(Vec::new()),
-            ColumnType::Float32 => Values::Float32(Vec::new()),
-            ColumnType::Float64 => Values::Float64(Vec::new()),
-            ColumnType::Decimal(..) => Values::Decimal(Vec::new()),
-            ColumnType::Utf8 | ColumnType::Json => Values::Text(Text::default()),
+            | ColumnType::LocalTimestamp => Values::Int(Vec::with_capacity(rows)),
+            ColumnType::Float32 => Values::Float32(Vec::with_capacity(rows)),
+            ColumnType::Float64 => Values::Float64(Vec::with_capacity(rows)),
+            ColumnType::Decimal(..) => Values::Decimal(Vec::with_capacity(rows)),
+            ColumnType::Utf8 | ColumnType::Json => Values::Text(Text::with_room(rows)),
             ColumnType::List(item) => Values::List {
                 offsets: vec![0],
-                items: Box::new(Self::new(item)),
+                items: Box::new(Self::new(item, rows)),
             },
             ColumnType::Struct(fields) => Values::Struct(
                 fields
                     .iter()
-                    .map(|(name, field)| (name.clone(), Self::new(field)))
+                    .map(|(name, field)| (name.clone(), Self::new(field, rows)))
                     .collect(),
             ),
         };
         Self {
             r#type: r#type.clone(),
             values,
-            nulls: NullBufferBuilder::new(0),
+            nulls: NullBufferBuilder::new(rows),
         }
     }
 
@@ -234,6 +233,13 @@ impl Column {
 }
 
 impl Text {
+    fn with_room(rows: usize) -> Self {
+        Self {
+            ends: Vec::with_capacity(rows),
+            bytes: Vec::new(),
+        }
+    }
+
     fn end(&mut self) {
         self.ends.push(self.bytes.len() as i32);
     }

@@ -147,7 +147,7 @@ mod tests {
                 "wide json"
             ]
         );
-        let mut rows = crate::decode::row::RowDecoder::new(&columns, &[]);
+        let mut rows = crate::decode::row::RowDecoder::new(&columns, &[], 0);
         assert!(messages.iter().all(|message| rows.append(message).is_ok()));
     }
 

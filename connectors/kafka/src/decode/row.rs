@@ -72,8 +72,8 @@ pub struct RowDecoder {
 }
 
 impl RowDecoder {
-    /// A decoder for these columns; `key` names some of them.
-    pub fn new(columns: &[(String, ColumnType)], key: &[String]) -> Self {
+    /// A decoder for these columns, which has room for `rows` rows; `key` names some of them.
+    pub fn new(columns: &[(String, ColumnType)], key: &[String], rows: usize) -> Self {
         let places: HashMap<_, _> = columns
             .iter()
             .enumerate()
@@ -83,10 +83,10 @@ impl RowDecoder {
             key: key.iter().filter_map(|name| places.get(name).copied()).collect(),
             columns: columns
                 .iter()
-                .map(|(name, column)| (name.clone(), Column::new(column)))
+                .map(|(name, column)| (name.clone(), Column::new(column, rows)))
                 .collect(),
             places,
-            extra: Column::new(&ColumnType::Json),
+            extra: Column::new(&ColumnType::Json, rows),
             unknown: String::new(),
             rows: 0,
         }

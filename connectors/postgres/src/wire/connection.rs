@@ -117,6 +117,9 @@ impl Connection {
             ("idle_in_transaction_session_timeout", "0"),
             // Better an error than a first copy without the rows that a policy hides.
             ("row_security", "off"),
+            // Statements that are to read in order are planned at costs for which the server would
+            // compile them, which takes longer than most of them run.
+            ("jit", "off"),
         ];
         if session == Session::Replication {
             parameters.push(("replication", "database"));

@@ -13,7 +13,7 @@ fn decoder(columns: &[(&str, &str)], key: &[&str]) -> (Vec<(String, ColumnType)>
         .map(|(n, t)| ((*n).to_owned(), t.parse().unwrap()))
         .collect();
     let key: Vec<_> = key.iter().map(|k| (*k).to_owned()).collect();
-    let decoder = RowDecoder::new(&columns, &key);
+    let decoder = RowDecoder::new(&columns, &key, 0);
     (columns, decoder)
 }
 
