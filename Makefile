@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/tar
 export INSTA_WORKSPACE_ROOT := $(CURDIR)
 CARGO_FLAGS := --workspace --features failpoints
 
-.PHONY: help demo test test-postgres replay bench bench-quick bench-memory lint fuzz
+.PHONY: help demo test test-postgres replay bench bench-quick bench-stages bench-memory lint fuzz
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -32,6 +32,10 @@ bench: ## measure beside the physical limit and beside other tools; takes long
 
 bench-quick: ## the same with less work and fewer rounds
 	scripts/bench.sh --quick
+
+bench-stages: ## how long each stage takes by itself: decoding, checks, encoding, a commit
+	scripts/setup.sh test
+	cargo bench --package millstream --package millstream-benches --bench stages
 
 bench-memory: ## peak memory on two million, five million and a million rows or messages; takes minutes
 	scripts/setup.sh test

@@ -13,6 +13,7 @@ from . import report
 from .cases import cdc, kafka_json, latency, scale, snapshot
 from .context import Context
 from .measure import say
+from .millstream import Daemon
 
 CASES = {
     "cdc": cdc.run_case,
@@ -43,7 +44,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="less work and fewer rounds")
     parser.add_argument("--case", action="append", choices=CASES, help="only this one; can be given again")
     parser.add_argument("--rounds", type=int, help="how often each is run")
+    parser.add_argument("--flames", type=Path, help="profile our process with perf, and put flame graphs there")
     arguments = parser.parse_args()
+    Daemon.flames = arguments.flames
     rounds = arguments.rounds or (2 if arguments.quick else 3)
     context = Context(arguments.binary, arguments.tools, sys.executable, arguments.quick, rounds)
     chosen = arguments.case or list(CASES)

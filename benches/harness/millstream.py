@@ -16,6 +16,7 @@ from pathlib import Path
 import duckdb
 
 from . import process
+from .flame import Recording
 from .postgres import free_port
 
 PATIENCE_SECONDS = 900
@@ -95,9 +96,14 @@ class Project:
 
 
 class Daemon:
-    """A `millstream run`. Used with `with`; it is drained at the end."""
+    """A `millstream run`. Used with `with`; it is drained at the end.
 
-    def __init__(self, binary: str, project: Project, **env: str):
+    Where flame graphs are asked for, one is made of it under the name `flame`.
+    """
+
+    flames: Path | None = None
+
+    def __init__(self, binary: str, project: Project, flame: str | None = None, **env: str):
         self.admin = f"127.0.0.1:{free_port()}"
         self.log = project.folder / f"daemon-{self.admin.rpartition(':')[2]}.log"
         self.started = time.monotonic()
@@ -108,11 +114,14 @@ class Daemon:
             stdout=output,
             stderr=output,
         )
+        self.recording = Recording(self.child.pid, self.flames, flame) if self.flames and flame else None
 
     def __enter__(self) -> Daemon:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        if self.recording:
+            self.recording.finish()
         process.stop(self.child)
         if kind is None and self.child.returncode != 0:
             raise process.Failed(f"the daemon ended with {self.child.returncode}\n{self.log.read_text()[-3000:]}")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from .. import verify
 from ..context import Context
+from ..flame import Recording
 from ..measure import Result, Runner, in_turn, ratio, say
 from ..millstream import Daemon, Project, of_postgres
 from ..postgres import Cluster
@@ -95,6 +96,7 @@ class Drain:
         def drain(_: int) -> tuple[Usage, dict[str, float]]:
             project = self.prepared[name].copy({f"slot: {name}": "slot: run"})
             seen = {"walsender": 0.0}
+            recordings: list[Recording] = []
             before = project.rows(table)
 
             def drained() -> bool:
@@ -102,12 +104,16 @@ class Drain:
                     f"SELECT confirmed_flush_lsn >= '{self.until}', active_pid FROM pg_replication_slots WHERE slot_name = 'run'"
                 )[0]
                 seen["walsender"] = max(seen["walsender"], cpu_seconds(pid) if pid else 0.0)
+                if pid and Daemon.flames and not recordings:
+                    recordings.append(Recording(pid, Daemon.flames, f"cdc-{name}-walsender"))
                 return at_end
 
             with self.slot(name):
-                with Daemon(self.context.binary, project, DB_URL=self.cluster.dsn) as daemon:
+                with Daemon(self.context.binary, project, f"cdc-{name}", DB_URL=self.cluster.dsn) as daemon:
                     usage = daemon.usage(daemon.wait("the end of the log", drained))
                     came = project.rows(table) - before
+                    for recording in recordings:
+                        recording.finish()
             # All but the last at least, at the moment at which the clock was stopped.
             if came not in (self.sent - 1, self.sent):
                 raise Failed(f"{came} of {self.sent} changes were committed")

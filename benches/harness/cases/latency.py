@@ -65,7 +65,7 @@ def run_case(context: Context) -> tuple[dict, dict]:
         cluster.sql("CREATE TABLE events (id bigint PRIMARY KEY, account int, note text)")
         cluster.sql("CREATE PUBLICATION millstream FOR TABLE events")
         project = Project.new({"latency": of_postgres("latency", "events", every="250ms")})
-        with Daemon(context.binary, project, DB_URL=cluster.dsn) as daemon:
+        with Daemon(context.binary, project, "latency", DB_URL=cluster.dsn) as daemon:
             daemon.wait("the stream", lambda: streams(project, "events"), 0.05)
             watcher = Watcher(project)
             watcher.start()

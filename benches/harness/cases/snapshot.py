@@ -82,7 +82,7 @@ class Copy:
         slot = f"copy_{self.table.name}_{turn}"
         project = Project.new({"copy": of_postgres(slot, self.table.name)})
         before = self.cluster.cpu_seconds()
-        with Daemon(self.context.binary, project, DB_URL=self.cluster.dsn) as daemon:
+        with Daemon(self.context.binary, project, f"snapshot-{self.table.name}", DB_URL=self.cluster.dsn) as daemon:
             usage = daemon.usage(daemon.wait("all rows", lambda: project.rows(self.table.name) >= self.rows, 0.02))
             server = self.cluster.cpu_seconds() - before
         relation = project.relation(self.table.name, None)

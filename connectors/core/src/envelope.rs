@@ -28,11 +28,9 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow_array::ArrayRef;
-use arrow_array::builder::{
-    ArrayBuilder, Int64Builder, ListBuilder, StringBuilder, StringDictionaryBuilder, TimestampMicrosecondBuilder,
-};
+use arrow_array::builder::{ArrayBuilder, Int64Builder, ListBuilder, StringBuilder, TimestampMicrosecondBuilder};
 use arrow_array::types::Int32Type;
+use arrow_array::{ArrayRef, DictionaryArray, Int32Array, StringArray};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 
 use crate::PartitionId;
@@ -125,7 +123,7 @@ pub fn is_reserved(column: &str) -> bool {
 /// Builds the six reserved columns, one row at a time.
 pub struct EnvelopeBuilder {
     op: StringBuilder,
-    partition: StringDictionaryBuilder<Int32Type>,
+    partition: Partitions,
     position: StringBuilder,
     ordinal: Int64Builder,
     committed_at: TimestampMicrosecondBuilder,
@@ -136,7 +134,7 @@ impl Default for EnvelopeBuilder {
     fn default() -> Self {
         Self {
             op: StringBuilder::new(),
-            partition: StringDictionaryBuilder::new(),
+            partition: Partitions::default(),
             position: StringBuilder::new(),
             ordinal: Int64Builder::new(),
             committed_at: TimestampMicrosecondBuilder::new().with_timezone("UTC"),
@@ -164,7 +162,7 @@ impl EnvelopeBuilder {
         unchanged: &[&str],
     ) {
         self.op.append_value(op.letter());
-        self.partition.append_value(partition.as_str());
+        self.partition.append(partition);
         self.position.append_value(position);
         self.ordinal.append_value(ordinal);
         self.committed_at.append_option(committed_at);
@@ -197,8 +195,37 @@ impl EnvelopeBuilder {
     }
 }
 
+/// Builds the partition column. Rows of one partition follow each other, so that nothing need be
+/// looked up for nearly all of them.
+#[derive(Default)]
+struct Partitions {
+    keys: Vec<i32>,
+    named: Vec<PartitionId>,
+    last: usize,
+}
+
+impl Partitions {
+    fn append(&mut self, partition: &PartitionId) {
+        if self.named.get(self.last) != Some(partition) {
+            let known = self.named.iter().position(|named| named == partition);
+            self.last = known.unwrap_or(self.named.len());
+            if known.is_none() {
+                self.named.push(partition.clone());
+            }
+        }
+        self.keys.push(self.last as i32);
+    }
+
+    fn finish(&mut self) -> DictionaryArray<Int32Type> {
+        let Self { keys, named, .. } = std::mem::take(self);
+        let names = StringArray::from_iter_values(named.iter().map(PartitionId::as_str));
+        DictionaryArray::new(Int32Array::from(keys), Arc::new(names))
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use arrow_array::cast::AsArray;
     use arrow_array::{Array, RecordBatch};
 
     use super::*;
@@ -214,5 +241,26 @@ mod tests {
         assert_eq!(batch.num_rows(), 2);
         assert!(batch.column_by_name(UNCHANGED).unwrap().is_null(0));
         assert!(envelope.is_empty());
+    }
+
+    #[test]
+    fn each_row_has_its_partition() {
+        let mut envelope = EnvelopeBuilder::default();
+        for round in 0..2 {
+            let names = ["t/0", "t/1", "t/1", "t/0", "t/2"];
+            for name in &names[round..] {
+                envelope.append(Op::Create, &PartitionId::new("s", name), "01", 0, None);
+            }
+            let columns = envelope.finish();
+            let partitions = columns[1].as_dictionary::<Int32Type>();
+            let found: Vec<_> = partitions
+                .downcast_dict::<StringArray>()
+                .unwrap()
+                .into_iter()
+                .flatten()
+                .collect();
+            let expected: Vec<_> = names[round..].iter().map(|name| format!("s/{name}")).collect();
+            assert_eq!(found, expected);
+        }
     }
 }

@@ -197,8 +197,9 @@ pub struct Boundary {
     /// When the source committed the last change before this boundary, in microseconds since
     /// the Unix epoch; for lag.
     pub committed_at: Option<i64>,
-    /// Whether the position is to be committed at once, though no rows came with it: a restart
-    /// before that would choose another place to read from.
+    /// Whether all that came so far is to be committed at once, whatever the sinks' settings and
+    /// though no rows came with it: a restart before that would choose another place to read from,
+    /// or nothing will come that a commit should wait for.
     pub urgent: bool,
 }
 

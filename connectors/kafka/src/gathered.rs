@@ -41,6 +41,8 @@ impl Item {
 pub struct Origin {
     /// The partition's name in checkpoints.
     pub id: PartitionId,
+    /// Its number.
+    pub number: i32,
     /// The topic's table.
     pub layout: Layout,
 }
@@ -67,7 +69,6 @@ pub struct Room {
 const MOST_ROOM: usize = 2 << 20;
 
 struct Kept {
-    partition: i32,
     offset: i64,
     committed_at: Option<i64>,
     key: Option<Range<usize>>,
@@ -80,8 +81,6 @@ type KeptHeaders = std::result::Result<Vec<(Range<usize>, Option<Range<usize>>)>
 
 /// A message of those that were gathered.
 pub struct Arrived<'a> {
-    /// Its partition's number.
-    pub partition: i32,
     /// Its offset.
     pub offset: i64,
     /// Its timestamp in microseconds since the Unix epoch.
@@ -121,7 +120,6 @@ impl Gathered {
         let payload = message.payload().map(|payload| self.keep(payload));
         let headers = message.headers().map(|headers| Box::new(self.keep_headers(headers)));
         self.messages.push(Kept {
-            partition: message.partition(),
             offset: message.offset(),
             committed_at: micros(message),
             key,
@@ -152,9 +150,8 @@ impl Gathered {
     /// The messages, in the order in which they came.
     pub fn messages(&self) -> impl Iterator<Item = Arrived<'_>> {
         let at = |range: &Range<usize>| &self.bytes[range.clone()];
-        let text = move |range: &Range<usize>| std::str::from_utf8(at(range)).map_err(|_| Reject::HeaderName);
+        let text = move |range: &Range<usize>| std::str::from_utf8(at(range)).expect("it was copied from a str");
         self.messages.iter().map(move |kept| Arrived {
-            partition: kept.partition,
             offset: kept.offset,
             committed_at: kept.committed_at,
             key: kept.key.as_ref().map(at),
@@ -163,10 +160,10 @@ impl Gathered {
                 None => Ok(Vec::new()),
                 Some(Err(reject)) => Err(reject.clone()),
                 Some(Ok(pairs)) => {
-                    let pair = |(name, value): &(Range<usize>, Option<Range<usize>>)| {
-                        text(name).map(|name| (name, value.as_ref().map(at)))
-                    };
-                    pairs.iter().map(pair).collect()
+                    let pairs = pairs.iter();
+                    Ok(pairs
+                        .map(|(name, value)| (text(name), value.as_ref().map(at)))
+                        .collect())
                 }
             },
         })
@@ -174,14 +171,12 @@ impl Gathered {
 
     /// Their rows, and those that were rejected.
     fn decode(self) -> Result<Vec<SourceEvent>> {
-        let Origin { id, layout } = &*self.origin;
-        let mut rows = TopicRows::new(layout.clone(), self.messages.len());
+        let mut rows = TopicRows::new(&self.origin, self.messages.len());
         for message in self.messages() {
             let position = offsets::PositionText::new(message.offset);
             rows.push(
                 &message,
                 Place {
-                    partition: id,
                     position: &position,
                     now: self.now,
                 },
@@ -189,7 +184,7 @@ impl Gathered {
         }
         let (rows, rejected) = rows.finish()?;
         let rejected = rejected.map(|rows| SourceEvent::Rejected {
-            origin: layout.schema.id.clone(),
+            origin: self.origin.layout.schema.id.clone(),
             rows,
         });
         Ok(rows.map(SourceEvent::Changes).into_iter().chain(rejected).collect())
@@ -202,4 +197,50 @@ pub fn micros(message: &impl Message) -> Option<i64> {
         .timestamp()
         .to_millis()
         .and_then(|millis| millis.checked_mul(1_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::message::Header;
+
+    use super::*;
+    use crate::config::KafkaConfig;
+
+    /// As rdkafka's on a name that is not UTF-8.
+    struct Panics;
+
+    impl Headers for Panics {
+        fn count(&self) -> usize {
+            1
+        }
+
+        fn try_get(&self, _: usize) -> Option<Header<'_, &[u8]>> {
+            panic!("not UTF-8")
+        }
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_read_rejects_its_message() {
+        let config: KafkaConfig = serde_saphyr::from_str("brokers: b\ntopics: [t]\ndecode: bytes").unwrap();
+        let origin = Origin {
+            id: PartitionId::new("s", "t/3"),
+            number: 3,
+            layout: Layout::new("s", "t", &config, Vec::new()),
+        };
+        let mut gathered = Gathered::new(Arc::new(origin), 9, Room::default());
+        let payload = Some(gathered.keep(b"v"));
+        let headers = Some(Box::new(gathered.keep_headers(&Panics)));
+        gathered.messages.push(Kept {
+            offset: 7,
+            committed_at: None,
+            key: None,
+            payload,
+            headers,
+        });
+        let events = gathered.decode().unwrap();
+        let [SourceEvent::Rejected { rows, .. }] = events.as_slice() else {
+            panic!("{events:?}")
+        };
+        assert_eq!(rows.num_rows(), 1);
+    }
 }

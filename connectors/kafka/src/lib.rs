@@ -28,6 +28,9 @@ mod topic_rows;
 
 pub use config::{Batch, Decode, Json, KafkaConfig, Mechanism, OptionValue, Sasl, Security, Start, Tls};
 pub use decode::column_type::{ColumnType, UnknownType};
+#[cfg(feature = "benching")]
+#[doc(hidden)]
+pub use decode::row::RowDecoder;
 pub use source::KafkaSource;
 
 #[cfg(test)]

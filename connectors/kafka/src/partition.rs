@@ -49,7 +49,7 @@ impl Partition {
         Self {
             number,
             next: start.next,
-            origin: Arc::new(Origin { id, layout }),
+            origin: Arc::new(Origin { id, number, layout }),
             announced: start.from.map_or(Position::Beginning, offsets::position),
             received: -1,
             committed_at: None,

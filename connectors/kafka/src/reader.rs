@@ -202,7 +202,7 @@ impl Run {
         let mut wait = POLL;
         loop {
             let reports = self.client.reports();
-            // Asking for the time, and telling librdkafka how long to wait, cost as much as a message.
+            // While messages wait, the time and a cancellation need not be looked at for each.
             let at_once = if self.rows.is_multiple_of(MESSAGES_BETWEEN_LOOKS) {
                 None
             } else {

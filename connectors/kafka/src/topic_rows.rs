@@ -8,20 +8,19 @@ use arrow_array::builder::{
 };
 use arrow_array::{ArrayRef, RecordBatch};
 use millstream_core::quarantine::{QuarantineBuilder, Raw, RowPlace};
-use millstream_core::{ChangeBatch, EnvelopeBuilder, Error, ErrorKind, Op, PartitionId, Result};
+use millstream_core::{ChangeBatch, EnvelopeBuilder, Error, ErrorKind, Op, Result};
 
 use crate::decode::row::{Reject, RowDecoder};
-use crate::gathered::{Arrived, HeaderPair};
+use crate::gathered::{Arrived, HeaderPair, Origin};
 use crate::layout::{Layout, header_fields};
 
 /// Collects the messages of a topic as rows, or as rejected rows.
-pub struct TopicRows {
-    layout: Layout,
+pub struct TopicRows<'a> {
+    origin: &'a Origin,
     table: String,
     /// Whether the key is, or is part of, the message's own key.
     keyed_by_message_key: bool,
-    /// Made by the first message of a round, since builders take memory while they are empty
-    /// and a topic may have thousands of partitions.
+    /// Made by the first message that is not rejected at once.
     rows: Option<Box<Rows>>,
     /// How many there will be at most.
     most: usize,
@@ -47,24 +46,23 @@ enum Payload {
 /// Where a message stands.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a> {
-    /// Its partition's name in checkpoints.
-    pub partition: &'a PartitionId,
     /// The text of its position.
     pub position: &'a str,
     /// The present time in microseconds since the Unix epoch.
     pub now: i64,
 }
 
-impl TopicRows {
-    /// An empty collection for the table of `layout`, which has room for `most` messages.
-    pub fn new(layout: Layout, most: usize) -> Self {
+impl<'a> TopicRows<'a> {
+    /// An empty collection of what comes from `origin`, with room for `most` messages.
+    pub fn new(origin: &'a Origin, most: usize) -> Self {
+        let schema = &origin.layout.schema;
         Self {
             most,
-            table: layout.schema.id.within_source(),
-            keyed_by_message_key: layout.schema.key.iter().any(|name| name == "_key"),
+            table: schema.id.within_source(),
+            keyed_by_message_key: schema.key.iter().any(|name| name == "_key"),
             rows: None,
             rejected: None,
-            layout,
+            origin,
         }
     }
 
@@ -81,7 +79,7 @@ impl TopicRows {
         if let Err(reject) = outcome {
             let raw = Raw::Bytes(message.payload.or(message.key).unwrap_or_default());
             let row = RowPlace {
-                partition: place.partition,
+                partition: &self.origin.id,
                 position: place.position,
                 ordinal: 0,
                 committed_at: message.committed_at,
@@ -103,11 +101,13 @@ impl TopicRows {
         headers: &[HeaderPair<'_>],
         place: Place<'_>,
     ) -> std::result::Result<(), Reject> {
-        let schema = &self.layout.schema;
+        let schema = &self.origin.layout.schema;
         if self.keyed_by_message_key && message.key.is_none() {
             return Err(Reject::NoKey("_key".to_owned()));
         }
-        let rows = self.rows.get_or_insert_with(|| Box::new(Rows::new(&self.layout, self.most)));
+        let rows = self
+            .rows
+            .get_or_insert_with(|| Box::new(Rows::new(&self.origin.layout, self.most)));
         let payload = message.payload;
         match (payload, &mut rows.payload) {
             (Some(payload), Payload::Json(decoder)) => decoder.append(payload)?,
@@ -127,22 +127,22 @@ impl TopicRows {
         };
         rows.key.append_option(message.key);
         rows.append_headers(headers);
-        rows.partition.append_value(message.partition);
+        rows.partition.append_value(self.origin.number);
         rows.offset.append_value(message.offset);
         rows.timestamp.append_option(message.committed_at);
         rows.envelope
-            .append(op, place.partition, place.position, 0, message.committed_at);
+            .append(op, &self.origin.id, place.position, 0, message.committed_at);
         Ok(())
     }
 
-    /// The rows and the rejected rows that were taken since the last call.
-    pub fn finish(&mut self) -> Result<(Option<ChangeBatch>, Option<ChangeBatch>)> {
+    /// The rows and the rejected rows that were taken.
+    pub fn finish(mut self) -> Result<(Option<ChangeBatch>, Option<ChangeBatch>)> {
         let rejected = self.rejected.take().map(|mut rejected| rejected.finish()).transpose()?;
         // Every message that made the builders may have been rejected.
         let Some(rows) = self.rows.take().filter(|rows| !rows.envelope.is_empty()) else {
             return Ok((None, rejected));
         };
-        let schema = self.layout.schema.clone();
+        let schema = self.origin.layout.schema.clone();
         let rows = RecordBatch::try_new(schema.batch_schema(), rows.finish()).map_err(|error| {
             Error::new(ErrorKind::Internal, "cannot build a batch of messages")
                 .with("table", &schema.id)
@@ -214,21 +214,27 @@ impl Rows {
 mod tests {
     use arrow_array::Array;
     use arrow_array::cast::AsArray;
+    use millstream_core::PartitionId;
     use rdkafka::Timestamp;
     use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 
     use super::*;
     use crate::config::KafkaConfig;
-    use crate::gathered::{Gathered, Origin, Room};
+    use crate::gathered::{Gathered, Room};
 
-    fn rows(config: &str) -> TopicRows {
+    fn origin(config: &str) -> Arc<Origin> {
         let config: KafkaConfig = serde_saphyr::from_str(&format!("brokers: b\ntopics: [t]\n{config}")).unwrap();
         let columns = vec![("id".to_owned(), "int64".parse().unwrap())];
-        TopicRows::new(Layout::new("s", "t", &config, columns), 0)
+        Arc::new(Origin {
+            id: PartitionId::new("s", "t/3"),
+            number: 3,
+            layout: Layout::new("s", "t", &config, columns),
+        })
     }
 
     fn push(
-        rows: &mut TopicRows,
+        origin: &Arc<Origin>,
+        rows: &mut TopicRows<'_>,
         offset: i64,
         key: Option<&str>,
         payload: Option<&str>,
@@ -244,14 +250,9 @@ mod tests {
             offset,
             headers,
         );
-        let origin = Origin {
-            id: PartitionId::new("s", "t/3"),
-            layout: rows.layout.clone(),
-        };
-        let mut gathered = Gathered::new(Arc::new(origin), 9, Room::default());
+        let mut gathered = Gathered::new(origin.clone(), 9, Room::default());
         let bytes = gathered.take(&message);
         let place = Place {
-            partition: &PartitionId::new("s", "t/3"),
             position: &crate::offsets::PositionText::new(offset),
             now: 9,
         };
@@ -261,7 +262,8 @@ mod tests {
 
     #[test]
     fn metadata_stands_beside_the_message() {
-        let mut topic = rows("decode: json");
+        let origin = origin("decode: json");
+        let mut topic = TopicRows::new(&origin, 0);
         let headers = OwnedHeaders::new()
             .insert(Header {
                 key: "trace",
@@ -271,8 +273,15 @@ mod tests {
                 key: "empty",
                 value: None::<&str>,
             });
-        push(&mut topic, 5, Some("k"), Some(r#"{"id":1,"more":2}"#), Some(headers));
-        push(&mut topic, 6, None, Some("{"), None);
+        push(
+            &origin,
+            &mut topic,
+            5,
+            Some("k"),
+            Some(r#"{"id":1,"more":2}"#),
+            Some(headers),
+        );
+        push(&origin, &mut topic, 6, None, Some("{"), None);
         let (batch, rejected) = topic.finish().unwrap();
         let batch = batch.unwrap();
         let rows = batch.rows();
@@ -306,14 +315,14 @@ mod tests {
                 .value(0),
             "decode"
         );
-        assert!(topic.finish().unwrap().0.is_none());
     }
 
     #[test]
     fn a_tombstone_deletes_where_there_is_a_key() {
         let ops = |config: &str, key: Option<&str>| {
-            let mut topic = rows(config);
-            push(&mut topic, 1, key, None, None);
+            let origin = origin(config);
+            let mut topic = TopicRows::new(&origin, 0);
+            push(&origin, &mut topic, 1, key, None, None);
             let (batch, rejected) = topic.finish().unwrap();
             (batch.map(|b| b.ops().value(0).to_owned()), rejected.is_some())
         };
@@ -330,8 +339,9 @@ mod tests {
     #[test]
     fn a_message_sets_the_row_of_its_key_where_there_is_one() {
         let op = |config: &str| {
-            let mut topic = rows(config);
-            push(&mut topic, 1, Some("k"), Some(r#"{"id":1}"#), None);
+            let origin = origin(config);
+            let mut topic = TopicRows::new(&origin, 0);
+            push(&origin, &mut topic, 1, Some("k"), Some(r#"{"id":1}"#), None);
             topic.finish().unwrap().0.unwrap().ops().value(0).to_owned()
         };
         assert_eq!(op("decode: json"), "c");
@@ -342,8 +352,9 @@ mod tests {
 
     #[test]
     fn a_rejected_key_is_said_to_be_one() {
-        let mut topic = rows("decode: json\nkey: [id]");
-        push(&mut topic, 1, Some("x"), None, None);
+        let origin = origin("decode: json\nkey: [id]");
+        let mut topic = TopicRows::new(&origin, 0);
+        push(&origin, &mut topic, 1, Some("x"), None, None);
         let (batch, rejected) = topic.finish().unwrap();
         assert!(batch.is_none());
         let rejected = rejected.unwrap();
@@ -357,11 +368,15 @@ mod tests {
 
     #[test]
     fn headers_count_as_bytes_of_a_message() {
-        let mut topic = rows("decode: bytes");
+        let origin = origin("decode: bytes");
+        let mut topic = TopicRows::new(&origin, 0);
         let headers = OwnedHeaders::new().insert(Header {
             key: "trace",
             value: Some("abc"),
         });
-        assert_eq!(push(&mut topic, 1, Some("k"), Some("vv"), Some(headers)), 1 + 2 + 5 + 3);
+        assert_eq!(
+            push(&origin, &mut topic, 1, Some("k"), Some("vv"), Some(headers)),
+            1 + 2 + 5 + 3
+        );
     }
 }

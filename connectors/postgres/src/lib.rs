@@ -72,6 +72,9 @@ pub use config::{
     ArrayForm, BacklogConfig, BatchLimits, GovernorConfig, HeartbeatConfig, NumericForm, Origin, PostgresConfig,
     SchemaChanges, Unchanged, WalBudget,
 };
+#[cfg(feature = "benching")]
+#[doc(hidden)]
+pub use decode::benching;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use decode::fuzzing;

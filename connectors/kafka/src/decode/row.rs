@@ -102,7 +102,7 @@ impl RowDecoder {
     /// # Errors
     /// Why the message was refused; no row was added then.
     pub fn append(&mut self, message: &[u8]) -> Result<(), Reject> {
-        let text = std::str::from_utf8(message).map_err(|error| Reject::NotUtf8(error.valid_up_to()))?;
+        let text = simdutf8::compat::from_utf8(message).map_err(|error| Reject::NotUtf8(error.valid_up_to()))?;
         let outcome = self.object(text).and_then(|()| self.complete());
         if outcome.is_err() {
             self.take_back();

@@ -154,13 +154,12 @@ impl<'a> Filler<'a> {
         }
         let mut block = Block::new();
         block.push(b"");
-        let pauses = Pauses::new(wire.is_local());
         Ok(Self {
             settings,
             backlog,
             turn,
             wire,
-            pauses,
+            pauses: Pauses::new(),
             block,
             since: None,
             end,
@@ -196,7 +195,7 @@ impl<'a> Filler<'a> {
                 filled = read => {
                     let bytes = filled.map_err(|error| self.broken(error))?;
                     heard = Instant::now();
-                    self.pauses.found(bytes, heard);
+                    self.pauses.found(bytes, self.wire.is_local(), heard);
                     self.wire.rest();
                 }
                 _ = news.changed() => {}

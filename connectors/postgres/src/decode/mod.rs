@@ -12,6 +12,8 @@
 //! | [`rows`], [`raw_row`] | changes of one table, and the rows that were rejected |
 //! | [`gaps`] | values that were left out of them |
 
+#[cfg(feature = "benching")]
+pub mod benching;
 mod built_in;
 pub(crate) mod calendar;
 pub(crate) mod catalog_type;

@@ -48,7 +48,7 @@ impl Feed {
         matches!(self, Self::Server(_))
     }
 
-    /// Whether it is the server that is read, and it is on this host.
+    /// Whether it is the server that is read, at an address of this host.
     pub(super) fn is_local(&self) -> bool {
         matches!(self, Self::Server(stream) if stream.is_local())
     }

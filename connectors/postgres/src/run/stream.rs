@@ -175,7 +175,7 @@ impl Stream<'_> {
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut engine_listens, mut may_be_asked) = (true, true);
         let mut owed = 0usize;
-        let mut pauses = Pauses::new(self.wire.is_local());
+        let mut pauses = Pauses::new();
         let mut last_heard = Instant::now();
         loop {
             self.make_room_for_a_filler().await;
@@ -232,7 +232,7 @@ impl Stream<'_> {
                             self.return_to_the_server().await?;
                         }
                         owed = owed.saturating_sub(bytes);
-                        pauses.found(bytes, last_heard);
+                        pauses.found(bytes, self.wire.is_local(), last_heard);
                         // What comes until then, or while this is decoded, is to wake nobody.
                         self.wire.rest();
                     }

@@ -415,8 +415,8 @@ impl ReplicationStream {
         }
     }
 
-    /// Waits until the server sent something, takes all that is there, and returns how many
-    /// bytes that was. Call it when [`next_buffered`](Self::next_buffered) has no more.
+    /// Waits until the server sent something, takes what is there, up to one read's room, and
+    /// returns how many bytes that was. Call it when [`next_buffered`](Self::next_buffered) has no more.
     ///
     /// Cancel safe.
     pub async fn fill(&mut self) -> Result<usize, WireError> {
@@ -424,7 +424,7 @@ impl ReplicationStream {
         self.connection.fill().await
     }
 
-    /// Whether the server is on this host and reached by TCP.
+    /// Whether the server is reached by TCP at an address of this host.
     pub fn is_local(&self) -> bool {
         self.connection.local
     }
@@ -507,6 +507,11 @@ pub(super) fn unexpected(tag: u8, when: &str) -> WireError {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::Context;
+
+    use tokio::io::{AsyncRead, ReadBuf};
+
     use super::*;
 
     #[test]
@@ -531,6 +536,37 @@ mod tests {
 
     impl Duplex for tokio::io::DuplexStream {
         fn rest(&mut self) {}
+    }
+
+    /// Gives one piece of so many bytes at each read, and then nothing for ever.
+    struct Pieces(std::vec::IntoIter<usize>);
+
+    impl AsyncRead for Pieces {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let Some(bytes) = self.0.next() else {
+                return Poll::Pending;
+            };
+            into.put_slice(&vec![0; bytes]);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Duplex for tokio::io::Join<Pieces, tokio::io::Sink> {
+        fn rest(&mut self) {}
+    }
+
+    #[tokio::test]
+    async fn a_read_is_repeated_where_more_must_be_there_and_under_tls() {
+        for (encrypted, pieces, taken) in [
+            (false, vec![100, 100], 100),
+            (false, vec![MOST_AT_ONCE, 100, 100], MOST_AT_ONCE + 100),
+            (true, vec![100, 100], 200),
+        ] {
+            let (mut connection, _theirs) = after(b"").await;
+            connection.stream = Box::new(tokio::io::join(Pieces(pieces.into_iter()), tokio::io::sink()));
+            connection.encrypted = encrypted;
+            assert_eq!(connection.fill().await.unwrap(), taken);
+        }
     }
 
     /// A connection on which the server said `bytes` and hung up, and the server's end.

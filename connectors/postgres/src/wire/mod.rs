@@ -21,4 +21,5 @@ pub use options::{ChannelBindingMode, ConnectOptions, Host, InvalidUrl, TlsMode}
 pub use row::Row;
 pub use selected::{Parameter, ResultColumn, Selected};
 pub use session_attrs::SessionAttrs;
+pub(crate) use socket::LOCAL_ROOM;
 pub use tcp::TcpOptions;

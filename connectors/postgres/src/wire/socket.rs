@@ -13,10 +13,10 @@ use tokio_rustls::{TlsConnector, rustls};
 use super::quiet_socket::{Plain, QuietSocket};
 use super::{ConnectOptions, Host, Session, TcpOptions, TlsMode, WireError, tls};
 
-/// Room for what a walsender of this host sends. The kernel would let it grow, and each row would
+/// Room, in bytes, for what a walsender of this host sends. The kernel would let it grow, and each row would
 /// be a packet of its own; where there is little room left, rows wait with the sender and go
 /// together. See `run/pauses.rs`. Far away it would limit the rate.
-const LOCAL_ROOM: u32 = 64 * 1024;
+pub(crate) const LOCAL_ROOM: usize = 64 * 1024;
 
 /// A byte stream in both directions.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
@@ -61,10 +61,8 @@ impl Socket {
                 Ok(Self::plain(QuietSocket::new(stream.into_std()?)))
             }
             Host::Tcp(name, port) => {
-                let stream = connect_tcp(name, *port, &options.tcp, session)
-                    .await
-                    .map_err(unreachable)?;
-                let local = stream.peer_addr()?.ip().is_loopback();
+                let stream = connect_tcp(name, *port, &options.tcp).await.map_err(unreachable)?;
+                let local = is_local(&stream, session)?;
                 let stream = QuietSocket::new(stream.into_std()?);
                 let socket = match options.tls {
                     TlsMode::Disable => Self::plain(stream),
@@ -85,7 +83,16 @@ impl Socket {
     }
 }
 
-async fn connect_tcp(name: &str, port: u16, tcp: &TcpOptions, session: Session) -> io::Result<tokio::net::TcpStream> {
+/// Whether both ends have the same address. A walsender is given little room then.
+fn is_local(stream: &tokio::net::TcpStream, session: Session) -> io::Result<bool> {
+    let local = stream.peer_addr()?.ip() == stream.local_addr()?.ip();
+    if local && session == Session::Replication {
+        SockRef::from(stream).set_recv_buffer_size(LOCAL_ROOM)?;
+    }
+    Ok(local)
+}
+
+async fn connect_tcp(name: &str, port: u16, tcp: &TcpOptions) -> io::Result<tokio::net::TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in tokio::net::lookup_host((name, port)).await? {
         let socket = if address.is_ipv4() {
@@ -95,9 +102,6 @@ async fn connect_tcp(name: &str, port: u16, tcp: &TcpOptions, session: Session) 
         };
         socket.set_nodelay(true)?;
         tcp.apply(SockRef::from(&socket))?;
-        if session == Session::Replication && address.ip().is_loopback() {
-            socket.set_recv_buffer_size(LOCAL_ROOM)?;
-        }
         match socket.connect(address).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
@@ -165,9 +169,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let connect = async |parameters: &str| {
             let options = ConnectOptions::parse(&format!("postgres://a@b/c?{parameters}")).unwrap();
-            connect_tcp("127.0.0.1", port, &options.tcp, Session::Sql)
-                .await
-                .unwrap()
+            connect_tcp("127.0.0.1", port, &options.tcp).await.unwrap()
         };
         let seconds = Duration::from_secs;
         let stream = connect("").await;
@@ -185,5 +187,21 @@ mod tests {
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_millis(2500)));
         let stream = connect("keepalives=0").await;
         assert!(!SockRef::from(&stream).keepalive().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_walsender_of_this_host_is_given_little_room() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let tcp = ConnectOptions::parse("postgres://a@b/c").unwrap().tcp;
+        let mut rooms = Vec::new();
+        for session in [Session::Sql, Session::Replication] {
+            let stream = connect_tcp("127.0.0.1", port, &tcp).await.unwrap();
+            SockRef::from(&stream).set_recv_buffer_size(4 * LOCAL_ROOM).unwrap();
+            assert!(is_local(&stream, session).unwrap());
+            rooms.push(SockRef::from(&stream).recv_buffer_size().unwrap());
+        }
+        // Linux doubles what it is told, for its own bookkeeping.
+        assert!(rooms[0] >= 4 * LOCAL_ROOM && rooms[1] <= 2 * LOCAL_ROOM, "{rooms:?}");
     }
 }

@@ -194,7 +194,10 @@ async fn every_method_of_authentication_and_the_unix_socket_work() {
             Some("2")
         );
         assert!(connection.query("SELECT nonsense").await.is_err());
-        assert_eq!(connection.query("SHOW TimeZone").await.unwrap()[0].get(0), Some("UTC"));
+        for (setting, value) in [("TimeZone", "UTC"), ("row_security", "off"), ("jit", "off")] {
+            let found = connection.query(&format!("SHOW {setting}")).await.unwrap();
+            assert_eq!(found[0].get(0), Some(value), "{setting}");
+        }
         assert!(connection.server_version() >= 140_000);
     }
 }

@@ -205,8 +205,11 @@ impl TableJob {
         self.boundary_that_gives(gives, &self.root, Position::at(self.held.padded()), false)
     }
 
-    /// The boundary that ends the copy.
-    pub(super) fn ending(&self, urgent: bool) -> SourceEvent {
+    /// The boundary that ends the copy, and is the last of all that were asked for with it or not.
+    ///
+    /// Behind the last of the first copies a commit would wait in vain for more rows.
+    pub(super) fn ending(&self, is_last: bool) -> SourceEvent {
+        let urgent = is_last && matches!(self.purpose, Purpose::First);
         self.boundary_that_gives(Vec::new(), &self.root, self.purpose.end(self.held), urgent)
     }
 

@@ -137,9 +137,11 @@ impl Round {
         self.board.finish(&job.table.id);
         self.measure(job);
         tracing::info!(table = %job.table.id, kind = ?job.purpose.kind(), as_of = %self.held, "copy read");
-        // A commit would wait in vain for more rows behind the last.
+        // Counted with the place in the queue taken, so that the end that counts as the last is behind all others.
+        let place = self.messages.reserve().await.map_err(|_| stopping())?;
         let is_last = self.unfinished.fetch_sub(1, Ordering::AcqRel) == 1;
-        self.send(vec![job.ending(is_last)]).await
+        place.send(Message::Piece(vec![job.ending(is_last)]));
+        Ok(())
     }
 
     async fn read_moved(&self, sql: &mut Connection, job: &TableJob, file: &File, first: u32, last: Tid) -> Result<()> {
