@@ -1,0 +1,104 @@
+use std::pin::Pin;
+use std::task::Context;
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::*;
+
+#[test]
+fn a_frame_is_found_when_all_of_it_is_there() {
+    assert_eq!(frame(b"d\0\0\0").unwrap(), None);
+    assert_eq!(frame(b"d\0\0\0\x06a").unwrap(), None);
+    assert_eq!(frame(b"d\0\0\0\x06abE").unwrap(), Some((b'd', 7)));
+    assert!(frame(b"d\0\0\0\x03").is_err());
+    assert!(frame(b"d\xff\0\0\x03").is_err());
+}
+
+#[test]
+fn the_memory_of_a_huge_message_is_given_back() {
+    let mut buffer = BytesMut::zeroed(3 * LONGEST_KEPT);
+    buffer.extend_from_slice(b"next");
+    let mut consumed = 3 * LONGEST_KEPT;
+    consume(&mut buffer, &mut consumed);
+    assert_eq!((&buffer[..], consumed), (&b"next"[..], 0));
+    buffer.reserve(READ_BYTES);
+    assert!(buffer.capacity() < LONGEST_KEPT, "{}", buffer.capacity());
+}
+
+impl Duplex for tokio::io::DuplexStream {
+    fn rest(&mut self) {}
+}
+
+/// Gives one piece of so many bytes at each read, and then nothing for ever.
+struct Pieces(std::vec::IntoIter<usize>);
+
+impl AsyncRead for Pieces {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Some(bytes) = self.0.next() else {
+            return Poll::Pending;
+        };
+        into.put_slice(&vec![0; bytes]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Duplex for tokio::io::Join<Pieces, tokio::io::Sink> {
+    fn rest(&mut self) {}
+}
+
+#[tokio::test]
+async fn a_read_is_repeated_where_more_must_be_there_and_under_tls() {
+    for (encrypted, pieces, taken) in [
+        (false, vec![100, 100], 100),
+        (false, vec![MOST_AT_ONCE, 100, 100], MOST_AT_ONCE + 100),
+        (true, vec![100, 100], 200),
+    ] {
+        let (mut connection, _theirs) = after(b"").await;
+        connection.stream = Box::new(tokio::io::join(Pieces(pieces.into_iter()), tokio::io::sink()));
+        connection.encrypted = encrypted;
+        assert_eq!(connection.fill().await.unwrap(), taken);
+    }
+}
+
+/// A connection on which the server said `bytes` and hung up, and the server's end.
+async fn after(bytes: &[u8]) -> (Connection, tokio::io::DuplexStream) {
+    let (ours, mut theirs) = tokio::io::duplex(1024);
+    theirs.write_all(bytes).await.unwrap();
+    theirs.shutdown().await.unwrap();
+    let connection = Connection {
+        stream: Box::new(ours),
+        inbound: BytesMut::new(),
+        outbound: BytesMut::new(),
+        encrypted: false,
+        local: false,
+        end_point: None,
+        channel_bound: false,
+        backend_pid: 0,
+        server_version: 0,
+        in_recovery: None,
+        read_only: None,
+    };
+    (connection, theirs)
+}
+
+#[tokio::test]
+async fn the_servers_last_words_are_not_lost() {
+    let fatal = |before: &[u8]| [before, b"E\0\0\0\x1aSFATAL\0VFATAL\0C57P01\0\0"].concat();
+    let code = |error: WireError| error.sqlstate().map(str::to_owned).unwrap();
+    let (mut connection, _theirs) = after(&fatal(b"")).await;
+    assert_eq!(code(connection.query("SELECT 1").await.unwrap_err()), "57P01");
+    let (mut connection, _theirs) = after(&fatal(b"")).await;
+    assert_eq!(code(connection.copy_out("COPY").await.err().unwrap()), "57P01");
+    let (mut connection, _theirs) = after(&fatal(b"H\0\0\0\x07\0\0\0d\0\0\0\x05x")).await;
+    let mut copy = connection.copy_out("COPY").await.unwrap();
+    assert_eq!(copy.next().await.unwrap(), Some(&b"x"[..]));
+    assert_eq!(code(copy.next().await.unwrap_err()), "57P01");
+    let (connection, _theirs) = after(&fatal(b"")).await;
+    assert_eq!(code(connection.replicate("START").await.err().unwrap()), "57P01");
+}
+
+#[test]
+fn versions_are_read() {
+    assert_eq!(version_number("15.4 (Debian 15.4-1)"), 150_004);
+    assert_eq!(version_number("17beta1"), 170_000);
+}
