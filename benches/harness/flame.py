@@ -21,7 +21,7 @@ from .measure import say
 from .process import Failed
 
 # An odd rate, so that it does not go with a timer. Stacks are copied and unwound, since nothing keeps frame pointers.
-PERF = ["record", "--quiet", "--freq", "299", "--call-graph", "dwarf,16384"]
+PERF = ["record", "--quiet", "--freq", "499", "--call-graph", "dwarf,16384"]
 # What runs everything, and tells nothing.
 RUNTIME = re.compile(r"^(\[unknown\]|std::|core::|<core::|<std::|<alloc::|tokio::|<tokio|__GI|start_thread|clone|futures|<futures|_start|main$)")
 # What each stage is known by, the outermost that matches first.
@@ -62,17 +62,18 @@ class Recording:
             raise Failed("flame graphs are made with perf(1), which this machine has not")
         self.perf, self.folder, self.name = perf, folder, name
         self.data = Path(tempfile.mkdtemp(prefix="millstream-bench-perf-")) / "perf.data"
-        self.child = subprocess.Popen([perf, *PERF, "--pid", str(pid), "--output", self.data], stderr=subprocess.DEVNULL)
+        command = [perf, *PERF, "--pid", str(pid), "--output", self.data]
+        self.child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def finish(self) -> None:
         """Ends it, and writes the graph and the shares."""
         self.child.send_signal(signal.SIGINT)
-        self.child.wait(60)
-        script = [self.perf, "script", "--no-inline", "--fields", "comm,sym", "--input", self.data]
+        _, said = self.child.communicate(timeout=60)
+        script = [self.perf, "script", "--no-inline", "--fields", "comm,ip,sym", "--input", self.data]
         stacks = parse(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
         shutil.rmtree(self.data.parent)
         if not stacks:
-            raise Failed(f"perf recorded nothing of {self.name}: see kernel.perf_event_paranoid")
+            raise Failed(f"perf recorded nothing of {self.name}: {said.strip() or 'it does not say why'}")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{self.name}.svg").write_text(draw(stacks, self.name))
         (self.folder / f"{self.name}.json").write_text(json.dumps(shares(stacks), indent=2) + "\n")
@@ -87,7 +88,9 @@ def parse(script: str) -> Counter[tuple[str, ...]]:
         if lines:
             # Threads of a pool are one.
             thread = re.sub(r"^:?\d+$", "pool", lines[0])
-            stacks[(thread, *(plain(name) for name in reversed(lines[1:])))] += 1
+            # Each line is an address and a name.
+            names = [line.partition(" ")[2] for line in lines[1:]]
+            stacks[(thread, *(plain(name) for name in reversed(names)))] += 1
     return stacks
 
 

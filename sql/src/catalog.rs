@@ -16,6 +16,8 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use millstream_core::{TableSchema, envelope};
 
+use crate::date_trunc::date_trunc;
+
 /// The name space that may be left out: PostgreSQL's own default.
 const DEFAULT_NAMESPACE: &str = "public";
 
@@ -112,10 +114,11 @@ pub(crate) fn session() -> SessionState {
     parser.collect_spans = true;
     parser.parse_float_as_decimal = true;
     parser.map_string_types_to_utf8view = false;
-    SessionStateBuilder::new()
-        .with_config(config)
-        .with_default_features()
-        .build()
+    let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
+    // The last of a name is taken.
+    let functions = builder.scalar_functions().get_or_insert_default();
+    functions.push(Arc::new(date_trunc()));
+    builder.build()
 }
 
 fn short_names(table: &TableSchema) -> impl Iterator<Item = String> {

@@ -13,6 +13,7 @@ mod catalog;
 mod caught;
 pub mod checks;
 mod constant;
+mod date_trunc;
 mod decide;
 mod evaluate;
 mod fault;

@@ -44,13 +44,19 @@ pub fn main(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Threads of each runtime for access to files and for encoding. As many as there are tables, which
+/// is what Tokio would make, take longer to start than they spare, and memory each.
+const BLOCKING_THREADS: usize = 32;
+
 fn run(args: &RunArgs, project: Project) -> anyhow::Result<ExitCode> {
     let io = Builder::new_multi_thread()
         .worker_threads(1)
+        .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("io")
         .enable_all()
         .build()?;
     let compute = Builder::new_multi_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("compute")
         .enable_all()
         .build()?;

@@ -15,20 +15,20 @@ use super::resume::of_input;
 /// own last commit already holds.
 pub fn rows_after(batch: &ChangeBatch, table: &TableId, held: &Checkpoint) -> Result<Option<ChangeBatch>> {
     let partitions = batch.partitions();
-    let reached: Vec<[&Position; 2]> = partitions
+    let reached: Vec<Vec<&Position>> = partitions
         .values()
         .as_string::<i32>()
         .iter()
         .map(|name| {
             let partition = PartitionId::from(name.unwrap_or_default());
-            [held.position(&partition), held.position(&of_input(&partition, table))]
+            let positions = [held.position(&partition), held.position(&of_input(&partition, table))];
+            let begun = positions
+                .into_iter()
+                .filter(|position| **position != Position::Beginning);
+            begun.collect()
         })
         .collect();
-    if reached
-        .iter()
-        .flatten()
-        .all(|position| **position == Position::Beginning)
-    {
+    if reached.iter().all(Vec::is_empty) {
         return Ok(Some(batch.clone()));
     }
     let positions = batch.positions();

@@ -35,7 +35,8 @@ class Drained:
             daemon.wait("the streams", lambda: all(streams(lake, table) for table, lake in self.lakes.items()), 0.2)
 
     def daemon(self) -> Daemon:
-        return Daemon(self.context.binary, self.project, DB_URL=self.cluster.dsn)
+        flame = f"scale-{len(self.tables)}-tables"
+        return Daemon(self.context.binary, self.project, flame, DB_URL=self.cluster.dsn)
 
     def write(self, rows: int, in_one_transaction: bool = False) -> None:
         """Writes rows over all tables in turn, in transactions of 1,000."""

@@ -2,13 +2,14 @@
 //!
 //! A dictionary pays where values repeat. Where they do not, the encoder looks each one up in vain
 //! until the dictionary is full, and begins anew with every row group. The first rows of a file tell
-//! which columns are so; what they do not show costs a little space or time, and nothing else.
+//! which columns are so, for some files after it too: to look costs as much as to encode some hundred
+//! rows. What they do not show costs a little space or time, and nothing else.
 
 use std::collections::HashSet;
 
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_row::{RowConverter, SortField};
-use arrow_schema::ArrowError;
+use arrow_schema::{ArrowError, SchemaRef};
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 
@@ -16,19 +17,51 @@ use parquet::schema::types::ColumnPath;
 const SAMPLE: usize = 1024;
 /// With fewer values than this nothing is said.
 const LEAST: usize = 64;
+/// For so many rows that were looked at, one more file is taken to be like them.
+const ROWS_PER_FILE: usize = 16;
 
-/// The settings for a file that begins with `rows`: without dictionaries for columns most of whose
-/// first values are different ones.
-pub(crate) fn with_dictionaries(properties: WriterProperties, rows: &RecordBatch) -> WriterProperties {
-    let fields = rows.schema_ref().fields().iter();
-    let unlike = fields
-        .zip(rows.columns())
-        .filter(|(_, column)| mostly_unlike(column).unwrap_or(false));
-    let begin = WriterPropertiesBuilder::from(properties);
-    let builder = unlike.fold(begin, |builder, (field, _)| {
-        builder.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), false)
-    });
-    builder.build()
+/// What the last rows that were looked at have told.
+#[derive(Default)]
+pub(crate) struct Dictionaries {
+    told: Option<Told>,
+}
+
+struct Told {
+    schema: SchemaRef,
+    /// Columns most of whose values are different ones.
+    unlike: Vec<ColumnPath>,
+    /// For so many more files.
+    files: usize,
+}
+
+impl Dictionaries {
+    /// The settings for a file that begins with `rows`.
+    pub(crate) fn chosen(&mut self, properties: WriterProperties, rows: &RecordBatch) -> WriterProperties {
+        let valid = self
+            .told
+            .take()
+            .filter(|told| told.files > 0 && told.schema == rows.schema());
+        let mut told = valid.unwrap_or_else(|| look(rows));
+        told.files = told.files.saturating_sub(1);
+        let mut builder = WriterPropertiesBuilder::from(properties);
+        for column in &told.unlike {
+            builder = builder.set_column_dictionary_enabled(column.clone(), false);
+        }
+        self.told = Some(told);
+        builder.build()
+    }
+}
+
+fn look(rows: &RecordBatch) -> Told {
+    let columns = rows.schema_ref().fields().iter().zip(rows.columns());
+    let unlike = columns.filter(|(_, column)| mostly_unlike(column).unwrap_or(false));
+    Told {
+        schema: rows.schema(),
+        unlike: unlike
+            .map(|(field, _)| ColumnPath::from(field.name().as_str()))
+            .collect(),
+        files: rows.num_rows().min(SAMPLE) / ROWS_PER_FILE,
+    }
 }
 
 fn mostly_unlike(column: &ArrayRef) -> Result<bool, ArrowError> {
@@ -54,7 +87,7 @@ mod tests {
 
     fn has_dictionary(column: ArrayRef) -> bool {
         let rows = RecordBatch::try_from_iter([("c", column)]).unwrap();
-        let properties = with_dictionaries(WriterProperties::default(), &rows);
+        let properties = Dictionaries::default().chosen(WriterProperties::default(), &rows);
         properties.dictionary_enabled(&ColumnPath::from("c"))
     }
 
@@ -69,5 +102,36 @@ mod tests {
         assert!(!has_dictionary(Arc::new(words(2000))));
         assert!(has_dictionary(Arc::new(words(300))));
         assert!(has_dictionary(Arc::new(Int64Array::new_null(5000))));
+    }
+
+    #[test]
+    fn what_many_rows_told_holds_for_more_files_than_what_few_did() {
+        let rows = |column: ArrayRef| RecordBatch::try_from_iter([("c", column)]).unwrap();
+        let unlike = |count: i64| rows(Arc::new(Int64Array::from_iter_values(0..count)));
+        let alike = rows(Arc::new(Int64Array::from(vec![1; 5000])));
+        let column = ColumnPath::from("c");
+        for (count, files) in [(5000, 64), (160, 10), (64, 4)] {
+            let mut dictionaries = Dictionaries::default();
+            let mut has_one = |rows: &RecordBatch| {
+                let properties = dictionaries.chosen(WriterProperties::default(), rows);
+                properties.dictionary_enabled(&column)
+            };
+            assert!(!has_one(&unlike(count)));
+            let held = (1..).take_while(|_| !has_one(&alike)).count();
+            assert_eq!(held, files - 1, "{count} rows");
+        }
+    }
+
+    #[test]
+    fn other_columns_are_looked_at_anew() {
+        let rows = |name: &str| {
+            let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..5000));
+            RecordBatch::try_from_iter([(name, column)]).unwrap()
+        };
+        let mut dictionaries = Dictionaries::default();
+        for name in ["a", "b"] {
+            let properties = dictionaries.chosen(WriterProperties::default(), &rows(name));
+            assert!(!properties.dictionary_enabled(&ColumnPath::from(name)));
+        }
     }
 }

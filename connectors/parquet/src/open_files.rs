@@ -17,7 +17,7 @@ use crate::backlog::{Backlog, Taken};
 use crate::config::FileTarget;
 use crate::data_file::{DataFileWriter, WriteFault};
 use crate::decision::memory::{Footprint, Relief, relieve};
-use crate::encoding::with_dictionaries;
+use crate::encoding::Dictionaries;
 use crate::names::DataFileName;
 use crate::partition::{Group, PartitionExpr};
 use crate::record::DataFile;
@@ -60,6 +60,7 @@ pub(crate) struct OpenFiles {
     destination: Destination,
     schema: (u32, SchemaRef),
     properties: WriterProperties,
+    dictionaries: Dictionaries,
     backlog: Backlog,
     open: HashMap<String, Open>,
     clock: u64,
@@ -79,6 +80,7 @@ impl OpenFiles {
             destination,
             schema,
             properties,
+            dictionaries: Dictionaries::default(),
             backlog: Backlog::new(partition_by),
             open: HashMap::new(),
             clock: 0,
@@ -251,7 +253,8 @@ impl OpenFiles {
         } else {
             format!("{top}/{folder}/{name}")
         };
-        let (schema, properties) = (self.schema.clone(), with_dictionaries(self.properties.clone(), rows));
+        let properties = self.dictionaries.chosen(self.properties.clone(), rows);
+        let schema = self.schema.clone();
         let file = DataFileWriter::begin(store.clone(), table, relative, schema, values, properties)?;
         self.begun.push(file.path().clone());
         Ok(file)
