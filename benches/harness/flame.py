@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from .measure import say
 from .process import Failed
 
 # An odd rate, so that it does not go with a timer. Stacks are copied and unwound, since nothing keeps frame pointers.
-PERF = ["record", "--quiet", "--freq", "499", "--call-graph", "dwarf,16384"]
+PERF = ["record", "--freq", "499", "--call-graph", "dwarf,16384"]
 # What runs everything, and tells nothing.
 RUNTIME = re.compile(r"^(\[unknown\]|std::|core::|<core::|<std::|<alloc::|tokio::|<tokio|__GI|start_thread|clone|futures|<futures|_start|main$)")
 # What each stage is known by, the outermost that matches first.
@@ -41,6 +42,7 @@ STAGES = {
     "engine": r"millstream::engine|millstream_core",
     "allocator": r"mi_",
 }
+BEFORE_S = 0.2
 # Less than this share of all is not drawn.
 LEAST_SHARE = 0.004
 WIDTH, ROW = 1200, 17
@@ -63,6 +65,8 @@ class Recording:
         self.perf, self.folder, self.name = perf, folder, name
         self.data = Path(tempfile.mkdtemp(prefix="millstream-bench-perf-")) / "perf.data"
         command = [perf, *PERF, "--pid", str(pid), "--output", self.data]
+        # Of a process that has not made its threads yet perf was seen to record nothing.
+        time.sleep(BEFORE_S)
         self.child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def finish(self) -> None:

@@ -271,6 +271,8 @@ fn every_metric_has_a_meaning_a_type_and_base_units() {
                 "_bytes",
                 "_lsn",
                 "_messages",
+                "_rows",
+                "_ratio",
                 "_xids",
                 "_transactions",
                 "_up",
