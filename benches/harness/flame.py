@@ -25,13 +25,13 @@ from .process import Failed
 PERF = ["record", "--freq", "499", "--call-graph", "dwarf,16384"]
 # What runs everything, and tells nothing.
 RUNTIME = re.compile(r"^(\[unknown\]|std::|core::|<core::|<std::|<alloc::|tokio::|<tokio|__GI|start_thread|clone|futures|<futures|_start|main$)")
-# What each stage is known by, the outermost that matches first.
+# What each stage is known by: the first of these that any function of a stack matches.
 STAGES = {
     "kernel: memory": r"asm_exc_page_fault|do_syscall_64;.*(madvise|munmap|mmap)",
     "kernel: sockets": r"tcp_|sock_|inet_",
     "kernel: files": r"vfs_|ext4_|fsync|iomap_",
     "zstd": r"ZSTD_|zstd_safe",
-    "Parquet encoding": r"parquet::",
+    "Parquet encoding": r"(?<!millstream_)parquet::",
     "librdkafka": r"rd_kafka_|rdkafka::",
     "JSON into Arrow": r"millstream_kafka::decode|serde_json",
     "Kafka: gathering": r"millstream_kafka::",
@@ -40,6 +40,7 @@ STAGES = {
     "PostgreSQL: wire": r"millstream_postgres::wire",
     "DataFusion": r"datafusion|arrow_",
     "engine": r"millstream::engine|millstream_core",
+    "lake": r"millstream_parquet::",
     "allocator": r"mi_",
 }
 BEFORE_S = 0.2

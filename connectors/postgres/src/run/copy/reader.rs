@@ -137,7 +137,8 @@ impl Round {
         self.board.finish(&job.table.id);
         self.measure(job);
         tracing::info!(table = %job.table.id, kind = ?job.purpose.kind(), as_of = %self.held, "copy read");
-        // Counted with the place in the queue taken, so that the end that counts as the last is behind all others.
+        // Counted without a pause before it is sent: on the one thread that sessions share, the end that
+        // counts as the last is behind all others.
         let place = self.messages.reserve().await.map_err(|_| stopping())?;
         let is_last = self.unfinished.fetch_sub(1, Ordering::AcqRel) == 1;
         place.send(Message::Piece(vec![job.ending(is_last)]));
