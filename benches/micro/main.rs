@@ -7,7 +7,11 @@ mod lake;
 mod postgres;
 mod quality;
 
-use criterion::{criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group};
+
+/// As in the daemon.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Rows of a batch.
 const ROWS: usize = 8192;
@@ -21,4 +25,10 @@ criterion_group!(
     lake::encode,
     lake::commit
 );
-criterion_main!(stages);
+
+fn main() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    stages();
+    Criterion::default().configure_from_args().final_summary();
+}

@@ -24,7 +24,7 @@ pub fn copy(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("postgres");
     group.throughput(Throughput::Elements(ROWS as u64));
     group.bench_function("copy_into_arrow", |bencher| {
-        bencher.iter(|| table.copy(black_box(&content)).unwrap().expect("rows"));
+        bencher.iter_with_large_drop(|| table.copy(black_box(&content)).unwrap().expect("rows"));
     });
 }
 
@@ -35,7 +35,7 @@ pub fn stream(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("postgres");
     group.throughput(Throughput::Elements(ROWS as u64));
     group.bench_function("pgoutput_into_arrow", |bencher| {
-        bencher.iter(|| {
+        bencher.iter_with_large_drop(|| {
             let messages = messages.iter().map(Vec::as_slice);
             table.stream(black_box(messages)).unwrap().expect("rows")
         });

@@ -3,7 +3,8 @@
 //! DataFusion takes a time with a zone through a calendar, one by one, which took a fifth of the CPU
 //! of a drain whose model has one `date_trunc('day', …)`, and refuses years that a count of
 //! nanoseconds does not hold. In UTC a time is truncated as one without a zone, which is arithmetic
-//! up to days. At the ends of the range, PostgreSQL's infinite times, that wraps around without a word.
+//! up to days. Of PostgreSQL's infinite times, the ends of the range, that makes finite ones without a
+//! word, which is refused here.
 
 use std::sync::Arc;
 

@@ -110,7 +110,7 @@ async fn the_end_of_the_last_first_copy_is_urgent() {
         .psql("CREATE TABLE items (id int PRIMARY KEY); ALTER PUBLICATION p ADD TABLE items")
         .unwrap();
     config["tables"] = json!(["orders", "items"]);
-    config["copy"] = json!({"workers": 1});
+    config["copy"] = json!({"workers": 2});
     let mut run = Running::start(source(&config), Target::of(&["orders", "items"]));
     run.until_copied().await;
     let target = run.stop().await;

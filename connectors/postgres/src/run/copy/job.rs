@@ -205,7 +205,7 @@ impl TableJob {
         self.boundary_that_gives(gives, &self.root, Position::at(self.held.padded()), false)
     }
 
-    /// The boundary that ends the copy, and is the last of all that were asked for with it or not.
+    /// The boundary that ends the copy; `is_last` says that no first copy is left under its snapshot.
     ///
     /// Behind the last of the first copies a commit would wait in vain for more rows.
     pub(super) fn ending(&self, is_last: bool) -> SourceEvent {

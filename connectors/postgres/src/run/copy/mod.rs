@@ -14,7 +14,6 @@ mod reader;
 mod statement;
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use millstream_core::{Boundary, CopyBoard, Error, ErrorKind, Position, Result, SourceEvent, TableId};
@@ -171,11 +170,12 @@ impl Copier {
         let until = plan
             .may_change_snapshot
             .then(|| Instant::now() + self.settings.copy.snapshot_for.0);
+        let first = plan.jobs.iter().filter(|job| matches!(job.purpose, Purpose::First));
         let round = Arc::new(Round {
             settings: self.settings.clone(),
             held,
             queue: Mutex::new(plan.queue),
-            unfinished: AtomicUsize::new(plan.jobs.len()),
+            unfinished: Mutex::new(first.count()),
             until,
             block_bytes: plan.block_bytes,
             pace: self.pace.clone(),

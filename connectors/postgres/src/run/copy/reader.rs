@@ -1,7 +1,6 @@
 //! A session that reads ranges, one after the other, and hands them on in pieces.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use millstream_core::{CopyBoard, Error, ErrorKind, PartitionId, Position, Result, SourceEvent};
@@ -12,6 +11,7 @@ use super::Message;
 use super::job::TableJob;
 use super::pace::Pace;
 use super::place::{LAST_BLOCK, Places, Tid};
+use super::purpose::Purpose;
 use super::ranges::Range;
 use super::statement::{Selection, statement};
 use crate::catalog::TableFile as File;
@@ -27,8 +27,8 @@ pub(super) struct Round {
     /// The last commit that the snapshot includes.
     pub(super) held: Lsn,
     pub(super) queue: Mutex<VecDeque<(Arc<TableJob>, Task)>>,
-    /// Copies that have not ended.
-    pub(super) unfinished: AtomicUsize,
+    /// First copies that have not ended.
+    pub(super) unfinished: Mutex<usize>,
     /// When the snapshot is to be given up, if it may be.
     pub(super) until: Option<Instant>,
     pub(super) block_bytes: u64,
@@ -137,11 +137,13 @@ impl Round {
         self.board.finish(&job.table.id);
         self.measure(job);
         tracing::info!(table = %job.table.id, kind = ?job.purpose.kind(), as_of = %self.held, "copy read");
-        // Counted without a pause before it is sent: on the one thread that sessions share, the end that
-        // counts as the last is behind all others.
         let place = self.messages.reserve().await.map_err(|_| stopping())?;
-        let is_last = self.unfinished.fetch_sub(1, Ordering::AcqRel) == 1;
-        place.send(Message::Piece(vec![job.ending(is_last)]));
+        // Held until it is sent, so that the end that counts as the last is behind all others.
+        let mut unfinished = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(job.purpose, Purpose::First) {
+            *unfinished -= 1;
+        }
+        place.send(Message::Piece(vec![job.ending(*unfinished == 0)]));
         Ok(())
     }
 
