@@ -5,6 +5,7 @@ mod assembler;
 mod backfill;
 mod copies;
 mod copy;
+mod describe;
 mod feed;
 mod governor;
 mod identify;
@@ -42,6 +43,7 @@ use tokio::time::{Instant, sleep};
 use self::assembler::Assembler;
 use self::copies::Copies;
 use self::copy::Begun;
+pub(crate) use self::describe::describe;
 use self::feed::Feed;
 pub(crate) use self::governor::Governor;
 pub(crate) use self::identify::identify;
@@ -74,7 +76,6 @@ use crate::plan::{
     wal_partition,
 };
 use crate::recopy::Recopy;
-use crate::shape::{Shape, TypeNames};
 use crate::standby;
 use crate::wire::{Connection, ReplicationStream, Session, WireError};
 
@@ -176,7 +177,8 @@ async fn start<'a>(
     };
 
     let mut sql = connect(settings).await?;
-    let (shapes, types) = describe(settings, &mut sql, &wanted).await?;
+    let locked = snapshot.as_ref().map(|snapshot| (&*snapshot.tables, &snapshot.types));
+    let (shapes, types) = describe(settings, &mut sql, &wanted, locked).await?;
     let sender_timeout = wal_sender_timeout(&mut sql).await.map_err(catalog_failed)?;
     sql.close().await;
     let starts: Vec<TableStart> = tables
@@ -394,30 +396,6 @@ fn not_published(settings: &Settings, table: &CatalogTable) -> Error {
         return error;
     }
     error.with("now", &table.present)
-}
-
-/// The tables' present columns, and the types they have.
-pub(crate) async fn describe(
-    settings: &Settings,
-    sql: &mut Connection,
-    wanted: &[TableId],
-) -> Result<(Vec<Shape>, TypeNames)> {
-    let tables = read_tables(settings, sql, wanted).await?;
-    let used = tables.iter().flat_map(CatalogTable::types);
-    let catalog = catalog::read_types(sql, used)
-        .await
-        .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
-    let mut types = TypeNames {
-        catalog,
-        ..TypeNames::default()
-    };
-    for table in &tables {
-        types.learn(&table.columns);
-    }
-    Ok((
-        tables.iter().map(|table| Shape::of(table, settings.forms)).collect(),
-        types,
-    ))
 }
 
 /// `wal_sender_timeout`; `None` if there is none.

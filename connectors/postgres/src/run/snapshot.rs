@@ -16,7 +16,7 @@ use crate::wire::{Connection, Session, WireError};
 const ATTEMPTS: u32 = 5;
 /// How long a further session waits for its locks, which are weak ones: for as long as somebody's
 /// own strong lock may wait for ours, nothing is lost but a session.
-const LONGEST_LOCK: Duration = Duration::from_secs(1);
+pub(super) const LONGEST_LOCK: Duration = Duration::from_secs(1);
 /// Between two of them.
 const PAUSE: Duration = Duration::from_millis(200);
 

@@ -1,12 +1,14 @@
 //! The sessions of a copy: how many there are, what they hold back, and what stays when one is lost.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use millstream_core::ErrorKind;
 use millstream_testkit::postgres::TestCluster;
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 
-use crate::target::{Running, Target, config, present, source, table};
+use crate::target::{Running, Target, client, config, present, source, table};
 
 const ROWS: usize = 2000;
 /// Rows of a piece, behind each of which the copy may be cut.
@@ -153,5 +155,31 @@ async fn a_copy_lets_go_of_its_snapshot_in_time() {
         assert!(first.get() > 0 && last.get() > 0, "it was seen to copy");
         assert_eq!(last.get() > first.get(), moves_on, "{first:?} {last:?}");
         run.stop().await;
+    }
+}
+
+/// Behind him every session that looks at the table waits, on version 16 and later; he waits for the copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_the_locks_of_a_copy_that_begins_stops_nothing() {
+    let cluster = TestCluster::new().unwrap();
+    let mut config = slow(&cluster, false);
+    config["copy"] = json!({});
+    let writer = client(&cluster).await;
+    for workers in [1, 2] {
+        config["copy"]["workers"] = workers.into();
+        config["slot"] = format!("slot_{workers}").into();
+        let mut run = Running::start(source(&config), Target::of(&["orders"]));
+        let changed = async {
+            let holds = "SELECT 1 FROM pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE '%pg_export_snapshot%'";
+            while writer.query_opt(holds, &[]).await.unwrap().is_none() {
+                sleep(Duration::from_millis(1)).await;
+            }
+            writer.batch_execute("BEGIN; LOCK TABLE orders; COMMIT").await.unwrap();
+        };
+        let both = timeout(Duration::from_secs(20), async {
+            tokio::join!(changed, run.until_copied())
+        });
+        both.await.expect("neither waits for the other");
+        assert_eq!(read(&run.stop().await), ROWS);
     }
 }
