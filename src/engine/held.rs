@@ -34,11 +34,15 @@ pub fn rows_after(batch: &ChangeBatch, table: &TableId, held: &Checkpoint) -> Re
     let positions = batch.positions();
     let mut keep = BooleanBufferBuilder::new(batch.num_rows());
     let mut kept = 0;
+    let (mut last, mut new) = (None, false);
     for (row, key) in partitions.keys().values().iter().enumerate() {
-        let partition = usize::try_from(*key).unwrap_or_default();
-        let new = !reached[partition]
-            .iter()
-            .any(|reached| reached.holds(positions.value(row)));
+        let place = (*key, positions.value(row));
+        // Rows of one place follow each other.
+        if last != Some(place) {
+            let reached = &reached[usize::try_from(*key).unwrap_or_default()];
+            new = !reached.iter().any(|reached| reached.holds(place.1));
+            last = Some(place);
+        }
         kept += usize::from(new);
         keep.append(new);
     }

@@ -28,12 +28,11 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow_array::builder::{ArrayBuilder, Int64Builder, ListBuilder, StringBuilder, TimestampMicrosecondBuilder};
-use arrow_array::types::Int32Type;
-use arrow_array::{ArrayRef, DictionaryArray, Int32Array, StringArray};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 
-use crate::PartitionId;
+mod builder;
+
+pub use builder::EnvelopeBuilder;
 
 /// Name of the operation column.
 pub const OP: &str = "__op";
@@ -118,149 +117,4 @@ pub fn before_field(columns: &Schema) -> Arc<Field> {
 /// Whether `column` is a reserved name.
 pub fn is_reserved(column: &str) -> bool {
     column.starts_with(RESERVED_PREFIX)
-}
-
-/// Builds the six reserved columns, one row at a time.
-pub struct EnvelopeBuilder {
-    op: StringBuilder,
-    partition: Partitions,
-    position: StringBuilder,
-    ordinal: Int64Builder,
-    committed_at: TimestampMicrosecondBuilder,
-    unchanged: ListBuilder<StringBuilder>,
-}
-
-impl Default for EnvelopeBuilder {
-    fn default() -> Self {
-        Self {
-            op: StringBuilder::new(),
-            partition: Partitions::default(),
-            position: StringBuilder::new(),
-            ordinal: Int64Builder::new(),
-            committed_at: TimestampMicrosecondBuilder::new().with_timezone("UTC"),
-            unchanged: ListBuilder::new(StringBuilder::new()),
-        }
-    }
-}
-
-impl EnvelopeBuilder {
-    /// Appends a row. `position` is the text of a [`Position::At`](crate::Position::At);
-    /// `committed_at` counts microseconds since the Unix epoch.
-    pub fn append(&mut self, op: Op, partition: &PartitionId, position: &str, ordinal: i64, committed_at: Option<i64>) {
-        self.append_partial(op, partition, position, ordinal, committed_at, &[]);
-    }
-
-    /// Appends a row in which the columns named by `unchanged` were not sent by the source. A
-    /// create has such columns only right behind the delete of the row that it moves.
-    pub fn append_partial(
-        &mut self,
-        op: Op,
-        partition: &PartitionId,
-        position: &str,
-        ordinal: i64,
-        committed_at: Option<i64>,
-        unchanged: &[&str],
-    ) {
-        self.op.append_value(op.letter());
-        self.partition.append(partition);
-        self.position.append_value(position);
-        self.ordinal.append_value(ordinal);
-        self.committed_at.append_option(committed_at);
-        for name in unchanged {
-            self.unchanged.values().append_value(name);
-        }
-        self.unchanged.append(!unchanged.is_empty());
-    }
-
-    /// Rows appended since the last [`finish`](Self::finish).
-    pub fn len(&self) -> usize {
-        self.op.len()
-    }
-
-    /// Whether no row was appended since the last [`finish`](Self::finish).
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The columns in the order of [`fields`]; the builder is empty afterwards.
-    pub fn finish(&mut self) -> Vec<ArrayRef> {
-        vec![
-            Arc::new(self.op.finish()),
-            Arc::new(self.partition.finish()),
-            Arc::new(self.position.finish()),
-            Arc::new(self.ordinal.finish()),
-            Arc::new(self.committed_at.finish()),
-            Arc::new(self.unchanged.finish()),
-        ]
-    }
-}
-
-/// Builds the partition column. Rows of one partition follow each other, so that nothing need be
-/// looked up for nearly all of them.
-#[derive(Default)]
-struct Partitions {
-    keys: Vec<i32>,
-    named: Vec<PartitionId>,
-    last: usize,
-}
-
-impl Partitions {
-    fn append(&mut self, partition: &PartitionId) {
-        if self.named.get(self.last) != Some(partition) {
-            let known = self.named.iter().position(|named| named == partition);
-            self.last = known.unwrap_or(self.named.len());
-            if known.is_none() {
-                self.named.push(partition.clone());
-            }
-        }
-        self.keys.push(self.last as i32);
-    }
-
-    fn finish(&mut self) -> DictionaryArray<Int32Type> {
-        let Self { keys, named, .. } = std::mem::take(self);
-        let names = StringArray::from_iter_values(named.iter().map(PartitionId::as_str));
-        DictionaryArray::new(Int32Array::from(keys), Arc::new(names))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use arrow_array::cast::AsArray;
-    use arrow_array::{Array, RecordBatch};
-
-    use super::*;
-
-    #[test]
-    fn built_columns_have_the_declared_types() {
-        let mut envelope = EnvelopeBuilder::default();
-        let partition = PartitionId::new("shop", "wal");
-        envelope.append(Op::Create, &partition, "01", 0, Some(7));
-        envelope.append_partial(Op::Update, &partition, "01", 1, None, &["body"]);
-        let schema = Arc::new(Schema::new(fields().collect::<Vec<_>>()));
-        let batch = RecordBatch::try_new(schema, envelope.finish()).unwrap();
-        assert_eq!(batch.num_rows(), 2);
-        assert!(batch.column_by_name(UNCHANGED).unwrap().is_null(0));
-        assert!(envelope.is_empty());
-    }
-
-    #[test]
-    fn each_row_has_its_partition() {
-        let mut envelope = EnvelopeBuilder::default();
-        for round in 0..2 {
-            let names = ["t/0", "t/1", "t/1", "t/0", "t/2"];
-            for name in &names[round..] {
-                envelope.append(Op::Create, &PartitionId::new("s", name), "01", 0, None);
-            }
-            let columns = envelope.finish();
-            let partitions = columns[1].as_dictionary::<Int32Type>();
-            let found: Vec<_> = partitions
-                .downcast_dict::<StringArray>()
-                .unwrap()
-                .into_iter()
-                .flatten()
-                .collect();
-            let expected: Vec<_> = names[round..].iter().map(|name| format!("s/{name}")).collect();
-            assert_eq!(found, expected);
-        }
-    }
 }

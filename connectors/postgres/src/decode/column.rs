@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow_array::ArrayRef;
 use arrow_array::builder::{
     BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Decimal256Builder, Float32Builder, Float64Builder,
-    Int16Builder, Int32Builder, Int64Builder, StringBuilder, Time64MicrosecondBuilder, TimestampMicrosecondBuilder,
+    Int16Builder, Int32Builder, Int64Builder, PrimitiveBuilder, StringBuilder, Time64MicrosecondBuilder,
+    TimestampMicrosecondBuilder,
 };
+use arrow_array::{Array, ArrayRef, ArrowPrimitiveType};
 
 use super::column_type::{ColumnType, Form, Scalar, TextForm};
 use super::list::ListColumn;
@@ -113,6 +114,31 @@ impl ColumnBuilder {
                 form: form.clone(),
                 scratch: String::new(),
             },
+        }
+    }
+
+    /// Makes room for `rows` values, and for `bytes` of those of any length. Nothing may have been appended yet.
+    pub(super) fn reserve(&mut self, rows: usize, bytes: usize) {
+        fn primitive<T: ArrowPrimitiveType>(values: &mut PrimitiveBuilder<T>, rows: usize) {
+            // The type may have a scale or a time zone.
+            let data_type = values.finish().data_type().clone();
+            *values = PrimitiveBuilder::with_capacity(rows).with_data_type(data_type);
+        }
+        match self {
+            Self::Bool(values) => *values = BooleanBuilder::with_capacity(rows),
+            Self::Int16(values) => primitive(values, rows),
+            Self::Int32(values) => primitive(values, rows),
+            Self::Int64(values) | Self::Oid(values) => primitive(values, rows),
+            Self::Float32(values) => primitive(values, rows),
+            Self::Float64(values) => primitive(values, rows),
+            Self::Date(values) => primitive(values, rows),
+            Self::Time(values) => primitive(values, rows),
+            Self::Timestamp(values) => primitive(values, rows),
+            Self::Decimal128 { values, .. } => primitive(values, rows),
+            Self::Decimal256 { values, .. } => primitive(values, rows),
+            Self::Bytes { values, .. } => *values = BinaryBuilder::with_capacity(rows, bytes),
+            Self::Text { values, .. } => *values = StringBuilder::with_capacity(rows, bytes),
+            Self::List(_) | Self::Vector(_) => {}
         }
     }
 

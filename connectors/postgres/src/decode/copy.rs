@@ -4,6 +4,8 @@
 //! rows of length-prefixed fields, then a field count of -1. The server happens to send a
 //! row per message; nothing here depends on it.
 
+use std::ops::Range;
+
 use super::ProtocolError;
 use super::reader::Reader;
 
@@ -17,7 +19,12 @@ pub(crate) struct CopyDecoder {
     stage: Stage,
     /// The start of a row, or of the header, whose rest has not arrived.
     partial: Vec<u8>,
+    /// Where the fields of the present row are.
+    fields: Vec<Field>,
 }
+
+/// A field's place among the bytes of its row; `None` is SQL NULL.
+type Field = Option<Range<usize>>;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -27,10 +34,10 @@ enum Stage {
     Ended,
 }
 
-/// One row of a copy stream. Its bytes were checked when it was read.
+/// One row of a copy stream.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CopyRow<'a> {
-    fields: u16,
+    fields: &'a [Field],
     bytes: &'a [u8],
 }
 
@@ -40,24 +47,25 @@ impl<'a> CopyRow<'a> {
     /// # Errors
     /// If there is no field.
     pub(crate) fn split_first(self) -> Result<(Option<&'a [u8]>, Self), ProtocolError> {
-        let fields = self.fields.checked_sub(1);
-        let fields = fields.ok_or(ProtocolError::ColumnCount { expected: 1, found: 0 })?;
-        let mut reader = Reader::new(self.bytes);
-        let first = read_field(&mut reader)?;
-        let bytes = reader.rest();
-        Ok((first, Self { fields, bytes }))
+        let (first, fields) = self
+            .fields
+            .split_first()
+            .ok_or(ProtocolError::ColumnCount { expected: 1, found: 0 })?;
+        let first = first.clone().map(|place| &self.bytes[place]);
+        Ok((first, Self { fields, ..self }))
     }
 
     /// How many fields there are.
     pub(crate) fn len(&self) -> usize {
-        usize::from(self.fields)
+        self.fields.len()
     }
 
     /// The fields; `None` is SQL NULL.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Option<&'a [u8]>> + Clone + use<'a> {
-        let mut reader = Reader::new(self.bytes);
-        // `read_row` walked over the same bytes, so none of these reads fails.
-        (0..self.fields).map_while(move |_| read_field(&mut reader).ok())
+        let bytes = self.bytes;
+        self.fields
+            .iter()
+            .map(move |place| place.clone().map(|place| &bytes[place]))
     }
 }
 
@@ -72,11 +80,11 @@ impl CopyDecoder {
         mut row: impl FnMut(CopyRow<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.partial.is_empty() {
-            let used = consume(&mut self.stage, bytes, &mut row)?;
+            let used = consume(&mut self.stage, &mut self.fields, bytes, &mut row)?;
             self.partial.extend_from_slice(&bytes[used..]);
         } else {
             self.partial.extend_from_slice(bytes);
-            let used = consume(&mut self.stage, &self.partial, &mut row)?;
+            let used = consume(&mut self.stage, &mut self.fields, &self.partial, &mut row)?;
             self.partial.drain(..used);
         }
         Ok(())
@@ -103,6 +111,7 @@ impl CopyDecoder {
 /// Reads as many whole items as `bytes` holds and returns how many bytes they took.
 fn consume<E: From<ProtocolError>>(
     stage: &mut Stage,
+    fields: &mut Vec<Field>,
     bytes: &[u8],
     row: &mut impl FnMut(CopyRow<'_>) -> Result<(), E>,
 ) -> Result<usize, E> {
@@ -113,9 +122,9 @@ fn consume<E: From<ProtocolError>>(
             Stage::Ended if ahead.rest().is_empty() => break,
             Stage::Ended => return Err(ProtocolError::Trailing.into()),
             Stage::Header => read_header(&mut ahead).map(|()| *stage = Stage::Rows),
-            Stage::Rows => match read_row(&mut ahead) {
-                Ok(Some(found)) => {
-                    row(found)?;
+            Stage::Rows => match read_row(&mut ahead, fields) {
+                Ok(Some(bytes)) => {
+                    row(CopyRow { fields, bytes })?;
                     Ok(())
                 }
                 Ok(None) => {
@@ -149,30 +158,27 @@ fn read_header(reader: &mut Reader<'_>) -> Result<(), ProtocolError> {
     reader.bytes(extension).map(drop)
 }
 
-/// The next row; `None` for the trailer.
-fn read_row<'a>(reader: &mut Reader<'a>) -> Result<Option<CopyRow<'a>>, ProtocolError> {
-    let fields = match reader.i16()? {
+/// The bytes of the next row, whose fields are put into `fields`; `None` for the trailer.
+fn read_row<'a>(reader: &mut Reader<'a>, fields: &mut Vec<Field>) -> Result<Option<&'a [u8]>, ProtocolError> {
+    let count = match reader.i16()? {
         -1 => return Ok(None),
         count => u16::try_from(count).map_err(|_| ProtocolError::UnknownContent("a row's field count"))?,
     };
-    let start = reader.rest();
-    for _ in 0..fields {
-        read_field(reader)?;
+    let row = reader.rest();
+    fields.clear();
+    for _ in 0..count {
+        let length = reader.i32()?;
+        let start = row.len() - reader.rest().len();
+        fields.push(match length {
+            -1 => None,
+            length => {
+                let length = usize::try_from(length).map_err(|_| ProtocolError::UnknownContent("a field's length"))?;
+                reader.bytes(length)?;
+                Some(start..start + length)
+            }
+        });
     }
-    Ok(Some(CopyRow {
-        fields,
-        bytes: &start[..start.len() - reader.rest().len()],
-    }))
-}
-
-fn read_field<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, ProtocolError> {
-    match reader.i32()? {
-        -1 => Ok(None),
-        len => {
-            let len = usize::try_from(len).map_err(|_| ProtocolError::UnknownContent("a field's length"))?;
-            reader.bytes(len).map(Some)
-        }
-    }
+    Ok(Some(&row[..row.len() - reader.rest().len()]))
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, BooleanArray, RecordBatch, StructArray};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, StructArray};
 use arrow_buffer::NullBufferBuilder;
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use millstream_core::quarantine::{QuarantineBuilder, Raw, RowPlace};
 use millstream_core::{ChangeBatch, EnvelopeBuilder, Error, ErrorKind, Op, PartitionId, Result, TableSchema};
@@ -59,6 +60,14 @@ pub(crate) struct TableDecoder {
     rejects: QuarantineBuilder,
     /// Values that were left out and that no old row told; `None` if nobody wants to know.
     gaps: Option<Gaps>,
+    /// What the last batch took. The next takes about as much, so that it need not be found out by growing.
+    room: Option<Room>,
+}
+
+struct Room {
+    rows: usize,
+    /// Bytes of each column whose values have any length.
+    bytes: Vec<usize>,
 }
 
 struct BeforeImage {
@@ -115,6 +124,7 @@ impl TableDecoder {
             refused: Vec::new(),
             rejects: QuarantineBuilder::default(),
             gaps: None,
+            room: None,
         }
     }
 
@@ -239,6 +249,10 @@ impl TableDecoder {
                 .caused_by(error)
         };
         let mut arrays: Vec<ArrayRef> = self.columns.iter_mut().map(ColumnBuilder::finish).collect();
+        self.room = Some(Room {
+            rows: total,
+            bytes: arrays.iter().map(bytes_of_any_length).collect(),
+        });
         arrays.extend(self.envelope.finish());
         if let Some(before) = &mut self.before {
             let fields = self.schema.columns.fields().clone();
@@ -311,6 +325,16 @@ impl TableDecoder {
         self.types = types;
     }
 
+    /// Gives the columns the room that the batch before has told.
+    fn make_room(&mut self) {
+        let Some(Room { rows, bytes }) = self.room.take() else {
+            return;
+        };
+        for (column, bytes) in self.columns.iter_mut().zip(bytes) {
+            column.reserve(rows, bytes);
+        }
+    }
+
     /// Appends a row, or rejects it; either way every builder grows by one.
     fn append<'a, V>(&mut self, context: &ChangeContext<'_>, types: &[ColumnType], row: &Row<'a, V>)
     where
@@ -318,6 +342,9 @@ impl TableDecoder {
     {
         let mut unchanged = Vec::new();
         let at = self.envelope.len();
+        if at == 0 {
+            self.make_room();
+        }
         if let Some(before) = &mut self.before {
             before.append(row.before, at);
         }
@@ -434,6 +461,15 @@ fn told<'a>(old: Option<&'a OldTuple<'a>>, in_key: bool, index: usize, value: Tu
         (TupleValue::Unchanged, Some(OldTuple::Full(old))) => old.iter().nth(index).unwrap_or(value),
         (TupleValue::Unchanged, Some(OldTuple::Key(old))) if in_key => old.iter().nth(index).unwrap_or(value),
         _ => value,
+    }
+}
+
+/// The bytes of a column whose values have any length; 0 of any other.
+fn bytes_of_any_length(column: &ArrayRef) -> usize {
+    match column.data_type() {
+        DataType::Utf8 => column.as_string::<i32>().value_data().len(),
+        DataType::Binary => column.as_binary::<i32>().value_data().len(),
+        _ => 0,
     }
 }
 
