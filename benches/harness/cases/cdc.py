@@ -32,6 +32,8 @@ BEGIN
 END $$;
 """
 FIRST_OF_THE_LARGE = 1_000_000_000
+# As in the case of latency: both are measured of one configuration.
+EVERY = "250ms"
 COLUMNS = {"id": "BIGINT", "account": "INTEGER", "amount": "DECIMAL(12,2)", "note": "VARCHAR", "placed_at": "TIMESTAMPTZ"}
 HASHED = "id, account, amount, note, epoch_us(placed_at)"
 
@@ -66,7 +68,7 @@ class Drain:
         self.cluster.sql(TABLE)
         self.cluster.sql("SELECT pg_create_logical_replication_slot('others', 'pgoutput')")
         for name, models in ours.items():
-            project = self.prepared[name] = Project.new({"drain": of_postgres(name, "orders", models=models)})
+            project = self.prepared[name] = Project.new({"drain": of_postgres(name, "orders", models=models, every=EVERY)})
             table = "clean" if models else "orders"
             with Daemon(self.context.binary, project, DB_URL=self.cluster.dsn) as daemon:
                 daemon.wait("the stream", lambda: streams(project, table), pause_s=0.05)

@@ -22,6 +22,10 @@ const RETRIES: u32 = 8;
 /// How long a look at the next record may keep a writer from reporting another fault.
 const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
+/// Versions from one hint to the next: a request for each commit would cost more than it saves, and
+/// behind a hint one answer of a store lists up to a thousand.
+const HINT_EVERY: u64 = 100;
+
 /// The commit log of one table.
 #[derive(Debug, Clone)]
 pub(crate) struct CommitLog {
@@ -122,9 +126,13 @@ impl CommitLog {
         Some(hint.version)
     }
 
-    /// Leaves a hint for the next open, which then need not list all records. In a local folder
-    /// it saves nothing, as the whole folder is read in any case. Only a matter of speed, so that a failure is no error.
+    /// Leaves a hint for the next open, which then need not list all records, at every version that is
+    /// a multiple of [`HINT_EVERY`]. In a local folder it saves nothing, as the whole folder is read in any
+    /// case. Only a matter of speed, so that a failure is no error.
     pub(crate) async fn leave_hint(&self, version: u64) {
+        if !version.is_multiple_of(HINT_EVERY) {
+            return;
+        }
         let json = format!("{{\"version\":{version}}}");
         if let Err(error) = self.store().put(&self.folder.clone().join(HINT), json.into()).await {
             tracing::debug!(table = self.table, %error, "cannot leave a hint to the newest commit");

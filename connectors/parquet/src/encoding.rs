@@ -1,24 +1,31 @@
 //! Which columns of a file are worth a dictionary.
 //!
 //! A dictionary pays where values repeat. Where they do not, the encoder looks each one up in vain
-//! until the dictionary is full, and begins anew with every row group. The first rows of a file tell
+//! until the dictionary is full, and begins anew with every row group. The first batch of a file tells
 //! which columns are so, for some files after it too: to look costs as much as to encode some hundred
-//! rows. What they do not show costs a little space or time, and nothing else.
+//! rows. What it does not show costs a little space or time, and nothing else.
 
 use std::collections::HashSet;
 
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch, UInt64Array};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{ArrowError, SchemaRef};
+use arrow_select::take::take;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 
-/// How many of the first rows are looked at.
+/// How many rows are looked at.
 const SAMPLE: usize = 1024;
+/// How many of them follow each other.
+const NEIGHBOURS: usize = 16;
 /// With fewer values than this nothing is said.
 const LEAST: usize = 64;
 /// For so many rows that were looked at, one more file is taken to be like them.
 const ROWS_PER_FILE: usize = 16;
+/// So many times as many rows are looked at, whatever fewer have told.
+const TELLS_MORE: usize = 4;
+/// A batch of so many rows tells as much as any.
+const WIDE: usize = 8 * SAMPLE;
 
 /// What the last rows that were looked at have told.
 #[derive(Default)]
@@ -32,6 +39,8 @@ struct Told {
     unlike: Vec<ColumnPath>,
     /// For so many more files.
     files: usize,
+    /// For batches of fewer rows than this.
+    below: usize,
 }
 
 impl Dictionaries {
@@ -40,7 +49,7 @@ impl Dictionaries {
         let valid = self
             .told
             .take()
-            .filter(|told| told.files > 0 && told.schema == rows.schema());
+            .filter(|told| told.files > 0 && rows.num_rows() < told.below && told.schema == rows.schema());
         let mut told = valid.unwrap_or_else(|| look(rows));
         told.files = told.files.saturating_sub(1);
         let mut builder = WriterPropertiesBuilder::from(properties);
@@ -53,6 +62,7 @@ impl Dictionaries {
 }
 
 fn look(rows: &RecordBatch) -> Told {
+    let count = rows.num_rows();
     let columns = rows.schema_ref().fields().iter().zip(rows.columns());
     let unlike = columns.filter(|(_, column)| nearly_all_unlike(column).unwrap_or(false));
     Told {
@@ -60,15 +70,20 @@ fn look(rows: &RecordBatch) -> Told {
         unlike: unlike
             .map(|(field, _)| ColumnPath::from(field.name().as_str()))
             .collect(),
-        files: rows.num_rows().min(SAMPLE) / ROWS_PER_FILE,
+        files: count.min(SAMPLE) / ROWS_PER_FILE,
+        below: if count < WIDE { count * TELLS_MORE } else { usize::MAX },
     }
 }
 
+/// Whether a dictionary would find next to none of the values again.
 fn nearly_all_unlike(column: &ArrayRef) -> Result<bool, ArrowError> {
-    let sample = column.slice(0, column.len().min(SAMPLE));
-    let values = sample.len() - sample.null_count();
     // A nested column's values are those of columns below it.
-    if sample.data_type().is_nested() || values < LEAST {
+    if column.data_type().is_nested() {
+        return Ok(false);
+    }
+    let sample = sample(column)?;
+    let values = sample.len() - sample.null_count();
+    if values < LEAST {
         return Ok(false);
     }
     let converter = RowConverter::new(vec![SortField::new(sample.data_type().clone())])?;
@@ -77,6 +92,24 @@ fn nearly_all_unlike(column: &ArrayRef) -> Result<bool, ArrowError> {
     // Of some thousand values that take turns at random nine tenths of a sample are different ones, and
     // a dictionary pays.
     Ok(distinct.len() * 100 >= values * 98)
+}
+
+/// Rows from all over the column, a few neighbours from each place.
+///
+/// A key comes again soon after, when its row is updated, and then never more: so the rows must not all
+/// be from one place. But a value that its neighbours have too is quicker to look up than to compress.
+fn sample(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    if column.len() <= SAMPLE {
+        return Ok(column.clone());
+    }
+    let part = column.len() / (SAMPLE / NEIGHBOURS);
+    // Not at equal distances, or values that take turns would not be met again.
+    let first = |number: usize| number * part + number * number * 7919 % (part - NEIGHBOURS + 1);
+    let rows = (0..SAMPLE / NEIGHBOURS)
+        .map(first)
+        .flat_map(|first| first..first + NEIGHBOURS);
+    let rows = UInt64Array::from_iter_values(rows.map(|row| row as u64));
+    take(column, &rows, None)
 }
 
 #[cfg(test)]
@@ -115,10 +148,27 @@ mod tests {
     }
 
     #[test]
+    fn values_that_come_again_soon_or_never_have_none_and_runs_have_one() {
+        // A fifth of the changes are updates of rows that came a hundred changes before.
+        let changed = |change: i64| if change % 5 == 4 { change - 103 } else { change };
+        assert!(!has_dictionary(Arc::new(Int64Array::from_iter_values(
+            (0..50_000).map(changed)
+        ))));
+        // Transactions of four rows.
+        assert!(has_dictionary(Arc::new(Int64Array::from_iter_values(
+            (0..50_000).map(|row| row / 4)
+        ))));
+        // In turn, so that neighbours are different ones.
+        assert!(has_dictionary(Arc::new(Int64Array::from_iter_values(
+            (0..50_000).map(|row| row % 10_007)
+        ))));
+    }
+
+    #[test]
     fn what_many_rows_told_holds_for_more_files_than_what_few_did() {
         let rows = |column: ArrayRef| RecordBatch::try_from_iter([("c", column)]).unwrap();
         let unlike = |count: i64| rows(Arc::new(Int64Array::from_iter_values(0..count)));
-        let alike = rows(Arc::new(Int64Array::from(vec![1; 5000])));
+        let alike = |count: usize| rows(Arc::new(Int64Array::from(vec![1; count])));
         let column = ColumnPath::from("c");
         for (count, files) in [(5000, 64), (160, 10), (64, 4)] {
             let mut dictionaries = Dictionaries::default();
@@ -127,8 +177,28 @@ mod tests {
                 properties.dictionary_enabled(&column)
             };
             assert!(!has_one(&unlike(count)));
-            let held = (1..).take_while(|_| !has_one(&alike)).count();
+            let like_it = alike(count as usize);
+            let held = (1..).take_while(|_| !has_one(&like_it)).count();
             assert_eq!(held, files - 1, "{count} rows");
+        }
+    }
+
+    #[test]
+    fn many_more_rows_are_looked_at_whatever_few_have_told() {
+        let unlike: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100));
+        for (count, has_one) in [(399, false), (400, true)] {
+            let mut dictionaries = Dictionaries::default();
+            let mut told = |column: ArrayRef| {
+                let rows = RecordBatch::try_from_iter([("c", column)]).unwrap();
+                let properties = dictionaries.chosen(WriterProperties::default(), &rows);
+                properties.dictionary_enabled(&ColumnPath::from("c"))
+            };
+            assert!(!told(unlike.clone()));
+            assert_eq!(
+                told(Arc::new(Int64Array::from(vec![1; count]))),
+                has_one,
+                "{count} rows"
+            );
         }
     }
 

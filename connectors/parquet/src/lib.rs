@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! <url>/<table>/_commits/00000000000000000001.json   one record per commit: files, schema, positions
-//! <url>/<table>/_commits/_last.json                  a hint where the newest commit is; never trusted
+//! <url>/<table>/_commits/_last.json                  a hint where the newest commit is, left at every hundredth; never trusted
 //! <url>/<table>/data/[day_placed_at=2026-01-31/]g00000001-1a2b3c4d-000001.parquet
 //! <url>/<table>/_quarantine/g00000001-1a2b3c4d-000002.parquet    rejected rows
 //! ```

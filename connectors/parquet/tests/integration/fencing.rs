@@ -4,8 +4,9 @@ use millstream_core::ErrorKind;
 use millstream_core::config::Size;
 use millstream_parquet::Compression;
 use millstream_testkit::change_log::change_rows;
+use object_store::ObjectStoreExt;
 
-use crate::lake::{Lake, advance, commit, commit_orders, incompressible_orders, orders, some_orders};
+use crate::lake::{Lake, advance, checkpoint, commit, commit_orders, incompressible_orders, orders, some_orders};
 
 #[tokio::test]
 async fn a_second_writer_fences_the_first_for_good() {
@@ -82,4 +83,30 @@ async fn of_writers_that_open_together_one_may_commit() {
         .map(|record| record.generation)
         .collect();
     assert_eq!(generations, [1, 2, 3, 4, 4]);
+}
+
+#[tokio::test]
+async fn the_newest_of_many_commits_is_found_whatever_the_hint_says() {
+    let lake = Lake::in_memory().await;
+    let mut writer = lake.open(&orders()).await.unwrap();
+    for order in 0..102 {
+        assert_eq!(
+            lake.objects("orders", "_commits").await.contains("_commits/_last.json"),
+            order >= 99
+        );
+        commit_orders(&mut writer, order, 1).await.unwrap();
+    }
+    assert_eq!(
+        lake.content("orders", "_commits/_last.json").await,
+        r#"{"version":100}"#
+    );
+    // As it was left, of a record that is not there, and of another's making.
+    for hint in [None, Some(r#"{"version":999}"#), Some("?")] {
+        if let Some(hint) = hint {
+            let path = lake.path("orders", "_commits/_last.json");
+            lake.store.put(&path, hint.into()).await.unwrap();
+        }
+        let opened = lake.open(&orders()).await.unwrap();
+        assert_eq!(*opened.checkpoint(), checkpoint(102), "{hint:?}");
+    }
 }
