@@ -28,7 +28,7 @@ sources:
 sinks:
   lake:
     parquet: {url: "LAKE"}
-    commit: {every: 1s, idle_every: 1s}
+    commit: {every: 250ms, idle_every: 1s}
 """
 COLUMNS = {
     "id": "BIGINT", "user": "BIGINT", "session": "VARCHAR", "sent_at": "BIGINT", "url": "VARCHAR", "agent": "VARCHAR",

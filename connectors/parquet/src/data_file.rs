@@ -26,10 +26,6 @@ use crate::upload::Upload;
 /// wants large ones.
 const ROW_GROUP_ROWS: usize = 256 * 1024;
 
-/// Bytes of a dictionary at most. A larger one saves little space, and to look values up in it costs more
-/// than to compress them.
-const DICTIONARY_BYTES: usize = 256 << 10;
-
 /// A data file could not be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WriteFault {
@@ -66,7 +62,6 @@ pub(crate) fn properties(compression: Compression, table: &str, commit_id: &str)
     let metadata = [("millstream.table", table), ("millstream.commit", commit_id)];
     WriterProperties::builder()
         .set_compression(codec)
-        .set_dictionary_page_size_limit(DICTIONARY_BYTES)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_created_by(concat!("millstream version ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_key_value_metadata(Some(

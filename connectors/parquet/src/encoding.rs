@@ -26,6 +26,9 @@ const ROWS_PER_FILE: usize = 16;
 const TELLS_MORE: usize = 4;
 /// A batch of so many rows tells as much as any.
 const WIDE: usize = 8 * SAMPLE;
+/// Bytes of a dictionary of numbers at most. A larger one saves little, and to look numbers up in it costs
+/// more than to compress them.
+const NUMBERS_BYTES: usize = 256 << 10;
 
 /// What the last rows that were looked at have told.
 #[derive(Default)]
@@ -53,6 +56,12 @@ impl Dictionaries {
         let mut told = valid.unwrap_or_else(|| look(rows));
         told.files = told.files.saturating_sub(1);
         let mut builder = WriterPropertiesBuilder::from(properties);
+        for field in rows.schema_ref().fields() {
+            if field.data_type().primitive_width().is_some() {
+                let column = ColumnPath::from(field.name().as_str());
+                builder = builder.set_column_dictionary_page_size_limit(column, NUMBERS_BYTES);
+            }
+        }
         for column in &told.unlike {
             builder = builder.set_column_dictionary_enabled(column.clone(), false);
         }

@@ -152,7 +152,6 @@ impl Sink for ParquetSink {
         self.probed.get_or_try_init(|| probe::probe(&self.storage)).await?;
         let log = CommitLog::new(self.storage.clone(), &table.name);
         let (head, schema) = self.take_over(&table, &log).await?;
-        log.leave_hint(head.version).await;
         failpoint::pass("parquet::after-open")?;
         failpoint::pass("parquet::before-sweep")?;
         let sweeping = Sweeping::begin(&self.storage, &table.name, &head).await;

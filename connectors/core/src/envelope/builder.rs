@@ -145,12 +145,15 @@ impl EnvelopeBuilder {
 
     /// Null but for the partial rows.
     fn write_unchanged(&mut self, rows: usize) -> ArrayRef {
+        let item = Arc::new(Field::new_list_field(DataType::Utf8, true));
+        if self.partial.is_empty() {
+            return Arc::new(ListArray::new_null(item, rows));
+        }
         let mut lengths = vec![0; rows];
         for &(row, names) in &self.partial {
             lengths[row] = names;
         }
         let partial: NullBuffer = lengths.iter().map(|names| *names > 0).collect();
-        let item = Arc::new(Field::new_list_field(DataType::Utf8, true));
         let names = Arc::new(self.unchanged.finish());
         Arc::new(ListArray::new(
             item,

@@ -21,6 +21,11 @@ use crate::clock;
 /// The `check` under which quarantine files rows that could not be decoded.
 const CHECK: &str = "decode";
 
+/// The most room for a column's values, and for bytes of those of any length: a table that had a large
+/// batch once may have a row of its own in each of the next.
+const MOST_ROWS: usize = 8 * 1024;
+const MOST_BYTES: usize = 256 << 10;
+
 /// Where a change stands in its partition.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ChangeContext<'a> {
@@ -62,6 +67,8 @@ pub(crate) struct TableDecoder {
     gaps: Option<Gaps>,
     /// What the last batch took. The next takes about as much, so that it need not be found out by growing.
     room: Option<Room>,
+    /// The rows that the columns have been given room for.
+    made_room_for: usize,
 }
 
 struct Room {
@@ -125,6 +132,7 @@ impl TableDecoder {
             rejects: QuarantineBuilder::default(),
             gaps: None,
             room: None,
+            made_room_for: 0,
         }
     }
 
@@ -249,9 +257,17 @@ impl TableDecoder {
                 .caused_by(error)
         };
         let mut arrays: Vec<ArrayRef> = self.columns.iter_mut().map(ColumnBuilder::finish).collect();
+        if total < self.made_room_for / 2 {
+            // What is held counts against the bounds of memory, used or not.
+            arrays.iter_mut().for_each(Array::shrink_to_fit);
+        }
+        self.made_room_for = 0;
         self.room = Some(Room {
-            rows: total,
-            bytes: arrays.iter().map(bytes_of_any_length).collect(),
+            rows: total.min(MOST_ROWS),
+            bytes: arrays
+                .iter()
+                .map(|column| bytes_of_any_length(column).min(MOST_BYTES))
+                .collect(),
         });
         arrays.extend(self.envelope.finish());
         if let Some(before) = &mut self.before {
@@ -333,6 +349,7 @@ impl TableDecoder {
         for (column, bytes) in self.columns.iter_mut().zip(bytes) {
             column.reserve(rows, bytes);
         }
+        self.made_room_for = rows;
     }
 
     /// Appends a row, or rejects it; either way every builder grows by one.

@@ -274,3 +274,21 @@ fn what_was_left_out_is_noted_for_whoever_asks() {
     decoder.note_gaps(None);
     assert_eq!(rows(&mut decoder).rows, []);
 }
+
+#[test]
+fn a_small_batch_behind_a_large_one_is_small() {
+    let mut decoder = decoder(false);
+    let note = "x".repeat(1000);
+    let row = encode(&[Binary(&[0, 0, 0, 7]), Text(note.as_bytes()), Null]);
+    let mut bytes_of = |rows: usize| {
+        for _ in 0..rows {
+            decoder.insert(&CONTEXT, &tuple(&row)).unwrap();
+        }
+        decoder.finish().unwrap().unwrap().bytes()
+    };
+    let alone = bytes_of(1);
+    let large = bytes_of(10_000);
+    assert!(large > 10_000_000, "{large}");
+    let small = bytes_of(1);
+    assert!(small <= alone, "{small} bytes, and {alone} of one row alone");
+}

@@ -1,6 +1,6 @@
 //! What the tables of a run are as it begins.
 
-use millstream_core::{Result, TableId};
+use millstream_core::{Error, ErrorKind, Result, TableId};
 
 use super::read_tables;
 use super::snapshot::LONGEST_LOCK;
@@ -33,10 +33,10 @@ pub(crate) async fn describe(
     let mut types = TypeNames::default();
     let mut found = Vec::new();
     if !others.is_empty() {
-        let limit = locked.map_or(0, |_| LONGEST_LOCK.as_millis());
-        sql.query(&format!("SET lock_timeout = {limit}"))
-            .await
-            .map_err(failed)?;
+        if locked.is_some() {
+            let limit = format!("SET lock_timeout = {}", LONGEST_LOCK.as_millis());
+            sql.query(&limit).await.map_err(failed)?;
+        }
         found = read_tables(settings, sql, &others).await?;
         let used = found.iter().flat_map(CatalogTable::types);
         types.catalog = catalog::read_types(sql, used).await.map_err(failed)?;
@@ -46,11 +46,13 @@ pub(crate) async fn describe(
     }
     let mut shapes = Vec::with_capacity(wanted.len());
     for id in wanted {
-        let table = known.iter().chain(&found).find(|table| table.id == *id);
-        if let Some(table) = table {
-            types.learn(&table.columns);
-            shapes.push(Shape::of(table, settings.forms));
-        }
+        let mut tables = known.iter().chain(&found);
+        let table = tables.find(|table| table.id == *id).ok_or_else(|| {
+            // `read_tables` has an error for each that is missing.
+            Error::new(ErrorKind::Internal, "a table was read and is not among those read").with("table", id)
+        })?;
+        types.learn(&table.columns);
+        shapes.push(Shape::of(table, settings.forms));
     }
     Ok((shapes, types))
 }
