@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{StringBuilder, TimestampMicrosecondBuilder};
+use arrow_array::builder::{ArrayBuilder, ListBuilder, StringBuilder, TimestampMicrosecondBuilder};
 use arrow_array::types::Int32Type;
-use arrow_array::{ArrayRef, DictionaryArray, Int32Array, Int64Array, ListArray, StringArray};
-use arrow_buffer::{NullBuffer, OffsetBuffer};
-use arrow_schema::{DataType, Field};
+use arrow_array::{ArrayRef, DictionaryArray, Int32Array, Int64Array, StringArray};
 
 use super::Op;
 use crate::PartitionId;
@@ -17,16 +15,14 @@ use crate::PartitionId;
 /// all of a transaction. So places are kept as runs, and written out when the columns are.
 #[derive(Default)]
 pub struct EnvelopeBuilder {
-    /// The letter of each row's operation.
-    ops: String,
+    ops: Vec<Op>,
     places: Vec<Place>,
     /// The positions of all places, one behind the other.
     positions: String,
     partitions: Vec<PartitionId>,
     ordinals: Vec<i64>,
-    /// The rows that have columns which were not sent, and how many.
-    partial: Vec<(usize, usize)>,
-    unchanged: StringBuilder,
+    /// The rows that have columns which were not sent, and these.
+    partial: Vec<(usize, Vec<String>)>,
 }
 
 /// What rows that follow each other have in common.
@@ -43,7 +39,7 @@ impl EnvelopeBuilder {
     /// Appends a row. `position` is the text of a [`Position::At`](crate::Position::At);
     /// `committed_at` counts microseconds since the Unix epoch.
     pub fn append(&mut self, op: Op, partition: &PartitionId, position: &str, ordinal: i64, committed_at: Option<i64>) {
-        self.ops.push_str(op.letter());
+        self.ops.push(op);
         self.ordinals.push(ordinal);
         match self.places.last_mut() {
             Some(last)
@@ -69,8 +65,8 @@ impl EnvelopeBuilder {
         unchanged: &[&str],
     ) {
         if !unchanged.is_empty() {
-            self.partial.push((self.len(), unchanged.len()));
-            unchanged.iter().for_each(|name| self.unchanged.append_value(name));
+            let names = unchanged.iter().map(|name| (*name).to_owned());
+            self.partial.push((self.len(), names.collect()));
         }
         self.append(op, partition, position, ordinal, committed_at);
     }
@@ -102,13 +98,12 @@ impl EnvelopeBuilder {
 
     /// The columns in the order of [`fields`](super::fields); the builder is empty afterwards.
     pub fn finish(&mut self) -> Vec<ArrayRef> {
-        let mut built = std::mem::take(self);
+        let built = std::mem::take(self);
         let rows = built.len();
         let (partition, position, committed_at) = built.write_places(rows);
         let unchanged = built.write_unchanged(rows);
-        let letters = OffsetBuffer::from_repeated_length(1, rows);
         vec![
-            Arc::new(StringArray::new(letters, built.ops.into_bytes().into(), None)),
+            Arc::new(StringArray::from_iter_values(built.ops.iter().map(|op| op.letter()))),
             partition,
             position,
             Arc::new(Int64Array::from(built.ordinals)),
@@ -144,23 +139,15 @@ impl EnvelopeBuilder {
     }
 
     /// Null but for the partial rows.
-    fn write_unchanged(&mut self, rows: usize) -> ArrayRef {
-        let item = Arc::new(Field::new_list_field(DataType::Utf8, true));
-        if self.partial.is_empty() {
-            return Arc::new(ListArray::new_null(item, rows));
+    fn write_unchanged(&self, rows: usize) -> ArrayRef {
+        let mut lists = ListBuilder::with_capacity(StringBuilder::new(), rows);
+        for (row, names) in &self.partial {
+            lists.append_nulls(row - lists.len());
+            names.iter().for_each(|name| lists.values().append_value(name));
+            lists.append(true);
         }
-        let mut lengths = vec![0; rows];
-        for &(row, names) in &self.partial {
-            lengths[row] = names;
-        }
-        let partial: NullBuffer = lengths.iter().map(|names| *names > 0).collect();
-        let names = Arc::new(self.unchanged.finish());
-        Arc::new(ListArray::new(
-            item,
-            OffsetBuffer::from_lengths(lengths),
-            names,
-            Some(partial),
-        ))
+        lists.append_nulls(rows - lists.len());
+        Arc::new(lists.finish())
     }
 }
 
