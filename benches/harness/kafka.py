@@ -53,7 +53,7 @@ class Node:
         try:
             self.start(configuration)
         except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            process.discard(self.folder)
             raise
         return self
 
@@ -66,7 +66,7 @@ class Node:
     def __exit__(self, *_: object) -> None:
         self.server.kill()
         self.server.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        process.discard(self.folder)
 
     def java(self, main: str, *arguments: str) -> list[str]:
         logging = f"-Dlog4j2.configurationFile=file:{self.folder}/log4j2.properties"

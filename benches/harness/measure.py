@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-from .process import Usage
+from .process import Usage, warm_memory
 
 
 @dataclass
@@ -60,6 +60,7 @@ def in_turn(case: str, runners: list[Runner], rounds: int) -> dict[str, Result]:
             result = results[runner.name]
             if result.missing or (runner.rounds is not None and turn >= runner.rounds):
                 continue
+            warm_memory()
             try:
                 usage, more = runner.run(turn)
             except Exception as error:

@@ -68,7 +68,7 @@ class Project:
         return Project(folder, folder / "lake")
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        process.discard(self.folder)
 
     def commits(self, table: str) -> list[dict]:
         """The records of a table's commits, in order."""

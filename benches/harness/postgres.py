@@ -98,7 +98,7 @@ class Cluster:
             self.session.close()
         if hasattr(self, "server"):
             process.stop(self.server, signal.SIGINT)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        process.discard(self.folder)
 
     @property
     def dsn(self) -> str:

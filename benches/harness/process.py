@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
+import mmap
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
 GOODBYE_SECONDS = 60
+WARM_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,45 @@ def run(command: list[str], env: dict[str, str] | None = None, timeout_s: float 
     if process.returncode != 0:
         raise Failed(f"{' '.join(command)}: exit code {process.returncode}\n{(said[1] or said[0])[-3000:]}")
     return Usage(wall, usage.ru_utime + usage.ru_stime, rss), said[0]
+
+
+def run_at_once(commands: list[list[str]]) -> Usage:
+    """Runs commands beside each other, and returns the time until the last has ended, and what they took together."""
+    with ThreadPoolExecutor(len(commands)) as pool:
+        started = time.monotonic()
+        usages = [usage for usage, _out in pool.map(run, commands)]
+        wall = time.monotonic() - started
+    return Usage(wall, sum(usage.cpu_s for usage in usages), sum(usage.rss_mib for usage in usages))
+
+
+def warm_memory() -> None:
+    """Uses memory and gives it back, so that what runs next need not wait for it.
+
+    A virtual machine may have memory only once it is touched, and lose it again when it is idle: a page took
+    13 µs then, and so a process of 250 MiB most of a second.
+    """
+    with mmap.mmap(-1, WARM_BYTES) as memory:
+        for at in range(0, WARM_BYTES, mmap.PAGESIZE):
+            memory[at] = 1
+
+
+def discard(folder: Path) -> None:
+    """Frees what a folder's files take; they vanish at the end of the harness.
+
+    Without a journal, as on many virtual machines, ext4 leaves the inode of a deleted file alone for a minute,
+    and looks at all of them for each new file (`recently_deleted`): a fifth of the CPU of a drain into 100 tables.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            os.truncate(path, 0)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def busy_together() -> float:
+    """How many times as long a process takes that keeps a core busy, when one on each core does."""
+    work = [shutil.which("python3") or "python3", "-c", "sum(i * i for i in range(20_000_000))"]
+    alone = min(run(work)[0].wall_s for _ in range(2))
+    return min(run_at_once([work] * len(os.sched_getaffinity(0))).wall_s for _ in range(2)) / alone
 
 
 def _watch(pid: int, name: str, deadline: float) -> tuple[int, resource.struct_rusage, float]:

@@ -47,6 +47,11 @@ pub(crate) fn evaluate(expr: &dyn PhysicalExpr, rows: &RecordBatch, data_type: &
     Ok(Evaluated { values, failures })
 }
 
+/// The values of `expr` over all rows; `None` if there are rows for which it cannot be computed.
+pub(crate) fn over_all(expr: &dyn PhysicalExpr, rows: &RecordBatch, data_type: &DataType) -> Option<ArrayRef> {
+    caught(|| attempt(expr, rows, data_type)).and_then(Result::ok)
+}
+
 fn halve(
     expr: &dyn PhysicalExpr,
     rows: &RecordBatch,

@@ -8,7 +8,7 @@ from ..context import Context
 from ..measure import ratio, say
 from ..millstream import Daemon, Project, of_postgres
 from ..postgres import Cluster
-from ..process import Failed, Usage
+from ..process import Failed, Usage, warm_memory
 from .cdc import streams
 
 
@@ -54,6 +54,7 @@ class Drained:
         until = self.cluster.insert_lsn()
         for table in self.tables[: len(self.names)]:
             self.cluster.sql(f"INSERT INTO {table} VALUES (-1, 0, 0, 'last')")
+        warm_memory()
         behind = f"SELECT count(*) FROM pg_replication_slots WHERE confirmed_flush_lsn < '{until}'"
         with self.daemon() as daemon:
             usage = daemon.usage(daemon.wait("the end of the log", lambda: self.cluster.value(behind) == 0, 0.05))

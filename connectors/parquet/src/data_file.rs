@@ -7,13 +7,15 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, SchemaRef};
 use bytes::Bytes;
+use millstream_core::envelope;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression as Codec, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
 use sha2::{Digest, Sha256};
 
 use crate::config::Compression;
@@ -25,6 +27,10 @@ use crate::upload::Upload;
 /// Rows in a row group at most. Scans that skip by statistics want small groups, compression
 /// wants large ones.
 const ROW_GROUP_ROWS: usize = 256 * 1024;
+
+/// A few values that come in any order: their least and greatest tell a reader nothing, and cost two
+/// comparisons of text for each row.
+const WITHOUT_STATISTICS: [&str; 2] = [envelope::OP, envelope::PARTITION];
 
 /// A data file could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +66,11 @@ pub(crate) fn properties(compression: Compression, table: &str, commit_id: &str)
         Compression::None => Codec::UNCOMPRESSED,
     };
     let metadata = [("millstream.table", table), ("millstream.commit", commit_id)];
-    WriterProperties::builder()
+    let mut builder = WriterProperties::builder();
+    for column in WITHOUT_STATISTICS {
+        builder = builder.set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::None);
+    }
+    builder
         .set_compression(codec)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_created_by(concat!("millstream version ", env!("CARGO_PKG_VERSION")).to_owned())

@@ -16,7 +16,7 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::catalog::session;
-use crate::evaluate::{Evaluated, evaluate};
+use crate::evaluate::{Evaluated, evaluate, over_all};
 use crate::mixed::{self, Mixed};
 use crate::physical::strict;
 
@@ -120,17 +120,20 @@ impl Program {
         self.names.iter().map(String::as_str)
     }
 
-    /// Evaluates the condition on the rows of `subject` alone: rows outside it may lack values,
-    /// so that an evaluation over them could fail.
+    /// Evaluates the condition on the rows of `subject`: what is found of the others does not count.
     pub(super) fn evaluate(&self, rows: &RecordBatch, subject: &BooleanBuffer) -> Verdicts {
         let asked = subject.count_set_bits();
-        let everyone = asked == rows.num_rows();
-        let subset = rows.project(&self.columns).ok().and_then(|projected| {
-            if everyone {
-                Some(projected)
-            } else {
-                filter_record_batch(&projected, &BooleanArray::new(subject.clone(), None)).ok()
-            }
+        let projected = rows.project(&self.columns).ok();
+        // To leave out a few rows costs more than to evaluate them too.
+        if asked * 2 >= rows.num_rows()
+            && let Some(projected) = &projected
+            && let Some(values) = over_all(self.expression.as_ref(), projected, &DataType::Boolean)
+        {
+            return of_all(values.as_boolean(), subject);
+        }
+        // Rows outside it may lack values, so that an evaluation over them can fail.
+        let subset = projected.and_then(|projected| {
+            filter_record_batch(&projected, &BooleanArray::new(subject.clone(), None)).ok()
         });
         let evaluated = subset.and_then(|subset| evaluate(self.expression.as_ref(), &subset, &DataType::Boolean).ok());
         let Some(Evaluated { values, failures }) = evaluated else {
@@ -155,6 +158,19 @@ impl Program {
             no: scatter(&(&!values.values() & &known), subject),
             broken: scatter(&broken.finish(), subject),
         }
+    }
+}
+
+/// The outcomes of all rows, of which those in `subject` count.
+fn of_all(values: &BooleanArray, subject: &BooleanBuffer) -> Verdicts {
+    let asked = match values.nulls() {
+        Some(known) => known.inner() & subject,
+        None => subject.clone(),
+    };
+    Verdicts {
+        yes: values.values() & &asked,
+        no: &!values.values() & &asked,
+        broken: BooleanBuffer::new_unset(subject.len()),
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::outbox::Outbox;
 use super::tables::{Need, Tables};
+use crate::clock;
 use crate::config::BatchLimits;
 use crate::decode::gaps;
 use crate::decode::pgoutput::{self, Message, OldTuple};
@@ -18,6 +19,8 @@ use crate::plan::position_of;
 
 /// Under a steady load small transactions share a batch for at most this long.
 const LONGEST_LINGER: Duration = Duration::from_millis(100);
+/// Changes that were committed longer ago, in microseconds, are of a log that is caught up with.
+const LAGGING: i64 = 1_000_000;
 /// How often at least a log in which nothing is ours moves the position on where the server asks
 /// for a reply, as it does while it shuts down.
 const IDLE_ADVANCE_ASKED: Duration = Duration::from_millis(500);
@@ -168,7 +171,9 @@ impl Assembler {
         match pgoutput::parse(data)? {
             Message::Begin(begin) => {
                 // What waited long enough is not kept waiting by a transaction of unknown length.
-                if self.complete.is_some() && self.oldest.is_none_or(|oldest| oldest.elapsed() > self.limits.linger.0) {
+                if let Some((_, committed_at)) = self.complete
+                    && self.oldest.is_none_or(|oldest| oldest.elapsed() > self.patience(committed_at))
+                {
                     self.hand_on_with_boundary()?;
                 }
                 let position = begin.final_lsn.padded();
@@ -371,6 +376,17 @@ impl Assembler {
 
     fn is_full(&self) -> bool {
         self.rows >= self.limits.rows || self.bytes as u64 >= self.limits.bytes.0
+    }
+
+    /// How long a change that was committed then may wait for others before the next transaction. Large
+    /// batches are cheaper, and to one that is late already the difference is nothing.
+    fn patience(&self, committed_at: i64) -> Duration {
+        let linger = self.limits.linger.0;
+        if clock::unix_micros().saturating_sub(committed_at) > LAGGING {
+            LONGEST_LINGER.max(linger)
+        } else {
+            linger
+        }
     }
 
     fn age(&self) -> Duration {
