@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import mmap
 import os
 import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -65,10 +67,14 @@ def warm_memory() -> None:
     """Uses memory and gives it back, so that what runs next need not wait for it.
 
     A virtual machine may have memory only once it is touched, and lose it again when it is idle: a page took
-    13 µs then, and so a process of 250 MiB most of a second.
+    13 µs then, and so a process of 250 MiB most of a second. No more than half of what is free is taken, which
+    leaves the page cache alone.
     """
-    with mmap.mmap(-1, WARM_BYTES) as memory:
-        for at in range(0, WARM_BYTES, mmap.PAGESIZE):
+    size = min(WARM_BYTES, os.sysconf("SC_AVPHYS_PAGES") // 2 * mmap.PAGESIZE)
+    if size == 0:
+        return
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        for at in range(0, size, mmap.PAGESIZE):
             memory[at] = 1
 
 
@@ -78,15 +84,17 @@ def discard(folder: Path) -> None:
     Without a journal, as on many virtual machines, ext4 leaves the inode of a deleted file alone for a minute,
     and looks at all of them for each new file (`recently_deleted`): a fifth of the CPU of a drain into 100 tables.
     """
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            os.truncate(path, 0)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    # What cannot be emptied is removed at the end.
+    with contextlib.suppress(OSError):
+        for path in folder.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                os.truncate(path, 0)
 
 
 def busy_together() -> float:
     """How many times as long a process takes that keeps a core busy, when one on each core does."""
-    work = [shutil.which("python3") or "python3", "-c", "sum(i * i for i in range(20_000_000))"]
+    work = [sys.executable, "-c", "sum(i * i for i in range(20_000_000))"]
     alone = min(run(work)[0].wall_s for _ in range(2))
     return min(run_at_once([work] * len(os.sched_getaffinity(0))).wall_s for _ in range(2)) / alone
 

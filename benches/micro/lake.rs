@@ -8,18 +8,26 @@ use millstream_parquet::{ParquetConfig, ParquetSink};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::{ROWS, postgres};
+use crate::{ROWS, model, postgres};
 
 /// A file of 32 batches, with its commit.
 pub fn encode(criterion: &mut Criterion) {
+    encode_batches(criterion, "encode_32_batches", &postgres::batch());
+}
+
+/// The same of what a model makes of them: five columns more.
+pub fn encode_model(criterion: &mut Criterion) {
+    encode_batches(criterion, "encode_32_batches_of_a_model", &model::batch());
+}
+
+fn encode_batches(criterion: &mut Criterion, name: &str, batch: &ChangeBatch) {
     const BATCHES: usize = 32;
-    let batch = postgres::batch();
-    let mut table = Table::open(&batch);
+    let mut table = Table::open(batch);
     let mut group = criterion.benchmark_group("parquet");
     group
         .throughput(Throughput::Elements((ROWS * BATCHES) as u64))
         .sample_size(20);
-    group.bench_function("encode_32_batches", |bencher| {
+    group.bench_function(name, |bencher| {
         bencher.iter(|| table.commit((0..BATCHES).map(|_| batch.clone())));
     });
 }

@@ -4,6 +4,7 @@
 
 mod json;
 mod lake;
+mod model;
 mod postgres;
 mod quality;
 
@@ -22,7 +23,9 @@ criterion_group!(
     postgres::stream,
     json::messages,
     quality::checks,
+    model::apply,
     lake::encode,
+    lake::encode_model,
     lake::commit
 );
 

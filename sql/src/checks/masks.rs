@@ -95,7 +95,7 @@ impl<'a> View<'a> {
             None => (self.living.clone(), None),
             Some(program) => {
                 let asked = self.known(&self.living, program.names());
-                let verdicts = program.evaluate(self.rows, &asked);
+                let verdicts = program.evaluate_among_all(self.rows, &asked);
                 (verdicts.yes, Some(verdicts.broken))
             }
         }
@@ -134,7 +134,11 @@ pub(super) fn of(check: &Compiled, test: &RowTest, view: &View<'_>) -> Masks {
         }
         RowTest::Condition { program, reason } => {
             let sent = view.known(&picked, program.names());
-            let verdicts = program.evaluate(view.rows, &sent);
+            let verdicts = match check.condition {
+                // It may keep rows from a test that they are no good for.
+                Some(_) => program.evaluate(view.rows, &sent),
+                None => program.evaluate_among_all(view.rows, &sent),
+            };
             failing.push((reason.clone(), verdicts.no));
             let why = format!("{}: the condition cannot be evaluated on the row", check.kind);
             failing.push((why.into(), verdicts.broken));

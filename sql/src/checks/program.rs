@@ -120,20 +120,31 @@ impl Program {
         self.names.iter().map(String::as_str)
     }
 
-    /// Evaluates the condition on the rows of `subject`: what is found of the others does not count.
-    pub(super) fn evaluate(&self, rows: &RecordBatch, subject: &BooleanBuffer) -> Verdicts {
+    /// As [`evaluate`](Self::evaluate), where the rows outside `subject` may be looked at, too: to leave out a
+    /// few costs more than that. None of them has been kept from the condition by another one.
+    pub(super) fn evaluate_among_all(&self, rows: &RecordBatch, subject: &BooleanBuffer) -> Verdicts {
         let asked = subject.count_set_bits();
-        let projected = rows.project(&self.columns).ok();
-        // To leave out a few rows costs more than to evaluate them too.
-        if asked * 2 >= rows.num_rows()
-            && let Some(projected) = &projected
-            && let Some(values) = over_all(self.expression.as_ref(), projected, &DataType::Boolean)
+        if asked < rows.num_rows()
+            && asked * 2 >= rows.num_rows()
+            && let Ok(projected) = rows.project(&self.columns)
+            && let Some(values) = over_all(self.expression.as_ref(), &projected, &DataType::Boolean)
         {
             return of_all(values.as_boolean(), subject);
         }
-        // Rows outside it may lack values, so that an evaluation over them can fail.
-        let subset = projected.and_then(|projected| {
-            filter_record_batch(&projected, &BooleanArray::new(subject.clone(), None)).ok()
+        self.evaluate(rows, subject)
+    }
+
+    /// Evaluates the condition on the rows of `subject` alone: rows outside it may lack values,
+    /// so that an evaluation over them could fail.
+    pub(super) fn evaluate(&self, rows: &RecordBatch, subject: &BooleanBuffer) -> Verdicts {
+        let asked = subject.count_set_bits();
+        let everyone = asked == rows.num_rows();
+        let subset = rows.project(&self.columns).ok().and_then(|projected| {
+            if everyone {
+                Some(projected)
+            } else {
+                filter_record_batch(&projected, &BooleanArray::new(subject.clone(), None)).ok()
+            }
         });
         let evaluated = subset.and_then(|subset| evaluate(self.expression.as_ref(), &subset, &DataType::Boolean).ok());
         let Some(Evaluated { values, failures }) = evaluated else {
@@ -235,5 +246,55 @@ fn fault(error: &DataFusionError) -> ProgramFault {
             other => ProgramFault::Invalid(other.to_string()),
         },
         root => ProgramFault::Invalid(root.strip_backtrace().lines().next().unwrap_or_default().to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::{ArrayRef, Int64Array};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of_one(program: &Program, value: Option<i64>) -> (bool, bool, bool) {
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![value]));
+        let rows = RecordBatch::try_from_iter_with_nullable([("n", column, true)]).unwrap();
+        verdict(&program.evaluate(&rows, &BooleanBuffer::new_set(1)), 0)
+    }
+
+    fn verdict(verdicts: &Verdicts, at: usize) -> (bool, bool, bool) {
+        let Verdicts { yes, no, broken } = verdicts;
+        (yes.value(at), no.value(at), broken.value(at))
+    }
+
+    proptest! {
+        /// However many rows are left out, and whether or not the condition can be computed for these.
+        #[test]
+        fn a_row_has_the_verdict_that_it_has_alone(
+            rows in proptest::collection::vec((proptest::option::of(-2i64..3), any::<bool>()), 1..20),
+            condition in prop::sample::select(vec![
+                "10 / n > 3",
+                "n > 0",
+                "n IS NULL OR n = 1",
+                "n <> 0 AND 10 / n > 3",
+                "n = 0 OR 10 / n > 3",
+                "CASE WHEN n = 0 THEN NULL ELSE 10 / n > 3 END",
+            ]),
+        ) {
+            let column: ArrayRef = Arc::new(rows.iter().map(|(value, _)| *value).collect::<Int64Array>());
+            let batch = RecordBatch::try_from_iter_with_nullable([("n", column, true)]).unwrap();
+            let subject = BooleanBuffer::from_iter(rows.iter().map(|(_, asked)| *asked));
+            let program = Program::from_sql(condition, &batch.schema()).unwrap();
+            let found = [
+                program.evaluate(&batch, &subject),
+                program.evaluate_among_all(&batch, &subject),
+            ];
+            for (at, (value, asked)) in rows.iter().enumerate() {
+                let expected = if *asked { of_one(&program, *value) } else { (false, false, false) };
+                for verdicts in &found {
+                    prop_assert_eq!(verdict(verdicts, at), expected, "{:?} at {}", value, at);
+                }
+            }
+        }
     }
 }

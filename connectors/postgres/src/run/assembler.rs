@@ -1,5 +1,5 @@
 //! From pgoutput messages to events: which rows share a batch, and where the stream may be
-//! cut. Knows no socket; times are given to it.
+//! cut. Knows no socket.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -172,7 +172,9 @@ impl Assembler {
             Message::Begin(begin) => {
                 // What waited long enough is not kept waiting by a transaction of unknown length.
                 if let Some((_, committed_at)) = self.complete
-                    && self.oldest.is_none_or(|oldest| oldest.elapsed() > self.patience(committed_at))
+                    && self
+                        .oldest
+                        .is_none_or(|oldest| oldest.elapsed() > self.patience(committed_at))
                 {
                     self.hand_on_with_boundary()?;
                 }
@@ -379,7 +381,8 @@ impl Assembler {
     }
 
     /// How long a change that was committed then may wait for others before the next transaction. Large
-    /// batches are cheaper, and to one that is late already the difference is nothing.
+    /// batches are cheaper, and to one that is late already the difference is nothing. Where the server's
+    /// clock is behind ours all seem late, and wait no longer than that.
     fn patience(&self, committed_at: i64) -> Duration {
         let linger = self.limits.linger.0;
         if clock::unix_micros().saturating_sub(committed_at) > LAGGING {

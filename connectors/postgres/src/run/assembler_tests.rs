@@ -179,22 +179,31 @@ async fn traffic_of_others_moves_the_position_on_without_a_pause() {
 
 #[tokio::test]
 async fn changes_that_are_late_share_a_batch_for_longer() {
-    let waited = |millis| Instant::now().checked_sub(Duration::from_millis(millis));
     let now = clock::unix_micros();
-    for (committed_at, millis, handed_on) in [
-        (now, 5, false),
-        (now, 50, true),
-        (now - 2 * LAGGING, 50, false),
-        (now - 2 * LAGGING, 200, true),
-    ] {
+    let late = now - 2 * LAGGING;
+    for (committed_at, waited, handed_on) in [(now, 50, true), (late, 50, false), (late, 200, true)] {
         let mut rig = Rig::new(BatchLimits::default());
         rig.transaction(200, &[orders(), insert(OURS, &[Text(b"1"), Null])]);
         rig.assembler.complete = Some((Lsn(200), committed_at));
-        rig.assembler.oldest = waited(millis);
+        rig.assembler.oldest = Instant::now().checked_sub(Duration::from_millis(waited));
         rig.take(&begin(300));
-        let expected = if handed_on { vec![Seen::Rows(1), boundary(200)] } else { vec![] };
-        assert_eq!(rig.seen().await, expected, "{millis} ms");
+        let expected = if handed_on {
+            vec![Seen::Rows(1), boundary(200)]
+        } else {
+            Vec::new()
+        };
+        assert_eq!(rig.seen().await, expected, "{waited} ms");
     }
+    let patience = |linger| {
+        let linger = millstream_core::config::Period(Duration::from_millis(linger));
+        let rig = Rig::new(BatchLimits {
+            linger,
+            ..BatchLimits::default()
+        });
+        [now, late].map(|at| rig.assembler.patience(at).as_millis())
+    };
+    assert_eq!(patience(10), [10, 100]);
+    assert_eq!(patience(300), [300, 300]);
 }
 
 #[tokio::test]
