@@ -34,8 +34,7 @@ class Drained:
         with self.daemon() as daemon:
             daemon.wait("the streams", lambda: all(streams(lake, table) for table, lake in self.lakes.items()), 0.2)
 
-    def daemon(self) -> Daemon:
-        flame = f"scale-{len(self.tables)}-tables"
+    def daemon(self, flame: str | None = None) -> Daemon:
         return Daemon(self.context.binary, self.project, flame, DB_URL=self.cluster.dsn)
 
     def write(self, rows: int, in_one_transaction: bool = False) -> None:
@@ -56,7 +55,7 @@ class Drained:
             self.cluster.sql(f"INSERT INTO {table} VALUES (-1, 0, 0, 'last')")
         warm_memory()
         behind = f"SELECT count(*) FROM pg_replication_slots WHERE confirmed_flush_lsn < '{until}'"
-        with self.daemon() as daemon:
+        with self.daemon(f"scale-{len(self.tables)}-tables") as daemon:
             usage = daemon.usage(daemon.wait("the end of the log", lambda: self.cluster.value(behind) == 0, 0.05))
         found = sum(lake.rows(table) for table, lake in self.lakes.items())
         if found != rows + len(self.names):
