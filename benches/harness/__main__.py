@@ -14,7 +14,6 @@ from .cases import cdc, kafka_json, latency, scale, snapshot
 from .context import Context
 from .measure import say
 from .millstream import Daemon
-from .process import busy_together
 
 CASES = {
     "cdc": cdc.run_case,
@@ -33,8 +32,7 @@ def machine() -> dict:
     """What the figures are of."""
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
-    cores, slower = len(os.sched_getaffinity(0)), round(busy_together(), 2)
-    return {"cpu": cpu, "cores": cores, "busy_together": slower, "memory_gib": round(memory, 1), "system": platform.platform()}
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1), "system": platform.platform()}
 
 
 def main() -> int:

@@ -10,7 +10,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -90,13 +89,6 @@ def discard(folder: Path) -> None:
         for path in folder.rglob("*"):
             if path.is_file() and not path.is_symlink():
                 os.truncate(path, 0)
-
-
-def busy_together() -> float:
-    """How many times as long a process takes that keeps a core busy, when one on each core does."""
-    work = [sys.executable, "-c", "sum(i * i for i in range(20_000_000))"]
-    alone = min(run(work)[0].wall_s for _ in range(2))
-    return min(run_at_once([work] * len(os.sched_getaffinity(0))).wall_s for _ in range(2)) / alone
 
 
 def _watch(pid: int, name: str, deadline: float) -> tuple[int, resource.struct_rusage, float]:
