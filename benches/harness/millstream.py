@@ -30,15 +30,29 @@ sources:
 sinks:
   lake:
     parquet: {{url: "LAKE{below}"}}
-    commit: {{every: {every}, idle_every: 1s}}
+    commit: {{every: {every}, idle_every: {idle_every}}}
 """
 
 
 def of_postgres(
-    slot: str, tables: str, publication: str = "millstream", models: str = "", below: str = "", every: str = "1s"
+    slot: str,
+    tables: str,
+    publication: str = "millstream",
+    models: str = "",
+    below: str = "",
+    every: str = "1s",
+    idle_every: str = "1s",
 ) -> str:
     """A pipeline that is called as its slot, and writes to the lake or to a folder `below` it."""
-    return PIPELINE.format(slot=slot, publication=publication, tables=tables, models=models, below=below, every=every)
+    return PIPELINE.format(
+        slot=slot,
+        publication=publication,
+        tables=tables,
+        models=models,
+        below=below,
+        every=every,
+        idle_every=idle_every,
+    )
 
 
 @dataclass

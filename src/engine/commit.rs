@@ -43,7 +43,8 @@ impl Running {
         let sinks = &self.sinks;
         let prepared = self.outputs.iter_mut().map(|output| {
             let idle_every = sinks[output.sink].commit.idle_every;
-            let idle_too = extent == Extent::Everything || output.idle().is_some_and(|idle| idle >= idle_every);
+            let idle_too =
+                extent == Extent::Everything || output.idle_since().is_some_and(|since| since.elapsed() >= idle_every);
             let due = due[output.sink];
             async move { if due { output.prepare(idle_too).await } else { Ok(None) } }
         });

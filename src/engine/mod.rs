@@ -15,6 +15,7 @@ pub mod resume;
 mod run;
 mod stage;
 pub mod status;
+mod table_names;
 
 pub use commit::FAILPOINTS;
 pub use plan::{ModelDefinition, PipelineSpec, SinkSpec};

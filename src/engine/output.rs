@@ -1,7 +1,5 @@
 //! One target table of a running pipeline.
 
-use std::time::Duration;
-
 use millstream_core::{
     Boundary, ChangeBatch, Checkpoint, CheckpointDelta, CommitReceipt, Prepared, Result, TableId, TableWriter,
 };
@@ -30,6 +28,8 @@ pub struct Output {
     writer: Box<dyn TableWriter>,
     /// The positions after the boundaries seen since the last commit.
     reached: Checkpoint,
+    /// Whether these differ from what the table holds.
+    moved: bool,
     last_commit: Instant,
     /// When the first row since the last commit came that a commit is owed for.
     since: Option<Instant>,
@@ -81,6 +81,7 @@ impl Output {
             inputs,
             stage,
             gathered: Gathered::default(),
+            moved: reached != *writer.checkpoint(),
             writer,
             reached,
             last_commit: Instant::now(),
@@ -94,11 +95,6 @@ impl Output {
             inputs: &self.inputs,
             held: self.writer.checkpoint(),
         }
-    }
-
-    /// Whether rows of `table` come here.
-    pub fn is_fed_by(&self, table: &TableId) -> bool {
-        self.inputs.contains(table)
     }
 
     /// Makes ready for the rows of `batch`, which have a version of one of the table's inputs. Rows
@@ -171,17 +167,20 @@ impl Output {
     /// # Errors
     /// `Corrupt` if rows are missing between the table's position and the boundary's start.
     pub fn advance(&mut self, boundary: &Boundary) -> Result<()> {
-        resume::advance(&mut self.reached, &self.inputs, boundary).map_err(|error| error.with("table", &self.name))
+        let moved = resume::advance(&mut self.reached, &self.inputs, boundary)
+            .map_err(|error| error.with("table", &self.name))?;
+        self.moved |= moved;
+        Ok(())
     }
 
-    /// How long rows have waited for a commit; zero without rows.
-    pub fn age(&self) -> Duration {
-        self.since.map(|since| since.elapsed()).unwrap_or_default()
+    /// When the first of the rows came that wait for a commit.
+    pub fn since(&self) -> Option<Instant> {
+        self.since
     }
 
-    /// How long the table's position has moved without being recorded; `None` if it has not.
-    pub fn idle(&self) -> Option<Duration> {
-        (self.gathered.owed() == 0 && self.reached != *self.writer.checkpoint()).then(|| self.last_commit.elapsed())
+    /// The last commit, where the table's position has moved since without being recorded, and no row came.
+    pub fn idle_since(&self) -> Option<Instant> {
+        (self.moved && self.gathered.owed() == 0).then_some(self.last_commit)
     }
 
     /// The advance that the next commit records.
@@ -213,7 +212,7 @@ impl Output {
     pub async fn commit(&mut self, prepared: Prepared) -> Result<(CommitReceipt, Gathered)> {
         let receipt = self.writer.commit(prepared).await?;
         self.last_commit = Instant::now();
-        self.since = None;
+        (self.since, self.moved) = (None, false);
         Ok((receipt, std::mem::take(&mut self.gathered)))
     }
 

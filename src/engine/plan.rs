@@ -1,6 +1,6 @@
 //! What a pipeline is, and how its target tables come from its sources.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use millstream_core::{Error, ErrorKind, Result, Sink, Source, TableId, TableSchema};
@@ -9,6 +9,7 @@ use millstream_sql::checks::CheckSpec;
 
 use super::epoch::CommitPolicy;
 use super::stage::Stage;
+use super::table_names::TableNames;
 
 /// Everything that one run of a pipeline works with. Built anew for each start.
 pub struct PipelineSpec {
@@ -117,7 +118,9 @@ pub fn targets(
 ) -> (Vec<Target>, Vec<PlanFault>) {
     let mut faults = Vec::new();
     let mut targets: Vec<Target> = Vec::new();
+    let names = TableNames::new(schemas);
     for (sink, &(sink_name, tables)) in sinks.iter().enumerate() {
+        let mut taken = HashSet::new();
         let implied: Vec<String> = match tables {
             Some(_) => Vec::new(),
             None if models.is_empty() => schemas.iter().map(|schema| schema.id.to_string()).collect(),
@@ -128,15 +131,15 @@ pub fn targets(
                 sink,
                 entry: tables.is_some().then_some(entry),
             };
-            let (name, from) = match (models.contains_key(name), find_table(name, schemas)) {
+            let (name, from) = match (models.contains_key(name), names.find(name)) {
                 (true, _) => (name.clone(), Published::Model(name.clone())),
-                (false, Ok(schema)) => (target_name(schema, schemas), Published::Table(schema.clone())),
+                (false, Ok(schema)) => (names.in_target(schema), Published::Table(schema.clone())),
                 (false, Err(error)) => {
                     faults.push(PlanFault { subject, error });
                     continue;
                 }
             };
-            if targets.iter().any(|other| other.sink == sink && other.name == name) {
+            if !taken.insert(name.clone()) {
                 let error = Error::new(
                     ErrorKind::Config,
                     format!("the table `{name}` is published twice in one sink"),
@@ -229,54 +232,6 @@ impl PlannedTable {
     }
 }
 
-/// The source table that `name` means: `orders`, `public.orders` or `shop.public.orders`.
-fn find_table<'a>(name: &str, schemas: &'a [Arc<TableSchema>]) -> Result<&'a Arc<TableSchema>> {
-    let matches: Vec<_> = schemas
-        .iter()
-        .filter(|schema| {
-            let id = &schema.id;
-            *id.name == *name
-                || id.within_source() == name
-                || id.to_string() == name
-                || format!("{}.{}", id.source, id.name) == name
-        })
-        .collect();
-    match matches.as_slice() {
-        [one] => Ok(one),
-        [] => {
-            let known: Vec<_> = schemas.iter().map(|schema| schema.id.within_source()).collect();
-            Err(Error::new(
-                ErrorKind::Config,
-                format!("there is no model or source table called `{name}`"),
-            )
-            .code("EN0003")
-            .hint(if known.is_empty() {
-                "no source has any table".to_owned()
-            } else {
-                format!("name a model, or one of the source tables: {}", known.join(", "))
-            }))
-        }
-        several => {
-            let full: Vec<_> = several.iter().map(|schema| schema.id.to_string()).collect();
-            Err(
-                Error::new(ErrorKind::Config, format!("`{name}` means more than one source table"))
-                    .code("EN0004")
-                    .hint(format!("write one of: {}", full.join(", "))),
-            )
-        }
-    }
-}
-
-/// The table's own name where no other table has it, else with its source and name space.
-fn target_name(schema: &TableSchema, schemas: &[Arc<TableSchema>]) -> String {
-    let unique = schemas.iter().filter(|other| other.id.name == schema.id.name).count() == 1;
-    if unique {
-        schema.id.name.to_string()
-    } else {
-        schema.id.to_string().replace('.', "_")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use arrow_schema::{DataType, Field, Schema};
@@ -291,21 +246,6 @@ mod tests {
             not_null: Vec::new(),
             before_image: false,
         })
-    }
-
-    #[test]
-    fn a_name_finds_its_table_or_says_what_there_is() {
-        let schemas = [
-            table("shop", Some("public"), "orders"),
-            table("shop", Some("old"), "orders"),
-            table("k", None, "c"),
-        ];
-        assert_eq!(find_table("c", &schemas).unwrap().id, schemas[2].id);
-        assert_eq!(find_table("old.orders", &schemas).unwrap().id, schemas[1].id);
-        assert_eq!(find_table("orders", &schemas).unwrap_err().error_code(), Some("EN0004"));
-        assert_eq!(find_table("x", &schemas).unwrap_err().error_code(), Some("EN0003"));
-        assert_eq!(target_name(&schemas[0], &schemas), "shop_public_orders");
-        assert_eq!(target_name(&schemas[2], &schemas), "c");
     }
 
     fn model(name: &str, sql: &str) -> (String, ModelDefinition) {

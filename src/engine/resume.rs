@@ -40,7 +40,7 @@ pub fn durable<'a>(source: &str, holdings: impl Iterator<Item = Holding<'a>>) ->
         .unwrap_or_default()
 }
 
-/// Moves `held` over `boundary`, for a target table fed by `inputs`.
+/// Moves `held` over `boundary`, for a target table fed by `inputs`; tells whether it moved.
 ///
 /// | `held` stands            | then |
 /// |--------------------------|------|
@@ -55,14 +55,14 @@ pub fn durable<'a>(source: &str, holdings: impl Iterator<Item = Holding<'a>>) ->
 ///
 /// # Errors
 /// `Corrupt` as above.
-pub fn advance(held: &mut Checkpoint, inputs: &[TableId], boundary: &Boundary) -> Result<()> {
+pub fn advance(held: &mut Checkpoint, inputs: &[TableId], boundary: &Boundary) -> Result<bool> {
     let concerns = match &boundary.table {
         Some(table) => inputs.contains(table),
         None => inputs.iter().any(|input| *input.source == *boundary.partition.source()),
     };
     let before = held.position(&boundary.partition);
     if !concerns || *before >= boundary.position {
-        return Ok(());
+        return Ok(false);
     }
     if !(*before >= boundary.from && *before < boundary.position) {
         return Err(gap(before, boundary));
@@ -79,7 +79,7 @@ pub fn advance(held: &mut Checkpoint, inputs: &[TableId], boundary: &Boundary) -
             _ => held.raise(partition, position),
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Raises `partition` as a whole to where all inputs of its source are on their own.

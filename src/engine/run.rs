@@ -1,6 +1,6 @@
 //! Runs one pipeline from its committed positions until it is drained, ends or fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub(super) struct Running {
     pub(super) pipeline: String,
     pub(super) inlets: Inlets,
     pub(super) outputs: Vec<Output>,
+    /// Which outputs rows of a source table come to, by their index.
+    fed: HashMap<TableId, Vec<usize>>,
     pub(super) sinks: Vec<SinkSpec>,
     pub(super) board: StatusBoard,
     /// When the source committed the newest change of this epoch, in µs since the Unix epoch.
@@ -123,10 +125,17 @@ async fn start(mut spec: PipelineSpec, board: StatusBoard, cancel: &Cancellation
     });
     let inlets = Inlets::new(inlets.collect());
     let desks = board.desks().open(inlets.desks());
+    let mut fed: HashMap<TableId, Vec<usize>> = HashMap::new();
+    for (index, output) in outputs.iter().enumerate() {
+        for input in &output.inputs {
+            fed.entry(input.clone()).or_default().push(index);
+        }
+    }
     let running = Running {
         pipeline: spec.name,
         inlets,
         outputs,
+        fed,
         sinks: spec.sinks,
         board,
         newest_commit: None,
@@ -236,27 +245,30 @@ impl Running {
     async fn on_changes(&mut self, batch: &ChangeBatch, at_boundary: bool) -> Result<()> {
         let schema = batch.schema();
         self.count_in(&schema.id, batch.num_rows());
-        if let Err(error) = self.follow(batch).await {
+        let fed = self.fed_by(&schema.id);
+        if let Err(error) = self.follow(&fed, batch).await {
             if at_boundary {
                 // What came before the change still fits, and would not after a restart.
                 self.commit(Extent::Everything).await?;
             }
             return Err(error);
         }
-        for index in 0..self.outputs.len() {
-            if self.outputs[index].is_fed_by(&schema.id) {
-                let reports = self.outputs[index].take(batch).await?;
-                self.report(index, &reports);
-            }
+        for index in fed {
+            let reports = self.outputs[index].take(batch).await?;
+            self.report(index, &reports);
         }
         Ok(())
     }
 
-    /// Plans anew where the table's columns have changed.
-    async fn follow(&mut self, batch: &ChangeBatch) -> Result<()> {
-        let table = &batch.schema().id;
-        for output in self.outputs.iter_mut().filter(|output| output.is_fed_by(table)) {
-            output.follow(batch).await?;
+    /// The outputs that rows of `table` come to, by their index.
+    fn fed_by(&self, table: &TableId) -> Vec<usize> {
+        self.fed.get(table).cloned().unwrap_or_default()
+    }
+
+    /// Plans these outputs anew where the table's columns have changed.
+    async fn follow(&mut self, outputs: &[usize], batch: &ChangeBatch) -> Result<()> {
+        for &index in outputs {
+            self.outputs[index].follow(batch).await?;
         }
         Ok(())
     }
@@ -265,8 +277,8 @@ impl Running {
     /// have fed.
     async fn on_rejected(&mut self, origin: &TableId, rows: &ChangeBatch) -> Result<()> {
         self.count_in(origin, rows.num_rows());
-        for output in self.outputs.iter_mut().filter(|output| output.is_fed_by(origin)) {
-            output.take_rejected(origin, rows).await?;
+        for index in self.fed_by(origin) {
+            self.outputs[index].take_rejected(origin, rows).await?;
         }
         Ok(())
     }
@@ -342,13 +354,18 @@ impl Running {
 
     /// What gathered for one sink.
     fn gathered(&self, sink: usize) -> Gathered {
-        let outputs = || self.outputs.iter().filter(|output| output.sink == sink);
-        Gathered {
-            rows: outputs().map(|output| output.gathered.owed()).sum(),
-            bytes: outputs().map(|output| output.gathered.bytes).sum(),
-            age: outputs().map(Output::age).max().unwrap_or_default(),
-            idle: outputs().filter_map(Output::idle).max(),
+        // For every event, over all tables: no clock is read for each, and nothing compared.
+        let mut all = Gathered::default();
+        let (mut since, mut idle_since) = (None, None);
+        for output in self.outputs.iter().filter(|output| output.sink == sink) {
+            all.rows += output.gathered.owed();
+            all.bytes += output.gathered.bytes;
+            since = since.into_iter().chain(output.since()).min();
+            idle_since = idle_since.into_iter().chain(output.idle_since()).min();
         }
+        all.age = since.map_or(Duration::ZERO, |since| since.elapsed());
+        all.idle = idle_since.map(|since| since.elapsed());
+        all
     }
 
     /// Whether the sink's tables are to be committed at the next boundary.

@@ -25,7 +25,8 @@ class Drained:
         for number, name in enumerate(self.names):
             own = self.tables[number::pipelines]
             cluster.sql(f"CREATE PUBLICATION {name} FOR TABLE {', '.join(own)}")
-            files[name] = of_postgres(name, ", ".join(own), publication=name, below=f"/{name}")
+            # Who has many tables leaves the period alone in which those without rows record their place.
+            files[name] = of_postgres(name, ", ".join(own), publication=name, below=f"/{name}", idle_every="60s")
         self.project = Project.new(files)
         self.lakes = {
             table: Project(self.project.folder, self.project.lake / self.names[number % pipelines])
@@ -49,17 +50,22 @@ class Drained:
                 )
 
     def drain(self, rows: int) -> Usage:
-        """Starts the daemon and runs it until all is committed and confirmed."""
-        until = self.cluster.insert_lsn()
-        for table in self.tables[: len(self.names)]:
-            self.cluster.sql(f"INSERT INTO {table} VALUES (-1, 0, 0, 'last')")
+        """Starts the daemon and runs it until all is committed."""
+        per_table = rows // len(self.tables)
         warm_memory()
-        behind = f"SELECT count(*) FROM pg_replication_slots WHERE confirmed_flush_lsn < '{until}'"
+        # One table after the other: to look at all of them again and again would take the daemon's cores.
+        left = list(self.lakes.items())
+
+        def committed() -> bool:
+            while left and left[-1][1].rows(left[-1][0]) >= per_table:
+                left.pop()
+            return not left
+
         with self.daemon(f"scale-{len(self.tables)}-tables") as daemon:
-            usage = daemon.usage(daemon.wait("the end of the log", lambda: self.cluster.value(behind) == 0, 0.05))
+            usage = daemon.usage(daemon.wait("all rows", committed, 0.05))
         found = sum(lake.rows(table) for table, lake in self.lakes.items())
-        if found != rows + len(self.names):
-            raise Failed(f"{found} rows came of {rows + len(self.names)}")
+        if found != rows:
+            raise Failed(f"{found} rows came of {rows}")
         self.project.remove()
         return usage
 
