@@ -4,7 +4,7 @@ use arrow_array::BooleanArray;
 use arrow_array::builder::BooleanBufferBuilder;
 use arrow_array::cast::AsArray;
 use arrow_select::filter::filter_record_batch;
-use millstream_core::{ChangeBatch, Checkpoint, Error, ErrorKind, PartitionId, Position, Result, TableId};
+use millstream_core::{ChangeBatch, Checkpoint, Error, ErrorKind, PartitionId, Position, Result, TableId, text_runs};
 
 use super::resume::of_input;
 
@@ -34,17 +34,17 @@ pub fn rows_after(batch: &ChangeBatch, table: &TableId, held: &Checkpoint) -> Re
     let positions = batch.positions();
     let mut keep = BooleanBufferBuilder::new(batch.num_rows());
     let mut kept = 0;
-    let (mut last, mut new) = (None, false);
-    for (row, key) in partitions.keys().values().iter().enumerate() {
-        let place = (*key, positions.value(row));
-        // Rows of one place follow each other.
-        if last != Some(place) {
-            let reached = &reached[usize::try_from(*key).unwrap_or_default()];
-            new = !reached.iter().any(|reached| reached.holds(place.1));
-            last = Some(place);
+    let keys = partitions.keys().values();
+    for of_position in text_runs(positions) {
+        let mut first = of_position.start;
+        for of_place in keys[of_position].chunk_by(|one, next| one == next) {
+            let reached = &reached[usize::try_from(of_place[0]).unwrap_or_default()];
+            let position = positions.value(first);
+            let new = !reached.iter().any(|reached| reached.holds(position));
+            keep.append_n(of_place.len(), new);
+            kept += if new { of_place.len() } else { 0 };
+            first += of_place.len();
         }
-        kept += usize::from(new);
-        keep.append(new);
     }
     if kept == batch.num_rows() {
         return Ok(Some(batch.clone()));

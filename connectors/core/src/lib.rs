@@ -18,6 +18,7 @@ mod error;
 mod position;
 mod preflight;
 pub mod quarantine;
+mod runs;
 mod sink;
 mod source;
 mod table;
@@ -31,6 +32,7 @@ pub use envelope::{EnvelopeBuilder, Op};
 pub use error::{Directive, Error, ErrorKind, Result};
 pub use position::{PartitionId, Position};
 pub use preflight::{Finding, Severity};
+pub use runs::text_runs;
 pub use sink::{CommitReceipt, Delivery, Prepared, Sink, SinkTable, TableWriter};
 pub use source::{
     Boundary, EventReceiver, EventSender, ResumePoints, Source, SourceContext, SourceEvent, event_channel,

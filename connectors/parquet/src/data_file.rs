@@ -10,7 +10,6 @@ use bytes::Bytes;
 use millstream_core::envelope;
 use object_store::ObjectStore;
 use object_store::path::Path;
-use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression as Codec, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
@@ -20,13 +19,10 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Compression;
 use crate::decision::memory::Footprint;
+use crate::encoder::Encoder;
 use crate::partition::PartitionFault;
 use crate::record::DataFile;
 use crate::upload::Upload;
-
-/// Rows in a row group at most. Scans that skip by statistics want small groups, compression
-/// wants large ones.
-const ROW_GROUP_ROWS: usize = 256 * 1024;
 
 /// A data file could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +63,6 @@ pub(crate) fn properties(compression: Compression, table: &str, commit_id: &str)
         // two comparisons for each row.
         .set_column_statistics_enabled(ColumnPath::from(envelope::PARTITION), EnabledStatistics::None)
         .set_compression(codec)
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_created_by(concat!("millstream version ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_key_value_metadata(Some(
             metadata
@@ -98,12 +93,10 @@ impl Write for Hashed {
     }
 }
 
-type Encoder = ArrowWriter<Hashed>;
-
 /// A data file that takes rows. Where a call fails or is dropped half-way, the file is spoilt
 /// and every later call fails.
 pub(crate) struct DataFileWriter {
-    encoder: Option<Encoder>,
+    encoder: Option<Encoder<Hashed>>,
     upload: Upload,
     rows: u64,
     encoding: usize,
@@ -124,7 +117,7 @@ impl DataFileWriter {
         partition: BTreeMap<String, Option<String>>,
         properties: WriterProperties,
     ) -> Result<Self, WriteFault> {
-        let encoder = ArrowWriter::try_new(Hashed::default(), schema, Some(properties))?;
+        let encoder = Encoder::new(Hashed::default(), schema, properties)?;
         // Escaped already; joining would escape it once more.
         let path = Path::parse(format!("{table}/{relative}")).map_err(object_store::Error::from)?;
         let upload = Upload::new(store, path);
@@ -175,7 +168,7 @@ impl DataFileWriter {
 
     /// Ends the row group in progress.
     pub(crate) async fn end_row_group(&mut self) -> Result<(), WriteFault> {
-        self.encode(Encoder::flush).await
+        self.encode(Encoder::end_row_group).await
     }
 
     /// Waits for the parts that are on their way.
@@ -206,7 +199,7 @@ impl DataFileWriter {
 
     async fn encode(
         &mut self,
-        work: impl FnOnce(&mut Encoder) -> Result<(), ParquetError> + Send + 'static,
+        work: impl FnOnce(&mut Encoder<Hashed>) -> Result<(), ParquetError> + Send + 'static,
     ) -> Result<(), WriteFault> {
         let mut encoder = self.encoder.take().ok_or(WriteFault::Interrupted)?;
         let (encoder, bytes) = tokio::task::spawn_blocking(move || {

@@ -11,6 +11,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch, UInt64Array};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{ArrowError, SchemaRef};
 use arrow_select::take::take;
+use foldhash::fast::RandomState;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 
@@ -97,7 +98,8 @@ fn nearly_all_unlike(column: &ArrayRef) -> Result<bool, ArrowError> {
     }
     let converter = RowConverter::new(vec![SortField::new(sample.data_type().clone())])?;
     let rows = converter.convert_columns(&[sample])?;
-    let distinct: HashSet<&[u8]> = rows.iter().map(|row| row.data()).collect();
+    let mut distinct = HashSet::with_capacity_and_hasher(rows.num_rows(), RandomState::default());
+    distinct.extend(rows.iter().map(|row| row.data()));
     // Of some thousand values that take turns at random nine tenths of a sample are different ones, and
     // a dictionary pays.
     Ok(distinct.len() * 100 >= values * 98)

@@ -1,0 +1,271 @@
+//! Batches into the bytes of a Parquet file.
+//!
+//! What `parquet`'s `ArrowWriter` does, whose parts these are, but for the columns that are encoded by runs
+//! ([`crate::runs`]).
+
+use std::io::Write;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::{Schema, SchemaRef};
+use millstream_core::envelope;
+use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::arrow::{ArrowSchemaConverter, add_encoded_arrow_schema_to_metadata};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+
+use crate::runs::RunsColumn;
+
+/// Rows in a row group at most. Scans that skip by statistics want small groups, compression
+/// wants large ones.
+const ROW_GROUP_ROWS: usize = 256 * 1024;
+
+/// Columns whose rows may have their values in common with those before, all over a table. Of other columns the first rows
+/// of a row group would not tell it.
+const HAVE_RUNS: [&str; 3] = [envelope::OP, envelope::PARTITION, envelope::POSITION];
+
+/// Writes one file to `W`.
+pub(crate) struct Encoder<W: Write> {
+    file: SerializedFileWriter<W>,
+    columns: ArrowRowGroupWriterFactory,
+    schema: SchemaRef,
+    group: Option<Group>,
+}
+
+/// A row group in progress.
+struct Group {
+    columns: Vec<Column>,
+    rows: usize,
+}
+
+/// A column of the schema in a row group.
+enum Column {
+    /// Its leaves.
+    Arrow(Vec<ArrowColumnWriter>),
+    Runs(RunsColumn),
+}
+
+impl<W: Write + Send> Encoder<W> {
+    /// Begins a file of this schema.
+    pub(crate) fn new(sink: W, schema: SchemaRef, mut properties: WriterProperties) -> Result<Self, ParquetError> {
+        let types = ArrowSchemaConverter::new().convert(&schema)?;
+        add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
+        let file = SerializedFileWriter::new(sink, types.root_schema_ptr(), Arc::new(properties))?;
+        Ok(Self {
+            columns: ArrowRowGroupWriterFactory::new(&file, schema.clone()),
+            file,
+            schema,
+            group: None,
+        })
+    }
+
+    /// Encodes rows, which have the file's schema.
+    pub(crate) fn write(&mut self, rows: &RecordBatch) -> Result<(), ParquetError> {
+        let mut first = 0;
+        while first < rows.num_rows() {
+            let left = rows.slice(first, rows.num_rows() - first);
+            let group = match &mut self.group {
+                Some(group) => group,
+                none => none.insert(Group::begin(&self.file, &self.columns, &self.schema, &left)?),
+            };
+            let count = (ROW_GROUP_ROWS - group.rows).min(left.num_rows());
+            group.write(&self.schema, &left.slice(0, count))?;
+            first += count;
+            if group.is_full() {
+                self.end_row_group()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the row group in progress, if there is one.
+    pub(crate) fn end_row_group(&mut self) -> Result<(), ParquetError> {
+        let Some(group) = self.group.take() else { return Ok(()) };
+        let mut written = self.file.next_row_group()?;
+        for column in group.columns {
+            match column {
+                Column::Arrow(leaves) => {
+                    for leaf in leaves {
+                        leaf.close()?.append_to_row_group(&mut written)?;
+                    }
+                }
+                Column::Runs(runs) => {
+                    let (bytes, close) = runs.close()?;
+                    written.append_column(&bytes, close)?;
+                }
+            }
+        }
+        written.close()?;
+        Ok(())
+    }
+
+    /// The memory that the row group in progress takes, roughly.
+    pub(crate) fn memory_size(&self) -> usize {
+        self.sum(ArrowColumnWriter::memory_size, RunsColumn::memory_size)
+    }
+
+    /// The size that the row group in progress would have in the file, roughly.
+    pub(crate) fn in_progress_size(&self) -> usize {
+        self.sum(
+            ArrowColumnWriter::get_estimated_total_bytes,
+            RunsColumn::estimated_bytes,
+        )
+    }
+
+    fn sum(&self, of_leaf: impl Fn(&ArrowColumnWriter) -> usize, of_runs: impl Fn(&RunsColumn) -> usize) -> usize {
+        let columns = self.group.iter().flat_map(|group| &group.columns);
+        columns
+            .map(|column| match column {
+                Column::Arrow(leaves) => leaves.iter().map(&of_leaf).sum(),
+                Column::Runs(runs) => of_runs(runs),
+            })
+            .sum()
+    }
+
+    /// Where the bytes go.
+    pub(crate) fn inner(&self) -> &W {
+        self.file.inner()
+    }
+
+    /// Where the bytes go. Nothing may be written to it.
+    pub(crate) fn inner_mut(&mut self) -> &mut W {
+        self.file.inner_mut()
+    }
+
+    /// Completes the file.
+    pub(crate) fn into_inner(mut self) -> Result<W, ParquetError> {
+        self.end_row_group()?;
+        self.file.into_inner()
+    }
+}
+
+impl Group {
+    /// A row group that begins with `rows`, which tell how its columns are encoded.
+    fn begin<W: Write + Send>(
+        file: &SerializedFileWriter<W>,
+        writers: &ArrowRowGroupWriterFactory,
+        schema: &Schema,
+        rows: &RecordBatch,
+    ) -> Result<Self, ParquetError> {
+        let types = file.schema_descr();
+        let leaves = writers.create_column_writers(file.flushed_row_groups().len())?;
+        let mut leaves = leaves.into_iter().enumerate().peekable();
+        let mut columns = Vec::with_capacity(schema.fields().len());
+        for (root, (field, values)) in schema.fields().iter().zip(rows.columns()).enumerate() {
+            let mut own = Vec::new();
+            let mut first = None;
+            while let Some((leaf, writer)) = leaves.next_if(|(leaf, _)| types.get_column_root_idx(*leaf) == root) {
+                first.get_or_insert(leaf);
+                own.push(writer);
+            }
+            columns.push(match first {
+                Some(leaf) if HAVE_RUNS.contains(&field.name().as_str()) && RunsColumn::suits(values) => {
+                    Column::Runs(RunsColumn::new(types.column(leaf), file.properties()))
+                }
+                _ => Column::Arrow(own),
+            });
+        }
+        Ok(Self { columns, rows: 0 })
+    }
+
+    fn is_full(&self) -> bool {
+        let has_many_texts = |column: &Column| matches!(column, Column::Runs(runs) if runs.is_full());
+        self.rows == ROW_GROUP_ROWS || self.columns.iter().any(has_many_texts)
+    }
+
+    fn write(&mut self, schema: &Schema, rows: &RecordBatch) -> Result<(), ParquetError> {
+        for ((field, values), column) in schema.fields().iter().zip(rows.columns()).zip(&mut self.columns) {
+            match column {
+                Column::Arrow(leaves) => {
+                    let values = compute_leaves(field, values)?;
+                    debug_assert_eq!(values.len(), leaves.len(), "{field}");
+                    for (values, leaf) in values.iter().zip(leaves) {
+                        leaf.write(values)?;
+                    }
+                }
+                Column::Runs(runs) => runs.push(values)?,
+            }
+        }
+        self.rows += rows.num_rows();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::builder::{ListBuilder, MapBuilder, StringBuilder};
+    use arrow_array::{ArrayRef, Int32Array, StringArray, StructArray};
+    use arrow_schema::{DataType, Field};
+    use bytes::Bytes;
+    use millstream_core::{EnvelopeBuilder, Op, PartitionId};
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::*;
+
+    /// Rows with nested columns and the reserved ones, `of_place` of which have their place in common.
+    fn rows(count: usize, of_place: usize) -> RecordBatch {
+        let mut lists = ListBuilder::new(StringBuilder::new());
+        let mut maps = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+        let mut envelope = EnvelopeBuilder::default();
+        for row in 0..count {
+            lists.append_value([Some("a"), None].into_iter().take(row % 3));
+            maps.keys().append_value("k");
+            maps.values().append_option((row % 2 == 0).then_some("v"));
+            maps.append(true).unwrap();
+            let partition = PartitionId::new("s", if row < count / 2 { "t/0" } else { "t/1" });
+            let position = format!("{:08}", row / of_place);
+            envelope.append(Op::Create, &partition, &position, row as i64, Some(row as i64));
+        }
+        let numbers: ArrayRef = Arc::new(Int32Array::from_iter_values(0..count as i32));
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..count).map(|row| row.to_string())));
+        let parts = StructArray::from(vec![
+            (Arc::new(Field::new("n", DataType::Int32, true)), numbers.clone()),
+            (Arc::new(Field::new("t", DataType::Utf8, true)), texts),
+        ]);
+        let nested: [ArrayRef; 4] = [
+            Arc::new(lists.finish()),
+            Arc::new(parts),
+            Arc::new(maps.finish()),
+            numbers,
+        ];
+        let fields = nested.iter().zip(["l", "s", "m", "n"]);
+        let fields = fields.map(|(column, name)| Arc::new(Field::new(name, column.data_type().clone(), true)));
+        let fields: Vec<_> = fields.chain(envelope::fields()).collect();
+        let columns = nested.iter().cloned().chain(envelope.finish()).collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+    }
+
+    /// The names of the columns that are written as runs, and what is read.
+    fn written(batches: &[RecordBatch]) -> (Vec<String>, Vec<RecordBatch>) {
+        let schema = batches[0].schema();
+        let mut encoder = Encoder::new(Vec::new(), schema.clone(), WriterProperties::default()).unwrap();
+        for batch in batches {
+            encoder.write(batch).unwrap();
+        }
+        let group = encoder.group.as_ref().unwrap();
+        let named = group.columns.iter().zip(schema.fields());
+        let runs = named.filter(|(column, _)| matches!(column, Column::Runs(_)));
+        let runs = runs.map(|(_, field)| field.name().clone()).collect();
+        let file = Bytes::from(encoder.into_inner().unwrap());
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        let reader = reader.with_batch_size(batches[0].num_rows()).build().unwrap();
+        (runs, reader.map(Result::unwrap).collect())
+    }
+
+    #[test]
+    fn reserved_columns_are_written_as_runs_behind_nested_ones_and_are_read_as_they_were() {
+        let batches = [rows(1000, 20), rows(1000, 1)];
+        let (runs, read) = written(&batches);
+        assert_eq!(runs, [envelope::OP, envelope::PARTITION, envelope::POSITION]);
+        assert_eq!(read, batches);
+    }
+
+    #[test]
+    fn places_without_runs_are_left_to_the_library() {
+        let batches = [rows(1000, 1), rows(1000, 20)];
+        let (runs, read) = written(&batches);
+        assert_eq!(runs, [envelope::OP, envelope::PARTITION]);
+        assert_eq!(read, batches);
+    }
+}
