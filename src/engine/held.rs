@@ -36,14 +36,12 @@ pub fn rows_after(batch: &ChangeBatch, table: &TableId, held: &Checkpoint) -> Re
     let mut kept = 0;
     let keys = partitions.keys().values();
     for of_position in text_runs(positions) {
-        let mut first = of_position.start;
+        let position = positions.value(of_position.start);
         for of_place in keys[of_position].chunk_by(|one, next| one == next) {
             let reached = &reached[usize::try_from(of_place[0]).unwrap_or_default()];
-            let position = positions.value(first);
             let new = !reached.iter().any(|reached| reached.holds(position));
             keep.append_n(of_place.len(), new);
             kept += if new { of_place.len() } else { 0 };
-            first += of_place.len();
         }
     }
     if kept == batch.num_rows() {

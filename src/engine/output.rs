@@ -178,7 +178,7 @@ impl Output {
         self.since
     }
 
-    /// The last commit, where the table's position has moved since without being recorded, and no row came.
+    /// The last commit, where the table's position has moved since without being recorded, and no commit is owed for rows.
     pub fn idle_since(&self) -> Option<Instant> {
         (self.moved && self.gathered.owed() == 0).then_some(self.last_commit)
     }

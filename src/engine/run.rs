@@ -354,7 +354,7 @@ impl Running {
 
     /// What gathered for one sink.
     fn gathered(&self, sink: usize) -> Gathered {
-        // For every event, over all tables: no clock is read for each, and nothing compared.
+        // For every event, over all tables: so no clock is read for each, and no checkpoint compared.
         let mut all = Gathered::default();
         let (mut since, mut idle_since) = (None, None);
         for output in self.outputs.iter().filter(|output| output.sink == sink) {

@@ -10,8 +10,7 @@ const MOST_AT_ONCE: usize = 256;
 
 /// The rows of `texts` in runs of the same text, in their order. Nulls are not looked at: what lies in their place counts.
 ///
-/// Rows of one transaction have their position in common: this takes less than a nanosecond for each of them, where a
-/// comparison of each with the one before takes several.
+/// Rows of one transaction have their position in common: many of them are compared at once.
 pub fn text_runs(texts: &StringArray) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     iter::from_fn(move || {
@@ -21,22 +20,21 @@ pub fn text_runs(texts: &StringArray) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// Where the run ends that begins at `start`.
+/// Where the run ends that begins at `start`: looks ahead in longer and longer steps, then halves the last one.
 fn run_end(texts: &StringArray, start: usize) -> usize {
     let (mut end, mut step, mut growing) = (start + 1, 1, true);
-    while end < texts.len() {
+    while end < texts.len() && step > 0 {
         let ahead = (end + step).min(texts.len());
-        if are_same(texts, end, ahead) {
+        let same = are_same(texts, end, ahead);
+        if same {
             end = ahead;
-            if growing {
-                step = (step * 2).min(MOST_AT_ONCE);
-            }
-        } else if step == 1 {
-            break;
-        } else {
-            // The end is among these.
-            (step, growing) = (step / 2, false);
         }
+        growing &= same;
+        step = if growing {
+            (step * 2).min(MOST_AT_ONCE)
+        } else {
+            step / 2
+        };
     }
     end
 }

@@ -21,8 +21,7 @@ use crate::runs::RunsColumn;
 /// wants large ones.
 const ROW_GROUP_ROWS: usize = 256 * 1024;
 
-/// Columns whose rows may have their values in common with those before, all over a table. Of other columns the first rows
-/// of a row group would not tell it.
+/// Columns that have runs by their nature. Whether another one has them, its first rows do not show.
 const HAVE_RUNS: [&str; 3] = [envelope::OP, envelope::PARTITION, envelope::POSITION];
 
 /// Writes one file to `W`.
@@ -170,8 +169,8 @@ impl Group {
     }
 
     fn is_full(&self) -> bool {
-        let has_many_texts = |column: &Column| matches!(column, Column::Runs(runs) if runs.is_full());
-        self.rows == ROW_GROUP_ROWS || self.columns.iter().any(has_many_texts)
+        let suits_no_more = |column: &Column| matches!(column, Column::Runs(runs) if runs.suits_no_more());
+        self.rows == ROW_GROUP_ROWS || self.columns.iter().any(suits_no_more)
     }
 
     fn write(&mut self, schema: &Schema, rows: &RecordBatch) -> Result<(), ParquetError> {
@@ -256,6 +255,11 @@ mod tests {
     #[test]
     fn reserved_columns_are_written_as_runs_behind_nested_ones_and_are_read_as_they_were() {
         let batches = [rows(1000, 20), rows(1000, 1)];
+        let (runs, read) = written(&batches);
+        assert_eq!(runs, [envelope::OP, envelope::PARTITION, envelope::POSITION]);
+        assert_eq!(read, batches);
+        // The same texts by other keys, from the middle of it.
+        let batches = [rows(1000, 20).slice(400, 300), rows(2000, 20).slice(800, 300)];
         let (runs, read) = written(&batches);
         assert_eq!(runs, [envelope::OP, envelope::PARTITION, envelope::POSITION]);
         assert_eq!(read, batches);

@@ -28,7 +28,7 @@ use parquet::file::statistics::{Statistics, ValueStatistics};
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 
-/// Rows of a data page, as in `parquet`'s other columns.
+/// Rows of a data page, about as many as in the columns that `parquet` writes.
 const PAGE_ROWS: usize = 20_000;
 /// A least or greatest value that is longer is left out of the statistics, as readers need not have it.
 const MOST_STATISTICS_BYTES: usize = 64;
@@ -36,8 +36,10 @@ const MOST_STATISTICS_BYTES: usize = 64;
 const LEAST_RUN: usize = 8;
 /// Fewer rows than this tell nothing of those that follow.
 const LEAST_ROWS: usize = 64;
-/// Bytes of different texts with which a chunk is large enough: readers hold them all.
+/// With about so many bytes of different texts a chunk is large enough: readers hold them all.
 const MOST_TEXT_BYTES: usize = 1 << 20;
+/// After so many rows it counts whether their runs were as long as was hoped.
+const ENOUGH_ROWS: usize = PAGE_ROWS;
 
 /// The rows of one column in a row group.
 pub(crate) struct RunsColumn {
@@ -55,6 +57,7 @@ pub(crate) struct RunsColumn {
     pages: Vec<ClosedPage>,
     page_bytes: usize,
     rows: usize,
+    runs: usize,
 }
 
 /// A data page in progress: its runs.
@@ -103,6 +106,7 @@ impl RunsColumn {
             pages: Vec::new(),
             page_bytes: 0,
             rows: 0,
+            runs: 0,
         }
     }
 
@@ -131,9 +135,11 @@ impl RunsColumn {
         Ok(())
     }
 
-    /// Whether it holds as many different texts as it should.
-    pub(crate) fn is_full(&self) -> bool {
-        self.text_bytes >= MOST_TEXT_BYTES
+    /// Whether what follows should be decided on anew: it has many different texts, or runs of half the length that was
+    /// hoped for.
+    pub(crate) fn suits_no_more(&self) -> bool {
+        let short_runs = self.rows >= ENOUGH_ROWS && self.runs * LEAST_RUN > 2 * self.rows;
+        short_runs || self.text_bytes >= MOST_TEXT_BYTES
     }
 
     /// The memory that it takes, roughly.
@@ -247,6 +253,7 @@ impl RunsColumn {
     fn end_run(&mut self) {
         if self.pending > 0 {
             self.page.runs.push((self.last, self.pending));
+            self.runs += 1;
             self.page.rows += self.pending;
             self.pending = 0;
         }
@@ -307,9 +314,11 @@ impl RunsColumn {
         if self.statistics == EnabledStatistics::None {
             return None;
         }
-        let value = |text: Option<&Arc<str>>| text.filter(|text| is_short(text)).map(|text| ByteArray::from(&**text));
-        let (least, greatest) = (self.values.iter().min(), self.values.iter().max());
-        let statistics = ValueStatistics::new(value(least), value(greatest), None, Some(0), false);
+        // Both or none: a reader may take the one that is missing for an empty text.
+        let ends = [self.values.iter().min(), self.values.iter().max()];
+        let short = ends.iter().flatten().all(|text| is_short(text));
+        let [least, greatest] = ends.map(|text| text.filter(|_| short).map(|text| ByteArray::from(&**text)));
+        let statistics = ValueStatistics::new(least, greatest, None, Some(0), false);
         Some(Statistics::from(statistics))
     }
 
@@ -392,175 +401,4 @@ impl Codec {
 }
 
 #[cfg(test)]
-mod tests {
-    use arrow_array::{Int64Array, RecordBatch};
-    use arrow_cast::cast;
-    use arrow_schema::{Field, Schema};
-    use millstream_core::envelope;
-    use parquet::arrow::arrow_reader::{
-        ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
-    };
-    use parquet::basic::ZstdLevel;
-    use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
-    use parquet::file::page_index::column_index::ColumnIndexMetaData;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::encoder::Encoder;
-
-    fn batch(texts: &[String], nullable: bool) -> RecordBatch {
-        let schema = Schema::new(vec![
-            Field::new("id", DataType::Int64, false),
-            Field::new(envelope::POSITION, DataType::Utf8, nullable),
-            Field::new(envelope::OP, DataType::Utf8, false),
-        ]);
-        let ids = Int64Array::from_iter_values(0..texts.len() as i64);
-        let texts = Arc::new(StringArray::from_iter_values(texts));
-        let same = Arc::new(StringArray::from(vec!["c"; ids.len()]));
-        RecordBatch::try_new(Arc::new(schema), vec![Arc::new(ids), texts, same]).unwrap()
-    }
-
-    fn suits(texts: StringArray) -> bool {
-        let texts: ArrayRef = Arc::new(texts);
-        let keys = cast(&texts, &envelope::fields().nth(1).unwrap().data_type().clone()).unwrap();
-        assert_eq!(RunsColumn::suits(&texts), RunsColumn::suits(&keys));
-        RunsColumn::suits(&texts)
-    }
-
-    fn file_of(batches: &[RecordBatch], compression: Compression) -> Bytes {
-        let properties = WriterProperties::builder().set_compression(compression).build();
-        let mut encoder = Encoder::new(Vec::new(), batches[0].schema(), properties).unwrap();
-        for batch in batches {
-            encoder.write(batch).unwrap();
-        }
-        Bytes::from(encoder.into_inner().unwrap())
-    }
-
-    fn texts(rows: &RecordBatch) -> Vec<String> {
-        let column = rows.column(1).as_string::<i32>();
-        column.iter().map(|text| text.unwrap().to_owned()).collect()
-    }
-
-    /// What a reader makes of it, all of it or the rows from `skip` on, and the metadata.
-    fn read(file: &Bytes, skip: usize) -> (Vec<String>, Arc<ParquetMetaData>) {
-        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
-        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file.clone(), options).unwrap();
-        let metadata = builder.metadata().clone();
-        let rows = metadata.file_metadata().num_rows() as usize;
-        let selection = RowSelection::from(vec![RowSelector::skip(skip), RowSelector::select(rows - skip)]);
-        let read = builder.with_row_selection(selection).build().unwrap();
-        (read.flat_map(|rows| texts(&rows.unwrap())).collect(), metadata)
-    }
-
-    fn codec() -> impl Strategy<Value = Compression> {
-        let zstd = Compression::ZSTD(ZstdLevel::default());
-        prop::sample::select(vec![zstd, Compression::SNAPPY, Compression::UNCOMPRESSED])
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-        #[test]
-        fn rows_are_read_as_they_were_written(
-            first in prop::collection::vec((0_u32..400, 8_usize..900), 1..120),
-            later in prop::collection::vec((0_u32..400, 1_usize..30), 0..200),
-            long in prop::collection::vec(20_000_usize..90_000, 0..2),
-            (nullable, compression, skipped) in (any::<bool>(), codec(), 0.0..1.0),
-        ) {
-            let rows = |runs: &[(u32, usize)]| -> Vec<String> {
-                runs.iter().flat_map(|(value, rows)| vec![format!("position {value:06}"); *rows]).collect()
-            };
-            let long: Vec<_> = long.into_iter().map(|rows| (7, rows)).collect();
-            let parts: Vec<_> = [rows(&first), rows(&later), rows(&long)].into_iter().filter(|part| !part.is_empty()).collect();
-            let written = parts.concat();
-            let batches: Vec<_> = parts.iter().map(|part| batch(part, nullable)).collect();
-            let file = file_of(&batches, compression);
-            let (all, metadata) = read(&file, 0);
-            prop_assert!(all == written);
-            let skip = (written.len() as f64 * skipped) as usize;
-            prop_assert!(read(&file, skip).0 == written[skip..]);
-            let group = metadata.row_group(0);
-            let chunk = group.column(1);
-            let statistics = chunk.statistics().unwrap();
-            let of_group = &written[..group.num_rows() as usize];
-            prop_assert_eq!(statistics.min_bytes_opt(), of_group.iter().min().map(|text| text.as_bytes()));
-            prop_assert_eq!(statistics.max_bytes_opt(), of_group.iter().max().map(|text| text.as_bytes()));
-            prop_assert_eq!(statistics.null_count_opt(), Some(0));
-            let text: usize = of_group.iter().map(String::len).sum();
-            prop_assert_eq!(chunk.unencoded_byte_array_data_bytes(), Some(text as i64));
-            let pages: Vec<_> = of_group.chunks(PAGE_ROWS).collect();
-            let offsets = &metadata.offset_index().unwrap()[0][1];
-            let bytes: Vec<_> = pages.iter().map(|page| page.iter().map(|text| text.len() as i64).sum()).collect();
-            prop_assert_eq!(offsets.page_locations().len(), pages.len());
-            prop_assert_eq!(offsets.unencoded_byte_array_data_bytes(), Some(&bytes));
-            let ColumnIndexMetaData::BYTE_ARRAY(index) = &metadata.column_index().unwrap()[0][1] else { panic!() };
-            let least: Vec<_> = pages.iter().map(|page| page.iter().min().unwrap().as_bytes()).collect();
-            let greatest: Vec<_> = pages.iter().map(|page| page.iter().max().unwrap().as_bytes()).collect();
-            prop_assert!(index.min_values_iter().map(Option::unwrap).eq(least.iter().copied()));
-            prop_assert!(index.max_values_iter().map(Option::unwrap).eq(greatest.iter().copied()));
-            let ascends = least.is_sorted() && greatest.is_sorted();
-            prop_assert!(ascends || metadata.column_index().unwrap()[0][1].get_boundary_order() != Some(BoundaryOrder::ASCENDING));
-        }
-    }
-
-    #[test]
-    fn a_row_group_ends_where_it_is_full() {
-        let rows = vec!["a".to_owned(); 600_000];
-        let file = file_of(&[batch(&rows, true)], Compression::UNCOMPRESSED);
-        let (all, metadata) = read(&file, 0);
-        assert_eq!((all.len(), metadata.num_row_groups()), (600_000, 3));
-        // Some bytes for each page, and nothing for a row.
-        let chunk = metadata.row_group(0).column(1);
-        assert!(chunk.compressed_size() < 14 * 60, "{} bytes", chunk.compressed_size());
-    }
-
-    #[test]
-    fn rows_are_worth_runs_where_these_are_long_enough() {
-        let texts = |rows: usize, of_run: usize| {
-            StringArray::from_iter_values((0..rows).map(|row| format!("position {}", row / of_run)))
-        };
-        assert!(suits(texts(1000, 8)) && suits(texts(64, 64)));
-        assert!(!suits(texts(1000, 7)) && !suits(texts(63, 63)));
-        assert!(!suits(StringArray::new_null(100)));
-    }
-
-    #[test]
-    fn a_row_group_ends_where_it_has_many_texts() {
-        let rows: Vec<_> = (0..240_000).map(|row| format!("{:040}", row / 8)).collect();
-        let (all, metadata) = read(&file_of(&[batch(&rows[..9], true)], Compression::SNAPPY), 0);
-        assert_eq!((all.len(), metadata.num_row_groups()), (9, 1));
-        let parts: Vec<_> = rows.chunks(1000).map(|rows| batch(rows, true)).collect();
-        let (all, metadata) = read(&file_of(&parts, Compression::SNAPPY), 0);
-        assert!(all == rows);
-        let groups: Vec<_> = metadata.row_groups().iter().map(|group| group.num_rows()).collect();
-        // 26,215 texts of 40 bytes are a mebibyte.
-        assert_eq!(groups, [210_000, 30_000]);
-    }
-
-    #[test]
-    fn long_texts_are_not_in_the_statistics() {
-        let rows = vec!["x".repeat(65); 100];
-        let file = file_of(&[batch(&rows, false)], Compression::SNAPPY);
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
-        let chunk = reader.metadata().row_group(0).column(1);
-        let statistics = chunk.statistics().unwrap();
-        assert_eq!(
-            (statistics.min_bytes_opt(), statistics.null_count_opt()),
-            (None, Some(0))
-        );
-        assert_eq!(chunk.column_index_offset(), None);
-        let all: Vec<_> = reader.build().unwrap().flat_map(|rows| texts(&rows.unwrap())).collect();
-        assert_eq!(all, rows);
-    }
-
-    #[test]
-    fn a_null_behind_runs_is_an_error() {
-        let rows = batch(&vec!["a".to_owned(); 100], true);
-        let properties = WriterProperties::default();
-        let mut encoder = Encoder::new(Vec::new(), rows.schema(), properties).unwrap();
-        encoder.write(&rows).unwrap();
-        let nulls = Arc::new(StringArray::new_null(100));
-        let columns = vec![rows.column(0).clone(), nulls, rows.column(2).clone()];
-        let rows = RecordBatch::try_new(rows.schema(), columns).unwrap();
-        assert!(encoder.write(&rows).unwrap_err().to_string().contains("__position"));
-    }
-}
+mod tests;
