@@ -375,7 +375,7 @@ fn write_run(bytes: &mut Vec<u8>, value: u32, value_bytes: usize, count: usize) 
 /// What pages are compressed with. `parquet` keeps its own to itself.
 enum Codec {
     Zstd(zstd::bulk::Compressor<'static>),
-    Snappy(snap::raw::Encoder),
+    Snappy(Box<snap::raw::Encoder>),
     None,
 }
 
@@ -383,7 +383,7 @@ impl Codec {
     fn new(compression: Compression) -> Result<Self, ParquetError> {
         Ok(match compression {
             Compression::ZSTD(level) => Self::Zstd(zstd::bulk::Compressor::new(level.compression_level())?),
-            Compression::SNAPPY => Self::Snappy(snap::raw::Encoder::new()),
+            Compression::SNAPPY => Self::Snappy(Box::new(snap::raw::Encoder::new())),
             Compression::UNCOMPRESSED => Self::None,
             other => return Err(ParquetError::NYI(format!("runs in {other}"))),
         })
