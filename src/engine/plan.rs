@@ -234,19 +234,8 @@ impl PlannedTable {
 
 #[cfg(test)]
 mod tests {
-    use arrow_schema::{DataType, Field, Schema};
-
     use super::*;
-
-    fn table(source: &str, namespace: Option<&str>, name: &str) -> Arc<TableSchema> {
-        Arc::new(TableSchema {
-            id: TableId::new(source, namespace, name),
-            columns: Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)])),
-            key: vec!["id".to_owned()],
-            not_null: Vec::new(),
-            before_image: false,
-        })
-    }
+    use crate::engine::table_names::tests::table;
 
     fn model(name: &str, sql: &str) -> (String, ModelDefinition) {
         let model = ModelSpec {

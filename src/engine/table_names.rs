@@ -86,13 +86,13 @@ impl<'a> TableNames<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use arrow_schema::{DataType, Field, Schema};
     use millstream_core::TableId;
 
     use super::*;
 
-    fn table(source: &str, namespace: Option<&str>, name: &str) -> Arc<TableSchema> {
+    pub fn table(source: &str, namespace: Option<&str>, name: &str) -> Arc<TableSchema> {
         Arc::new(TableSchema {
             id: TableId::new(source, namespace, name),
             columns: Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)])),
