@@ -10,10 +10,6 @@ mod quality;
 
 use criterion::{Criterion, criterion_group};
 
-/// As in the daemon.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Rows of a batch.
 const ROWS: usize = 8192;
 
@@ -30,8 +26,6 @@ criterion_group!(
 );
 
 fn main() {
-    #[cfg(target_os = "linux")]
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
     stages();
     Criterion::default().configure_from_args().final_summary();
 }
