@@ -1,294 +1,400 @@
-//! The connection to the brokers: librdkafka's configuration, what it reports, and requests.
+//! Questions to the cluster: its topics, who leads their partitions, and which offsets they hold.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::BrokerId;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
+use kafka_protocol::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
+use kafka_protocol::messages::metadata_response::MetadataResponse;
+use kafka_protocol::protocol::Request;
 use millstream_core::{Error, ErrorKind, Result};
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::KafkaError;
-use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
-use rdkafka::{ClientConfig, Statistics};
 
 use crate::codes;
-use crate::config::{KafkaConfig, Tls};
+use crate::config::KafkaConfig;
 use crate::offsets::Watermarks;
+use crate::wire::{Connection, Connector, Cursor, HIGHEST_FETCH, Part, Stop, WireFault, request, take, topic_name};
 
-/// How often librdkafka reports on its brokers and partitions.
-const REPORT_EVERY: Duration = Duration::from_secs(2);
+/// The port where none is given.
+const PORT: &str = "9092";
+/// What passes by itself, as an election, is looked at again after this time.
+const AGAIN: Duration = Duration::from_millis(200);
+/// Bytes of a fetch that is not the reading itself.
+const SMALL_FETCH: usize = 1 << 20;
 
-/// librdkafka's least and usual `fetch.max.bytes`.
-const LEAST_FETCH: u64 = 1_000_000;
-const MOST_FETCH: u64 = 50 << 20;
+/// The oldest offset of a partition, in a request for offsets.
+const EARLIEST: i64 = -2;
+/// The offset behind the newest.
+const LATEST: i64 = -1;
 
-/// A connected consumer. All requests block: call them from a thread of their own.
+/// Asks the cluster. Holds a connection to each broker that it asked.
 pub struct Client {
-    /// The consumer; partitions are assigned by hand.
-    pub consumer: BaseConsumer<Reports>,
-    brokers: String,
+    connector: Connector,
+    /// As configured.
+    named: String,
+    bootstrap: Vec<String>,
+    /// Addresses of the brokers, as the cluster says them.
+    brokers: HashMap<i32, String>,
+    /// By address.
+    connections: HashMap<String, Connection>,
+    /// The leaders that were said last, by topic.
+    leaders: HashMap<String, Vec<Option<i32>>>,
     timeout: Duration,
+    /// For how long a question is put again while nobody answers.
+    patience: Duration,
+    /// When a broker answered last.
+    answered: Instant,
 }
-
-/// What librdkafka reports through its callbacks, which run while the consumer is polled.
-#[derive(Default)]
-pub struct Reports {
-    state: Mutex<Reported>,
-}
-
-#[derive(Default)]
-struct Reported {
-    /// The first refusal since the last [`Client::refused`].
-    refusal: Option<(RDKafkaErrorCode, String)>,
-    /// The last thing that went wrong on any connection.
-    last: Option<String>,
-    /// Whether a broker was ever connected: a TLS handshake that fails later than that is one
-    /// that a restarting broker broke off.
-    connected: bool,
-    /// Since when no broker is connected.
-    down_since: Option<Instant>,
-    /// The last report on partitions.
-    partitions: Option<Vec<PartitionReport>>,
-    /// How many came so far.
-    reports: u64,
-}
-
-/// What librdkafka knows of a partition that is being read.
-#[derive(Debug, Clone)]
-pub struct PartitionReport {
-    /// The topic.
-    pub topic: Arc<str>,
-    /// The partition.
-    pub partition: i32,
-    /// The offset after the last message that a reader may see; negative if unknown.
-    pub end: i64,
-    /// The offset that librdkafka will ask for next; negative if unknown.
-    pub next: i64,
-    /// Whether it is being fetched, so that the report describes it as it is now.
-    pub active: bool,
-}
-
-impl Reports {
-    fn state(&self) -> MutexGuard<'_, Reported> {
-        // The state is valid at every step, so a panic elsewhere does not spoil it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Whether an error means that the broker refused us, rather than that it is away.
-fn is_refusal(code: RDKafkaErrorCode) -> bool {
-    use RDKafkaErrorCode as Code;
-    matches!(
-        code,
-        Code::Authentication
-            | Code::SaslAuthenticationFailed
-            | Code::UnsupportedSASLMechanism
-            | Code::ClusterAuthorizationFailed
-            | Code::TopicAuthorizationFailed
-            | Code::SSL
-    )
-}
-
-/// Whether a handshake failed because the broker went away in the middle of it.
-///
-/// librdkafka reports a disconnection during SASL's handshake as a failed authentication, too;
-/// its reason is then librdkafka's own (`Local: Broker transport failure`) and not the broker's.
-fn is_broken_off(code: RDKafkaErrorCode, reason: &str, connected: bool) -> bool {
-    match code {
-        RDKafkaErrorCode::SSL => connected,
-        RDKafkaErrorCode::Authentication => reason.contains("Local: ") || reason.contains("hung up"),
-        _ => false,
-    }
-}
-
-impl ClientContext for Reports {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                tracing::warn!(facility, message, "librdkafka reports an error");
-            }
-            RDKafkaLogLevel::Warning => tracing::warn!(facility, message, "librdkafka warns"),
-            _ => tracing::debug!(facility, message, "librdkafka"),
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        let code = error.rdkafka_error_code();
-        tracing::debug!(?code, reason, "kafka connection error");
-        let mut state = self.state();
-        state.last = Some(reason.to_owned());
-        let connected = state.connected;
-        if let Some(code) = code.filter(|code| is_refusal(*code) && !is_broken_off(*code, reason, connected)) {
-            state.refusal.get_or_insert_with(|| (code, reason.to_owned()));
-        }
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        let mut state = self.state();
-        state.reports += 1;
-        if statistics.brokers.values().any(|broker| broker.state == "UP") {
-            (state.down_since, state.connected) = (None, true);
-        } else {
-            state.down_since.get_or_insert_with(Instant::now);
-        }
-        let partitions = statistics.topics.into_iter().flat_map(|(topic, report)| {
-            let topic: Arc<str> = topic.into();
-            // Partition -1 stands for messages without a partition yet.
-            report
-                .partitions
-                .into_values()
-                .filter(|p| p.partition >= 0 && p.desired)
-                .map(move |p| PartitionReport {
-                    topic: topic.clone(),
-                    partition: p.partition,
-                    end: if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset },
-                    next: p.next_offset,
-                    active: p.fetch_state == "active",
-                })
-        });
-        state.partitions = Some(partitions.collect());
-    }
-}
-
-impl ConsumerContext for Reports {}
 
 impl Client {
-    /// Makes a client; it connects in the background.
+    /// A client. Does not connect.
     ///
     /// # Errors
-    /// `Config` if librdkafka refuses an option.
-    pub fn new(config: &KafkaConfig, group: &str) -> Result<Self> {
-        Self::from_native(config, &native_config(config, group)?)
-    }
-
-    /// As [`new`](Self::new), for a client whose polls also tell when a partition's end is reached.
-    pub fn that_sees_ends(config: &KafkaConfig, group: &str) -> Result<Self> {
-        Self::from_native(
-            config,
-            native_config(config, group)?.set("enable.partition.eof", "true"),
-        )
-    }
-
-    fn from_native(config: &KafkaConfig, native: &ClientConfig) -> Result<Self> {
-        let consumer = native.create_with_context(Reports::default()).map_err(refused_option)?;
+    /// `Config` if a file of `security.tls` is of no use.
+    pub fn new(config: &KafkaConfig) -> Result<Self> {
         Ok(Self {
-            consumer,
-            brokers: config.brokers.to_string(),
+            connector: Connector::new(config)?,
+            named: config.brokers.to_string(),
+            bootstrap: config.brokers.split(',').map(address).collect(),
+            brokers: HashMap::new(),
+            connections: HashMap::new(),
+            leaders: HashMap::new(),
             timeout: config.timeout.0,
+            patience: config.timeout.0,
+            answered: Instant::now(),
         })
     }
 
-    /// Whether each partition of `topic`, by its number, has a leader: one without cannot be read now.
+    /// From now on a question that nobody answers fails at once.
+    pub fn lose_patience(&mut self) {
+        self.patience = Duration::ZERO;
+    }
+
+    /// How connections are made.
+    pub fn connector(&self) -> Connector {
+        self.connector.clone()
+    }
+
+    /// When a broker answered last, or the client was made.
+    pub fn answered(&self) -> Instant {
+        self.answered
+    }
+
+    /// How many brokers there are.
+    pub fn brokers(&self) -> usize {
+        self.brokers.len()
+    }
+
+    /// The address of a broker.
+    pub fn address(&self, broker: i32) -> Option<&str> {
+        self.brokers.get(&broker).map(String::as_str)
+    }
+
+    /// Who leads each partition of `topic`, by its number: one without a leader cannot be read now.
     ///
     /// # Errors
     /// `Config` if it does not exist, `Denied`, `Unavailable`.
-    pub fn partitions_of(&self, topic: &str) -> Result<Vec<bool>> {
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(topic), self.timeout)
-            .map_err(|error| self.explain(&error))?;
-        self.consumer.context().state().connected = true;
-        let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
+    pub async fn leaders_of(&mut self, topic: &str) -> Result<Vec<Option<i32>>> {
+        let mut asked = MetadataRequestTopic::default();
+        asked.name = Some(topic_name(topic));
+        let mut question = MetadataRequest::default();
+        question.topics = Some(vec![asked]);
+        question.allow_auto_topic_creation = false;
+        let answer = self.ask_anyone(&question).await?;
+        self.take_brokers(&answer);
+        let found = answer.topics.into_iter().find(|found| {
+            let name = found.name.as_ref();
+            name.is_some_and(|name| **name == *topic)
+        });
+        let Some(found) = found else {
             return Err(no_topic(topic));
         };
-        match found.error() {
-            None if found.partitions().is_empty() => Err(no_topic(topic)),
-            None => {
-                let mut leads: Vec<_> = found.partitions().iter().map(|p| (p.id(), p.leader() >= 0)).collect();
-                leads.sort_unstable();
-                Ok(leads.into_iter().map(|(_, leads)| leads).collect())
+        match ResponseError::try_from_code(found.error_code) {
+            None | Some(ResponseError::LeaderNotAvailable) if found.partitions.is_empty() => Err(no_topic(topic)),
+            None | Some(ResponseError::LeaderNotAvailable) => {
+                let mut led: Vec<_> = found.partitions.iter().collect();
+                led.sort_unstable_by_key(|partition| partition.partition_index);
+                let leader = |id: BrokerId| (id.0 >= 0).then_some(id.0);
+                let leaders: Vec<_> = led.into_iter().map(|partition| leader(partition.leader_id)).collect();
+                self.leaders.insert(topic.to_owned(), leaders.clone());
+                Ok(leaders)
             }
-            Some(
-                RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
-                | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
-            ) => Err(no_topic(topic)),
-            Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => Err(denied_topic(topic)),
+            Some(ResponseError::UnknownTopicOrPartition) => Err(no_topic(topic)),
+            Some(ResponseError::TopicAuthorizationFailed) => Err(denied_topic(topic)),
             Some(other) => Err(
                 Error::new(ErrorKind::Unavailable, "the brokers cannot describe a topic")
                     .code(codes::UNREACHABLE)
                     .with("topic", topic)
-                    .with("error", RDKafkaErrorCode::from(other)),
+                    .with("error", other),
             ),
         }
     }
 
-    /// What the broker holds of a partition.
-    pub fn watermarks(&self, topic: &str, partition: i32) -> Result<Watermarks> {
-        match self.consumer.fetch_watermarks(topic, partition, self.timeout) {
-            Ok((low, high)) => Ok(Watermarks { low, high }),
-            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                Err(denied_topic(topic))
+    /// What the brokers hold of partitions of `topic`, by their number.
+    ///
+    /// # Errors
+    /// `Denied`; `Unavailable`, also where a partition stays without a leader for as long as a request may take.
+    pub async fn watermarks(&mut self, topic: &str, numbers: &[i32]) -> Result<BTreeMap<i32, Watermarks>> {
+        let low = self.offsets(topic, numbers, EARLIEST).await?;
+        let high = self.offsets(topic, numbers, LATEST).await?;
+        let both = low.into_iter().filter_map(|(number, low)| {
+            let high = *high.get(&number)?;
+            Some((number, Watermarks { low, high }))
+        });
+        Ok(both.collect())
+    }
+
+    async fn offsets(&mut self, topic: &str, numbers: &[i32], which: i64) -> Result<BTreeMap<i32, i64>> {
+        let deadline = Instant::now() + self.timeout;
+        let mut found = BTreeMap::new();
+        loop {
+            let mut by_leader: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+            let mut last = None;
+            for number in numbers.iter().filter(|number| !found.contains_key(*number)) {
+                match self.leader(topic, *number) {
+                    Some(leader) => by_leader.entry(leader).or_default().push(*number),
+                    None => last = Some("it has no leader".to_owned()),
+                }
             }
-            Err(error) => Err(self.explain(&error).with("topic", topic).with("partition", partition)),
+            for (leader, numbers) in by_leader {
+                match self.offsets_of(leader, topic, &numbers, which).await {
+                    Ok(answers) => {
+                        for (number, answer) in answers {
+                            match answer {
+                                Ok(offset) => {
+                                    found.insert(number, offset);
+                                }
+                                Err(ResponseError::TopicAuthorizationFailed) => return Err(denied_topic(topic)),
+                                Err(error) => last = Some(error.to_string()),
+                            }
+                        }
+                    }
+                    Err(fault) if fault.is_refusal() => return Err(self.explain(&fault)),
+                    Err(fault) => last = Some(fault.to_string()),
+                }
+            }
+            let Some(missing) = numbers.iter().find(|number| !found.contains_key(*number)) else {
+                return Ok(found);
+            };
+            if Instant::now() >= deadline {
+                return Err(self
+                    .unreachable()
+                    .with("topic", topic)
+                    .with("partition", missing)
+                    .caused_by(last.unwrap_or_else(|| "it is not in the answer".to_owned())));
+            }
+            tokio::time::sleep(AGAIN).await;
+            self.leaders_of(topic).await?;
         }
     }
 
-    /// The refusal that was reported since the last call, if any.
-    pub fn refused(&self) -> Option<Error> {
-        let (code, reason) = self.consumer.context().state().refusal.take()?;
-        Some(self.refusal(code, &reason))
+    async fn offsets_of(
+        &mut self,
+        leader: i32,
+        topic: &str,
+        numbers: &[i32],
+        which: i64,
+    ) -> Result<Vec<(i32, std::result::Result<i64, ResponseError>)>, WireFault> {
+        let partition = |number: &i32| {
+            let mut partition = ListOffsetsPartition::default();
+            partition.partition_index = *number;
+            partition.current_leader_epoch = -1;
+            partition.timestamp = which;
+            partition
+        };
+        let mut asked = ListOffsetsTopic::default();
+        asked.name = topic_name(topic);
+        asked.partitions = numbers.iter().map(partition).collect();
+        let mut question = ListOffsetsRequest::default();
+        question.replica_id = BrokerId(-1);
+        // The end of what a reader may see.
+        question.isolation_level = 1;
+        question.topics = vec![asked];
+        let answer = self.ask(leader, &question, i16::MAX).await?;
+        let partitions = answer.topics.into_iter().flat_map(|topic| topic.partitions);
+        let outcome = |code, offset| ResponseError::try_from_code(code).map_or(Ok(offset), Err);
+        Ok(partitions
+            .map(|found| (found.partition_index, outcome(found.error_code, found.offset)))
+            .collect())
     }
 
-    /// How long no broker was connected; zero if one is.
-    pub fn down_for(&self) -> Duration {
-        self.consumer
-            .context()
-            .state()
-            .down_since
-            .map_or(Duration::ZERO, |since| since.elapsed())
+    /// Fetches from one partition, whose cursor is moved on. Waits for nothing.
+    ///
+    /// # Errors
+    /// `Denied`, `Corrupt`, `Unavailable`.
+    pub async fn fetch(&mut self, cursor: &mut Cursor) -> Result<Part> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let topic = cursor.topic.clone();
+            let why = match self.leader(&topic, cursor.number) {
+                None => "it has no leader".to_owned(),
+                Some(leader) => {
+                    let mut cursors = vec![cursor.clone()];
+                    let question = request(&cursors, SMALL_FETCH, SMALL_FETCH, Duration::ZERO);
+                    match self.ask(leader, &question, HIGHEST_FETCH).await {
+                        Err(fault) if fault.is_refusal() => return Err(self.explain(&fault)),
+                        Err(fault) => fault.to_string(),
+                        Ok(answer) => match take(&mut cursors, answer) {
+                            (mut parts, _) if !parts.is_empty() => {
+                                *cursor = cursors.swap_remove(0);
+                                return Ok(parts.swap_remove(0));
+                            }
+                            (_, mut stopped) => match stopped.pop() {
+                                Some((_, Stop::Error(ResponseError::TopicAuthorizationFailed))) => {
+                                    return Err(denied_topic(&topic));
+                                }
+                                Some((_, Stop::Damaged(damaged))) => {
+                                    return Err(unreadable(&topic, cursor.number).caused_by(damaged));
+                                }
+                                Some((_, stop)) => format!("{stop:?}"),
+                                None => "it is not in the answer".to_owned(),
+                            },
+                        },
+                    }
+                }
+            };
+            if Instant::now() >= deadline {
+                return Err(self
+                    .unreachable()
+                    .with("topic", &topic)
+                    .with("partition", cursor.number)
+                    .caused_by(why));
+            }
+            tokio::time::sleep(AGAIN).await;
+            self.leaders_of(&topic).await?;
+        }
+    }
+
+    fn leader(&self, topic: &str, number: i32) -> Option<i32> {
+        let leaders = self.leaders.get(topic)?;
+        *leaders.get(usize::try_from(number).ok()?)?
+    }
+
+    fn take_brokers(&mut self, answer: &MetadataResponse) {
+        let brokers = answer.brokers.iter();
+        self.brokers = brokers
+            .map(|broker| (broker.node_id.0, joined(&broker.host, broker.port)))
+            .collect();
+    }
+
+    async fn ask<R: Request>(&mut self, broker: i32, question: &R, highest: i16) -> Result<R::Response, WireFault> {
+        let Some(address) = self.brokers.get(&broker).cloned() else {
+            return Err(WireFault::Malformed(format!("nobody says where broker {broker} is")));
+        };
+        self.ask_at(&address, question, highest).await
+    }
+
+    /// Asks at an address, once more on a new connection if that which was there has ended meanwhile.
+    async fn ask_at<R: Request>(
+        &mut self,
+        address: &str,
+        question: &R,
+        highest: i16,
+    ) -> Result<R::Response, WireFault> {
+        if let Some(mut connection) = self.connections.remove(address).filter(Connection::is_usable) {
+            match connection.call(question, highest).await {
+                Ok(answer) => {
+                    self.connections.insert(address.to_owned(), connection);
+                    self.answered = Instant::now();
+                    return Ok(answer);
+                }
+                // Brokers end connections that were idle for some minutes.
+                Err(WireFault::Io(_)) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        let mut connection = self.connector.connect(address).await?;
+        let answer = connection.call(question, highest).await?;
+        self.connections.insert(address.to_owned(), connection);
+        self.answered = Instant::now();
+        Ok(answer)
+    }
+
+    async fn ask_anyone<R: Request>(&mut self, question: &R) -> Result<R::Response> {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            match self.ask_around(question).await {
+                Err(error) if error.kind() == ErrorKind::Unavailable && Instant::now() < deadline => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Asks whoever answers first: those that are connected, those that are known, those that are configured.
+    async fn ask_around<R: Request>(&mut self, question: &R) -> Result<R::Response> {
+        let mut addresses: Vec<String> = self.connections.keys().cloned().collect();
+        for address in self.brokers.values().chain(&self.bootstrap) {
+            if !addresses.contains(address) {
+                addresses.push(address.clone());
+            }
+        }
+        let (mut refused, mut last) = (None, None);
+        for address in addresses {
+            match self.ask_at(&address, question, i16::MAX).await {
+                Ok(answer) => return Ok(answer),
+                Err(fault) => {
+                    tracing::debug!(address, %fault, "a kafka broker does not answer");
+                    let kept = if fault.is_refusal() { &mut refused } else { &mut last };
+                    kept.get_or_insert(fault);
+                }
+            }
+        }
+        Err(match refused.or(last) {
+            Some(fault) => self.explain(&fault),
+            None => self.unreachable(),
+        })
     }
 
     /// The error of brokers that cannot be reached.
     pub fn unreachable(&self) -> Error {
-        let error = Error::new(ErrorKind::Unavailable, "no broker can be reached")
+        Error::new(ErrorKind::Unavailable, "no broker can be reached")
             .code(codes::UNREACHABLE)
-            .with("brokers", &self.brokers)
-            .hint("check the host names and ports in `brokers`, the firewall, and what the brokers advertise");
-        match self.consumer.context().state().last.clone() {
-            Some(reason) => error.caused_by(reason),
-            None => error,
-        }
+            .with("brokers", &self.named)
+            .hint("check the host names and ports in `brokers`, the firewall, and what the brokers advertise")
     }
 
-    /// How many reports came so far.
-    pub fn reports(&self) -> u64 {
-        self.consumer.context().state().reports
-    }
-
-    /// The last report on partitions, once.
-    pub fn take_report(&self) -> Option<Vec<PartitionReport>> {
-        self.consumer.context().state().partitions.take()
-    }
-
-    /// What a failed request means, in the light of what was reported on the connections.
-    fn explain(&self, error: &KafkaError) -> Error {
-        if let Some(code) = error.rdkafka_error_code().filter(|code| is_refusal(*code)) {
-            return self.refusal(code, &error.to_string());
-        }
-        // The callbacks that tell why run only while the consumer is polled. Where it reads
-        // already, a poll would take a message: the reading loop meets the refusal itself.
-        let reads = self.consumer.assignment().map_or(true, |assigned| assigned.count() > 0);
-        let polls = if reads { 0 } else { 5 };
-        for _ in 0..polls {
-            let _ = self.consumer.poll(Duration::from_millis(20));
-        }
-        self.refused()
-            .unwrap_or_else(|| self.unreachable().with("error", error))
-    }
-
-    fn refusal(&self, code: RDKafkaErrorCode, reason: &str) -> Error {
-        let error = if code == RDKafkaErrorCode::SSL {
-            Error::new(ErrorKind::Denied, "cannot agree on TLS with a broker")
+    /// What a fault amounts to.
+    pub fn explain(&self, fault: &WireFault) -> Error {
+        let error = match fault {
+            WireFault::Tls(_) => Error::new(ErrorKind::Denied, "cannot agree on TLS with a broker")
                 .code(codes::TLS)
                 .hint(
                     "check `security.tls`: the authority in `ca`, the certificate's dates and host name, and the port",
                 )
-        } else {
-            Error::new(ErrorKind::Denied, "a broker refuses access")
+                .with("brokers", &self.named),
+            WireFault::Refused(_) => Error::new(ErrorKind::Denied, "a broker refuses access")
                 .code(codes::DENIED)
                 .hint("check `security.sasl`, and that the user may describe and read the topics")
+                .with("brokers", &self.named),
+            _ => self.unreachable(),
         };
-        error.with("brokers", &self.brokers).caused_by(reason)
+        error.caused_by(fault.to_string())
+    }
+}
+
+/// `host`, `host:port` or `[address]:port`, with a port.
+fn address(named: &str) -> String {
+    let named = named.trim();
+    let has_port = match named.rsplit_once(':') {
+        // An address of IPv6 without brackets has no port.
+        Some((host, _)) => !host.contains(':') || host.ends_with(']'),
+        None => false,
+    };
+    match has_port {
+        true => named.to_owned(),
+        false if named.contains(':') && !named.starts_with('[') => format!("[{named}]:{PORT}"),
+        false => format!("{named}:{PORT}"),
+    }
+}
+
+fn joined(host: &str, port: i32) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
     }
 }
 
@@ -308,142 +414,31 @@ pub fn denied_topic(topic: &str) -> Error {
         .hint("grant the operations DESCRIBE and READ on the topic")
 }
 
-/// Never shows the option's value, which may be a secret.
-fn refused_option(error: KafkaError) -> Error {
-    let refused = Error::new(ErrorKind::Config, "librdkafka refuses the configuration").code(codes::CONFIG);
-    match error {
-        KafkaError::ClientConfig(_, _, option, _) => refused
-            .with("option", option)
-            .hint("see librdkafka's CONFIGURATION.md for its name and values"),
-        KafkaError::ClientCreation(reason) => refused
-            .hint("check `options` and the files in `security.tls`")
-            .caused_by(reason),
-        _ => refused,
-    }
-}
-
-fn native_config(config: &KafkaConfig, group: &str) -> Result<ClientConfig> {
-    let mut native = ClientConfig::new();
-    let kib = (config.buffer.0 / 1024).clamp(1024, 2_097_151);
-    // librdkafka counts the bytes of values alone. Each message takes some hundred bytes beside
-    // these, so that small ones have to be bounded by number.
-    let messages = kib.clamp(1_024, 100_000);
-    // What is under way from each broker comes on top of the buffer.
-    let fetch = (config.buffer.0 / 4).clamp(LEAST_FETCH, MOST_FETCH);
-    native
-        .set("bootstrap.servers", &*config.brokers)
-        .set("client.id", "millstream")
-        // librdkafka wants a group even where partitions are assigned by hand; nothing joins it.
-        .set("group.id", group)
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("auto.offset.reset", "error")
-        .set("isolation.level", "read_committed")
-        .set("allow.auto.create.topics", "false")
-        .set("check.crcs", "true")
-        // Otherwise a delay before the next fetch once the buffer was full.
-        .set("fetch.queue.backoff.ms", "50")
-        .set("queued.min.messages", messages.to_string())
-        .set("topic.metadata.refresh.interval.ms", "30000")
-        .set("reconnect.backoff.max.ms", "2000");
-    // A larger `message.max.bytes` wants a larger fetch, which librdkafka then chooses by itself.
-    if !config.options.contains_key("message.max.bytes") {
-        native.set("fetch.max.bytes", fetch.to_string());
-    }
-    for (name, value) in &config.options {
-        native.set(name, value.0.expose());
-    }
-    native
-        .set("queued.max.messages.kbytes", kib.to_string())
-        .set("statistics.interval.ms", REPORT_EVERY.as_millis().to_string());
-    let security = &config.security;
-    let protocol = match (&security.tls, &security.sasl) {
-        (None, None) => "plaintext",
-        (Some(_), None) => "ssl",
-        (None, Some(_)) => "sasl_plaintext",
-        (Some(_), Some(_)) => "sasl_ssl",
-    };
-    native.set("security.protocol", protocol);
-    if let Some(tls) = &security.tls {
-        set_tls(&mut native, tls)?;
-    }
-    if let Some(sasl) = &security.sasl {
-        native
-            .set("sasl.mechanism", sasl.mechanism.name())
-            .set("sasl.username", &*sasl.username)
-            .set("sasl.password", sasl.password.expose());
-    }
-    Ok(native)
-}
-
-fn set_tls(native: &mut ClientConfig, tls: &Tls) -> Result<()> {
-    let files = [
-        ("ssl.ca.location", &tls.ca),
-        ("ssl.certificate.location", &tls.cert),
-        ("ssl.key.location", &tls.key),
-    ];
-    for (option, path) in files {
-        let Some(path) = path else { continue };
-        std::fs::metadata(&**path).map_err(|error| {
-            Error::new(ErrorKind::Config, "cannot read a file of `security.tls`")
-                .code(codes::TLS)
-                .with("path", path)
-                .caused_by(error)
-        })?;
-        native.set(option, &**path);
-    }
-    if !tls.verify {
-        native
-            .set("enable.ssl.certificate.verification", "false")
-            .set("ssl.endpoint.identification.algorithm", "none");
-    }
-    Ok(())
+/// The error of a batch that cannot be read.
+pub fn unreadable(topic: &str, partition: i32) -> Error {
+    Error::new(ErrorKind::Corrupt, "a batch of the log cannot be read")
+        .code(codes::UNREADABLE)
+        .with("topic", topic)
+        .with("partition", partition)
+        .hint("the broker's log is damaged, or uses a format that this client does not admit")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refusal_after(code: RDKafkaErrorCode, reason: &str, connected: bool) -> bool {
-        let reports = Reports::default();
-        reports.state().connected = connected;
-        reports.error(KafkaError::Global(code), reason);
-        reports.state().refusal.is_some()
-    }
-
     #[test]
-    fn a_handshake_that_a_restarting_broker_breaks_off_is_no_refusal() {
-        let sasl = RDKafkaErrorCode::Authentication;
-        let cut = "sasl_plaintext://b:9092/1: SASL SCRAM-SHA-256 mechanism handshake failed: Local: Broker transport \
-                   failure: broker's supported mechanisms: ";
-        let answered = "SASL SCRAM-SHA-256 mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's \
-                        supported mechanisms: PLAIN";
-        for connected in [false, true] {
-            assert!(!refusal_after(sasl, cut, connected));
-            assert!(refusal_after(sasl, answered, connected));
-            assert!(refusal_after(
-                sasl,
-                "SASL authentication error: Authentication failed during authentication due to invalid credentials",
-                connected
-            ));
+    fn an_address_has_a_port() {
+        for (named, wanted) in [
+            ("a:1", "a:1"),
+            (" b ", "b:9092"),
+            ("[::1]:2", "[::1]:2"),
+            ("[::1]", "[::1]:9092"),
+            ("::1", "[::1]:9092"),
+        ] {
+            assert_eq!(address(named), wanted);
         }
-        assert!(refusal_after(RDKafkaErrorCode::SSL, "SSL handshake failed", false));
-        assert!(!refusal_after(RDKafkaErrorCode::SSL, "SSL handshake failed", true));
-    }
-
-    #[test]
-    fn the_buffer_bounds_messages_and_fetches() {
-        let bounds = |yaml: &str| {
-            let config: KafkaConfig =
-                serde_saphyr::from_str(&format!("brokers: b\ntopics: [t]\ndecode: bytes\n{yaml}")).unwrap();
-            let native = native_config(&config, "g").unwrap();
-            let get = |name| native.get(name).map(str::to_owned);
-            (get("queued.min.messages"), get("fetch.max.bytes"))
-        };
-        let bound = |messages: &str, fetch: &str| (Some(messages.to_owned()), Some(fetch.to_owned()));
-        assert_eq!(bounds(""), bound("65536", "16777216"));
-        assert_eq!(bounds("buffer: 1MiB"), bound("1024", "1000000"));
-        assert_eq!(bounds("buffer: 1GiB"), bound("100000", "52428800"));
-        assert_eq!(bounds("options: {message.max.bytes: 80000000}").1, None);
+        assert_eq!(joined("::1", 7), "[::1]:7");
+        assert_eq!(joined("h", 7), "h:7");
     }
 }

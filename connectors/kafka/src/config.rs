@@ -1,13 +1,11 @@
 //! A Kafka source's part of a pipeline's configuration.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use millstream_core::config::{Period, Secret, Size, Text};
 use millstream_core::{Error, ErrorKind, Result, envelope};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, IntoDeserializer, MapAccess, Visitor};
+use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::codes;
@@ -42,9 +40,6 @@ pub struct KafkaConfig {
     /// How to connect; in plain text without it.
     #[serde(default)]
     pub security: Security,
-    /// Further options of librdkafka, but for those that Millstream must own.
-    #[serde(default)]
-    pub options: BTreeMap<String, OptionValue>,
     /// How messages are gathered into batches.
     #[serde(default)]
     pub batch: Batch,
@@ -207,48 +202,6 @@ impl Mechanism {
     }
 }
 
-/// The value of a librdkafka option: text, a number, a boolean, or a secret in any of its forms.
-#[derive(Debug, Clone)]
-pub struct OptionValue(pub Secret);
-
-impl<'de> Deserialize<'de> for OptionValue {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = OptionValue;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text, a number, a boolean or a secret")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<OptionValue, E> {
-                Secret::deserialize(text.into_deserializer()).map(OptionValue)
-            }
-
-            fn visit_bool<E: de::Error>(self, value: bool) -> Result<OptionValue, E> {
-                Ok(OptionValue(Secret::new(value.to_string())))
-            }
-
-            fn visit_i64<E: de::Error>(self, value: i64) -> Result<OptionValue, E> {
-                Ok(OptionValue(Secret::new(value.to_string())))
-            }
-
-            fn visit_u64<E: de::Error>(self, value: u64) -> Result<OptionValue, E> {
-                Ok(OptionValue(Secret::new(value.to_string())))
-            }
-
-            fn visit_f64<E: de::Error>(self, value: f64) -> Result<OptionValue, E> {
-                Ok(OptionValue(Secret::new(value.to_string())))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OptionValue, A::Error> {
-                Secret::deserialize(MapAccessDeserializer::new(map)).map(OptionValue)
-            }
-        }
-        deserializer.deserialize_any(Any)
-    }
-}
-
 impl<'de> Deserialize<'de> for Decode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct WordOrMap;
@@ -323,47 +276,6 @@ impl<'de> Deserialize<'de> for InOrder {
     }
 }
 
-/// Options of librdkafka that carry the source's guarantees, or have a place of their own in
-/// the configuration.
-const OWNED: &[(&str, &str)] = &[
-    ("bootstrap.servers", "use `brokers`"),
-    ("metadata.broker.list", "use `brokers`"),
-    ("group.id", "positions are kept in the target, not in a consumer group"),
-    (
-        "group.instance.id",
-        "positions are kept in the target, not in a consumer group",
-    ),
-    ("group.protocol", "partitions are assigned by Millstream"),
-    ("partition.assignment.strategy", "partitions are assigned by Millstream"),
-    (
-        "enable.auto.commit",
-        "positions are kept in the target, not in a consumer group",
-    ),
-    (
-        "auto.commit.enable",
-        "positions are kept in the target, not in a consumer group",
-    ),
-    (
-        "enable.auto.offset.store",
-        "positions are kept in the target, not in a consumer group",
-    ),
-    (
-        "auto.offset.reset",
-        "a lost position must halt the source; use `start` for new partitions",
-    ),
-    ("isolation.level", "rows of aborted transactions are never read"),
-    ("allow.auto.create.topics", "the source creates nothing"),
-    ("check.crcs", "damaged batches must be seen"),
-    ("enable.partition.eof", "owned by the reader"),
-    ("statistics.interval.ms", "owned by the reader"),
-    ("queued.max.messages.kbytes", "use `buffer`"),
-    ("security.protocol", "use `security`"),
-    ("sasl.mechanism", "use `security.sasl`"),
-    ("sasl.mechanisms", "use `security.sasl`"),
-    ("sasl.username", "use `security.sasl`"),
-    ("sasl.password", "use `security.sasl`"),
-];
-
 /// Bytes of a batch at most.
 const MOST_BATCH: u64 = 1 << 30;
 
@@ -412,13 +324,6 @@ impl KafkaConfig {
                 wrong("the mechanism PLAIN would send the password in plain text".into())
                     .hint("set `security.tls`, or use SCRAM-SHA-256 or SCRAM-SHA-512"),
             );
-        }
-        for name in self.options.keys() {
-            if let Some((_, why)) = OWNED.iter().find(|(owned, _)| owned == name) {
-                return Err(wrong("an option of librdkafka is set that Millstream owns".into())
-                    .with("option", name)
-                    .hint(*why));
-            }
         }
         self.validate_columns()
     }
@@ -483,7 +388,7 @@ mod tests {
             "brokers: a:1\ntopics: [t]\nkey: [id]\nstart: latest\n\
              decode: {json: {columns: {z: utf8, id: int64, a: 'list<utf8>'}}}\n\
              security: {tls: {verify: false}, sasl: {mechanism: PLAIN, username: u, password: hunter2}}\n\
-             options: {fetch.wait.max.ms: 50, client.rack: r, log.connection.close: false}\nbatch: {rows: 10}\n",
+             batch: {rows: 10}\n",
         )
         .unwrap();
         config.validate().unwrap();
@@ -497,7 +402,6 @@ mod tests {
             columns.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
             ["z", "id", "a"]
         );
-        assert_eq!(config.options["fetch.wait.max.ms"].0.expose(), "50");
         assert!(!format!("{config:?}").contains("hunter2"));
         assert_eq!(
             parse("brokers: a\ntopics: [t]\ndecode: bytes").unwrap().decode,
@@ -528,10 +432,6 @@ mod tests {
             ("brokers: a\ntopics: []\ndecode: json", "`topics` is empty"),
             ("brokers: a\ntopics: [t, t]\ndecode: json", "twice"),
             ("brokers: a\ntopics: ['^t.*']\ndecode: json", "does not admit"),
-            (
-                "brokers: a\ntopics: [t]\ndecode: json\noptions: {group.id: g}",
-                "option=group.id",
-            ),
             (
                 "brokers: a\ntopics: [t]\ndecode: {json: {columns: {_key: utf8}}}",
                 "column=_key",

@@ -1,20 +1,19 @@
-//! Messages of a partition as they came, copied out of librdkafka's memory.
+//! Batches of a partition as they came.
 //!
-//! The thread that polls librdkafka does no more than this: decoding costs more than fetching, and
-//! goes on beside it.
+//! Whoever reads does no more than gather them: decompressing and decoding cost more than fetching, and go on
+//! beside it.
 
-use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use millstream_core::{PartitionId, Result, SourceEvent};
-use rdkafka::Message;
-use rdkafka::message::Headers;
 
+use crate::client::unreadable;
+use crate::config::Batch;
 use crate::decode::row::Reject;
 use crate::layout::Layout;
 use crate::offsets;
 use crate::topic_rows::{Place, TopicRows};
+use crate::wire::{Record, RecordBatch};
 
 /// A header's name and value.
 pub type HeaderPair<'a> = (&'a str, Option<&'a [u8]>);
@@ -29,6 +28,9 @@ pub enum Item {
 
 impl Item {
     /// The events that it is.
+    ///
+    /// # Errors
+    /// `Corrupt` if a batch cannot be read.
     pub fn decode(self) -> Result<Vec<SourceEvent>> {
         match self {
             Self::Event(event) => Ok(vec![event]),
@@ -47,37 +49,19 @@ pub struct Origin {
     pub layout: Layout,
 }
 
-/// The messages of one partition in one round.
+/// The batches of one partition in one round.
 pub struct Gathered {
-    origin: Arc<Origin>,
+    /// Where they come from.
+    pub origin: Arc<Origin>,
     /// When the round began, in microseconds since the Unix epoch.
-    now: i64,
-    /// Keys, payloads and headers.
-    bytes: Vec<u8>,
-    messages: Vec<Kept>,
+    pub now: i64,
+    /// The first offset that was asked for: a batch may begin before it.
+    pub from: i64,
+    /// The batches, in order.
+    pub batches: Vec<RecordBatch>,
+    /// How large a batch of rows may become.
+    pub limits: Batch,
 }
-
-/// What the messages of a round took. Those of the next take about as much, so that it need not be
-/// found out by growing.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Room {
-    bytes: usize,
-    messages: usize,
-}
-
-/// A partition that had a round for itself once may have a small part of the others.
-const MOST_ROOM: usize = 2 << 20;
-
-struct Kept {
-    offset: i64,
-    committed_at: Option<i64>,
-    key: Option<Range<usize>>,
-    payload: Option<Range<usize>>,
-    /// Where there are any.
-    headers: Option<Box<KeptHeaders>>,
-}
-
-type KeptHeaders = std::result::Result<Vec<(Range<usize>, Option<Range<usize>>)>, Reject>;
 
 /// A message of those that were gathered.
 pub struct Arrived<'a> {
@@ -93,154 +77,194 @@ pub struct Arrived<'a> {
     pub headers: std::result::Result<Vec<HeaderPair<'a>>, Reject>,
 }
 
-impl Gathered {
-    /// None yet.
-    pub fn new(origin: Arc<Origin>, now: i64, room: Room) -> Self {
-        Self {
-            origin,
-            now,
-            bytes: Vec::with_capacity(room.bytes),
-            messages: Vec::with_capacity(room.messages),
-        }
-    }
-
-    /// What they took.
-    pub fn room(&self) -> Room {
-        let (bytes, messages) = (self.bytes.len(), self.messages.len());
-        Room {
-            bytes: bytes.min(MOST_ROOM),
-            messages: messages.min(MOST_ROOM / size_of::<Kept>()),
-        }
-    }
-
-    /// Copies a message. Returns the bytes of its key, headers and payload.
-    pub fn take(&mut self, message: &impl Message) -> u64 {
-        let before = self.bytes.len();
-        let key = message.key().map(|key| self.keep(key));
-        let payload = message.payload().map(|payload| self.keep(payload));
-        let headers = message.headers().map(|headers| Box::new(self.keep_headers(headers)));
-        self.messages.push(Kept {
-            offset: message.offset(),
-            committed_at: micros(message),
-            key,
-            payload,
-            headers,
-        });
-        (self.bytes.len() - before) as u64
-    }
-
-    fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
-        let from = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        from..self.bytes.len()
-    }
-
-    fn keep_headers(&mut self, headers: &impl Headers) -> KeptHeaders {
-        // rdkafka panics on a header whose name is not UTF-8, and such a message must not stop its topic.
-        let read = catch_unwind(AssertUnwindSafe(|| {
-            let pair = |header: rdkafka::message::Header<'_, &[u8]>| {
-                let name = self.keep(header.key.as_bytes());
-                (name, header.value.map(|value| self.keep(value)))
-            };
-            headers.iter().map(pair).collect()
-        }));
-        read.map_err(|_| Reject::HeaderName)
-    }
-
-    /// The messages, in the order in which they came.
-    pub fn messages(&self) -> impl Iterator<Item = Arrived<'_>> {
-        let at = |range: &Range<usize>| &self.bytes[range.clone()];
-        let text = move |range: &Range<usize>| std::str::from_utf8(at(range)).expect("it was copied from a str");
-        self.messages.iter().map(move |kept| Arrived {
-            offset: kept.offset,
-            committed_at: kept.committed_at,
-            key: kept.key.as_ref().map(at),
-            payload: kept.payload.as_ref().map(at),
-            headers: match kept.headers.as_deref() {
-                None => Ok(Vec::new()),
-                Some(Err(reject)) => Err(reject.clone()),
-                Some(Ok(pairs)) => {
-                    let pairs = pairs.iter();
-                    Ok(pairs
-                        .map(|(name, value)| (text(name), value.as_ref().map(at)))
-                        .collect())
-                }
-            },
-        })
-    }
-
-    /// Their rows, and those that were rejected.
-    fn decode(self) -> Result<Vec<SourceEvent>> {
-        let mut rows = TopicRows::new(&self.origin, self.messages.len());
-        for message in self.messages() {
-            let position = offsets::PositionText::new(message.offset);
-            rows.push(
-                &message,
-                Place {
-                    position: &position,
-                    now: self.now,
-                },
-            );
-        }
-        let (rows, rejected) = rows.finish()?;
-        let rejected = rejected.map(|rows| SourceEvent::Rejected {
-            origin: self.origin.layout.schema.id.clone(),
-            rows,
-        });
-        Ok(rows.map(SourceEvent::Changes).into_iter().chain(rejected).collect())
+impl Arrived<'_> {
+    /// The bytes of its key, headers and payload.
+    fn bytes(&self) -> u64 {
+        let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+        let headers = self.headers.iter().flatten();
+        let headers: usize = headers.map(|(name, value)| name.len() + length(*value)).sum();
+        (length(self.key) + length(self.payload) + headers) as u64
     }
 }
 
-/// The message's timestamp, which Kafka counts in milliseconds, in microseconds.
-pub fn micros(message: &impl Message) -> Option<i64> {
-    message
-        .timestamp()
-        .to_millis()
+impl<'a> From<Record<'a>> for Arrived<'a> {
+    fn from(record: Record<'a>) -> Self {
+        let pair = |(name, value): (&'a [u8], _)| match std::str::from_utf8(name) {
+            Ok(name) => Ok((name, value)),
+            Err(_) => Err(Reject::HeaderName),
+        };
+        Self {
+            offset: record.offset,
+            committed_at: micros(record.timestamp),
+            key: record.key,
+            payload: record.value,
+            headers: match record.headers {
+                Some(headers) => headers.into_iter().map(pair).collect(),
+                None => Err(Reject::Headers),
+            },
+        }
+    }
+}
+
+impl Gathered {
+    /// Their rows, and those that were rejected.
+    fn decode(self) -> Result<Vec<SourceEvent>> {
+        let origin = &self.origin;
+        let mut events = Vec::new();
+        let mut left: usize = self.batches.iter().map(|batch| batch.records).sum();
+        let mut rows = TopicRows::new(origin, left.min(self.limits.rows));
+        let (mut count, mut bytes) = (0, 0);
+        for batch in &self.batches {
+            let damaged = |damaged| {
+                unreadable(&origin.layout.topic, origin.number)
+                    .with("offset", batch.base)
+                    .caused_by(damaged)
+            };
+            let records = batch.open().map_err(damaged)?;
+            for record in records.iter() {
+                let message = Arrived::from(record.map_err(damaged)?);
+                left -= 1;
+                if message.offset < self.from {
+                    continue;
+                }
+                let size = message.bytes();
+                if count == self.limits.rows || (count > 0 && bytes + size > self.limits.bytes.0) {
+                    push(rows, &mut events)?;
+                    rows = TopicRows::new(origin, (left + 1).min(self.limits.rows));
+                    (count, bytes) = (0, 0);
+                }
+                (count, bytes) = (count + 1, bytes + size);
+                let position = offsets::PositionText::new(message.offset);
+                let place = Place {
+                    position: &position,
+                    now: self.now,
+                };
+                rows.push(&message, place);
+            }
+        }
+        push(rows, &mut events)?;
+        Ok(events)
+    }
+}
+
+fn push(rows: TopicRows<'_>, events: &mut Vec<SourceEvent>) -> Result<()> {
+    let origin = rows.table().clone();
+    let (changes, rejected) = rows.finish()?;
+    events.extend(changes.map(SourceEvent::Changes));
+    events.extend(rejected.map(|rows| SourceEvent::Rejected { origin, rows }));
+    Ok(())
+}
+
+/// A message's timestamp, which Kafka counts in milliseconds and which is -1 where there is none, in microseconds.
+pub fn micros(millis: Option<i64>) -> Option<i64> {
+    millis
+        .filter(|millis| *millis != -1)
         .and_then(|millis| millis.checked_mul(1_000))
 }
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::message::Header;
+    use bytes::Bytes;
+    use kafka_protocol::records::Record as Written;
 
     use super::*;
     use crate::config::KafkaConfig;
+    use crate::wire::testing::{log, record, spoilt};
 
-    /// As rdkafka's on a name that is not UTF-8.
-    struct Panics;
-
-    impl Headers for Panics {
-        fn count(&self) -> usize {
-            1
-        }
-
-        fn try_get(&self, _: usize) -> Option<Header<'_, &[u8]>> {
-            panic!("not UTF-8")
-        }
-    }
-
-    #[test]
-    fn a_header_that_cannot_be_read_rejects_its_message() {
+    fn gathered(log: Bytes, limits: Batch) -> Gathered {
         let config: KafkaConfig = serde_saphyr::from_str("brokers: b\ntopics: [t]\ndecode: bytes").unwrap();
         let origin = Origin {
             id: PartitionId::new("s", "t/3"),
             number: 3,
             layout: Layout::new("s", "t", &config, Vec::new()),
         };
-        let mut gathered = Gathered::new(Arc::new(origin), 9, Room::default());
-        let payload = Some(gathered.keep(b"v"));
-        let headers = Some(Box::new(gathered.keep_headers(&Panics)));
-        gathered.messages.push(Kept {
-            offset: 7,
-            committed_at: None,
-            key: None,
-            payload,
-            headers,
-        });
-        let events = gathered.decode().unwrap();
-        let [SourceEvent::Rejected { rows, .. }] = events.as_slice() else {
-            panic!("{events:?}")
+        let mut log = log;
+        let batches = std::iter::from_fn(|| RecordBatch::take(&mut log).unwrap()).collect();
+        Gathered {
+            origin: Arc::new(origin),
+            now: 9,
+            from: 2,
+            batches,
+            limits,
+        }
+    }
+
+    fn rows_of(log: Bytes, limits: Batch) -> Vec<(&'static str, Vec<String>)> {
+        let events = gathered(log, limits).decode().unwrap();
+        let positions = |rows: &millstream_core::ChangeBatch| {
+            let positions = rows.positions().iter().flatten();
+            positions.map(|text| text.trim_start_matches('0').to_owned()).collect()
         };
-        assert_eq!(rows.num_rows(), 1);
+        let events = events.iter().map(|event| match event {
+            SourceEvent::Changes(rows) => ("changes", positions(rows)),
+            SourceEvent::Rejected { rows, .. } => ("rejected", positions(rows)),
+            other => panic!("{other:?}"),
+        });
+        events.collect()
+    }
+
+    #[test]
+    fn a_batch_that_begins_before_the_place_gives_the_rest_in_parts() {
+        let written: Vec<Written> = (1..=6).map(|offset| record(offset, "12345")).collect();
+        let rows = |rows: usize, bytes: u64| {
+            let limits = Batch {
+                rows,
+                bytes: millstream_core::config::Size(bytes),
+                ..Batch::default()
+            };
+            let parts = rows_of(log(&written), limits).into_iter();
+            parts.map(|(_, positions)| positions.join(" ")).collect::<Vec<_>>()
+        };
+        assert_eq!(rows(100, 100), ["2 3 4 5 6"]);
+        assert_eq!(rows(2, 100), ["2 3", "4 5", "6"]);
+        assert_eq!(rows(100, 12), ["2 3", "4 5", "6"]);
+        assert_eq!(rows(100, 1), ["2", "3", "4", "5", "6"]);
+    }
+
+    #[test]
+    fn headers_count_as_bytes_of_a_message() {
+        let message = Arrived {
+            offset: 1,
+            committed_at: None,
+            key: Some(b"k"),
+            payload: Some(b"vv"),
+            headers: Ok(vec![("trace", Some(b"abc")), ("none", None)]),
+        };
+        assert_eq!(message.bytes(), 1 + 2 + 5 + 3 + 4);
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_read_rejects_its_message() {
+        let mut written = record(7, "v");
+        written.headers = std::iter::once(("h".into(), None)).collect();
+        let log = spoilt(&[written], |bytes| {
+            let at = bytes.iter().rposition(|byte| *byte == b'h').unwrap();
+            bytes[at] = 0xff;
+        });
+        assert_eq!(rows_of(log, Batch::default()), [("rejected", vec!["7".to_owned()])]);
+    }
+
+    #[test]
+    fn headers_that_cannot_be_told_apart_reject_their_message() {
+        let log = spoilt(&[record(7, "v"), record(8, "v")], |bytes| {
+            // How many headers the last record has.
+            *bytes.last_mut().unwrap() = 2;
+        });
+        let parts = rows_of(log, Batch::default());
+        assert_eq!(
+            parts,
+            [("changes", vec!["7".to_owned()]), ("rejected", vec!["8".to_owned()])]
+        );
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_read_is_an_error_that_says_where() {
+        let mut bytes = log(&[record(5, "v")]).to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        let error = gathered(bytes.into(), Batch::default()).decode().unwrap_err();
+        assert_eq!(
+            error.summary(),
+            "KF0008: a batch of the log cannot be read (topic=t, partition=3, offset=5): its checksum is another than it says"
+        );
     }
 }

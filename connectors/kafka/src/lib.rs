@@ -1,8 +1,8 @@
 //! Kafka source: manual assignment from committed offsets, JSON decoded straight into Arrow.
 //!
 //! ```text
-//! librdkafka ──poll──► Partition ──► RowDecoder ──► ChangeBatch, Rejected, Boundary ──► pipeline
-//!  (its own threads)      (the reader's thread)            (one round at a time)
+//! broker ──► Fetcher ──► Partition ──► RowDecoder ──► ChangeBatch, Rejected, Boundary ──► pipeline
+//!         (one for each)  (the reader)        (one round at a time, on a thread for it)
 //! ```
 //!
 //! Invariants:
@@ -15,6 +15,7 @@ mod client;
 pub mod codes;
 mod config;
 mod decode;
+mod fetcher;
 mod gathered;
 mod layout;
 #[cfg(any(test, feature = "mock"))]
@@ -25,8 +26,9 @@ mod reader;
 mod sample;
 mod source;
 mod topic_rows;
+mod wire;
 
-pub use config::{Batch, Decode, Json, KafkaConfig, Mechanism, OptionValue, Sasl, Security, Start, Tls};
+pub use config::{Batch, Decode, Json, KafkaConfig, Mechanism, Sasl, Security, Start, Tls};
 pub use decode::column_type::{ColumnType, UnknownType};
 #[cfg(feature = "benching")]
 #[doc(hidden)]

@@ -1,44 +1,39 @@
 //! A partition that is being read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use millstream_core::{Boundary, Error, ErrorKind, PartitionId, Position, Result, SourceEvent, TableId};
-use rdkafka::Message;
 
-use crate::client::PartitionReport;
 use crate::codes;
-use crate::gathered::{Gathered, Item, Origin, Room, micros};
+use crate::config::Batch;
+use crate::gathered::{Gathered, Item, Origin, micros};
 use crate::layout::Layout;
 use crate::offsets::{self, Loss, Lost, StartAt, Watermarks};
+use crate::wire::{Cursor, Part, RecordBatch};
 
-/// A partition and the messages that were read from it since the last boundary.
+/// A partition, and the batches that came of it and were not passed on yet.
 ///
-/// Each has messages of its own, because a boundary concerns one partition: what is sent before
+/// Each has batches of its own, because a boundary concerns one partition: what is sent before
 /// it must not hold rows of another.
 pub struct Partition {
     /// The partition's number.
     pub number: i32,
-    /// The offset to read next.
+    /// The offset behind all that came.
     pub next: i64,
+    /// The offset behind the last message that a reader may see, as the broker said last.
+    pub end: Option<i64>,
     origin: Arc<Origin>,
     /// The position of the last boundary.
     announced: Position,
-    /// The offset of the last message that came; -1 before the first.
-    received: i64,
+    /// The offset behind all that was passed on.
+    passed_on: i64,
     committed_at: Option<i64>,
-    /// Messages since the last boundary.
-    gathered: Option<Gathered>,
-    /// What the messages before took.
-    room: Room,
-    /// The boundary that is still to be sent: all offsets below `next`.
+    waiting: VecDeque<RecordBatch>,
+    /// Whether there is something to pass on: batches, or offsets that hold no message.
     due: bool,
     /// The offset that reading begins with, until the target was told of it.
     unannounced: Option<i64>,
-    /// The end of the log in the last report, if everything up to it was fetched.
-    fetched_to: Option<i64>,
-    /// Confirmed by a second report.
-    passed_to: Option<i64>,
 }
 
 impl Partition {
@@ -49,16 +44,14 @@ impl Partition {
         Self {
             number,
             next: start.next,
+            end: None,
             origin: Arc::new(Origin { id, number, layout }),
             announced: start.from.map_or(Position::Beginning, offsets::position),
-            received: -1,
+            passed_on: start.next,
             committed_at: None,
-            gathered: None,
-            room: Room::default(),
+            waiting: VecDeque::new(),
             due: unknown,
             unannounced: unknown.then_some(start.next),
-            fetched_to: None,
-            passed_to: None,
         }
     }
 
@@ -72,81 +65,84 @@ impl Partition {
         &self.origin.layout.schema.id
     }
 
-    /// Takes a message; `now` is in microseconds since the Unix epoch. Returns the bytes of its
-    /// key, headers and payload.
-    pub fn push(&mut self, message: &impl Message, now: i64) -> Result<u64> {
-        let offset = message.offset();
-        if offset <= self.received {
-            tracing::debug!(partition = %self.origin.id, offset, "kafka message came twice");
-            return Ok(0);
+    /// Where reading begins.
+    pub fn cursor(&self) -> Cursor {
+        Cursor {
+            topic: self.topic().into(),
+            number: self.number,
+            next: self.next,
+            epoch: -1,
         }
-        if offset < self.next {
-            return Err(Error::new(
-                ErrorKind::Internal,
-                "a message came from before the offset that was asked for",
-            )
-            .with("partition", &self.origin.id)
-            .with("offset", offset)
-            .with("asked_for", self.next));
-        }
-        let gathered = self
-            .gathered
-            .get_or_insert_with(|| Gathered::new(self.origin.clone(), now, self.room));
-        let bytes = gathered.take(message);
-        self.committed_at = micros(message);
-        (self.received, self.next) = (offset, offset + 1);
-        (self.fetched_to, self.passed_to) = (None, None);
-        self.due = true;
-        Ok(bytes)
     }
 
-    /// Notes what librdkafka reports. Two reports with the same end, all of it fetched, mean
-    /// that what lies between the last message and the end holds no message: transaction
-    /// markers, rows of aborted transactions, or what compaction removed.
+    /// Whether there is something to pass on.
+    pub fn is_due(&self) -> bool {
+        self.due
+    }
+
+    /// Takes what came.
     ///
-    /// Only a partition that is being fetched counts: the report of any other is old.
-    pub fn note(&mut self, report: &PartitionReport) {
-        if !report.active {
-            return self.forget_reports();
+    /// # Errors
+    /// `Internal` if it is not what comes next.
+    pub fn take(&mut self, part: Part) -> Result<()> {
+        self.end = Some(part.end);
+        let follows = part.batches.first().is_none_or(|batch| batch.last >= self.next);
+        if part.next < self.next || !follows {
+            return Err(Error::new(ErrorKind::Internal, "a partition is read twice")
+                .with("partition", &self.origin.id)
+                .with("offset", part.next)
+                .with("asked_for", self.next));
         }
-        let ahead = (report.next > self.next && report.next >= report.end && report.end >= 0).then_some(report.next);
-        self.passed_to = ahead.filter(|_| ahead == self.fetched_to);
-        self.fetched_to = ahead;
+        self.due |= part.next > self.next;
+        self.next = part.next;
+        self.waiting.extend(part.batches);
+        Ok(())
     }
 
-    /// Forgets reports: fetching was interrupted, and what was fetched may be dropped.
-    pub fn forget_reports(&mut self) {
-        (self.fetched_to, self.passed_to) = (None, None);
-    }
-
-    /// Passes over offsets that hold no message. Call it when there is no message to poll,
-    /// which means that everything fetched before the second report has come.
-    pub fn pass_over_gap(&mut self) {
-        if let Some(end) = self.passed_to.take() {
-            self.next = end;
-            self.due = true;
-        }
-    }
-
-    /// What the round has of it: where reading begins, if the target does not know, then its
-    /// messages, and the boundary after them.
-    pub fn drain(&mut self, round: &mut Vec<Item>) {
+    /// What the round has of it: where reading begins, if the target does not know, then batches of no more
+    /// than `room` messages and one batch more, and the boundary after them. Returns how many messages
+    /// and bytes these are.
+    pub fn drain(&mut self, round: &mut Vec<Item>, room: usize, limits: Batch, now: i64) -> (usize, u64) {
         if !self.due {
-            return;
+            return (0, 0);
         }
-        self.due = false;
         if let Some(start) = self.unannounced.take() {
             let announcement = self.boundary(start - 1, true);
             round.push(Item::Event(announcement));
         }
-        if let Some(gathered) = self.gathered.take() {
-            self.room = gathered.room();
-            round.push(Item::Messages(gathered));
+        let (mut rows, mut bytes) = (0, 0);
+        let mut batches = Vec::new();
+        while rows < room
+            && let Some(batch) = self.waiting.pop_front()
+        {
+            rows += batch.records;
+            bytes += batch.size() as u64;
+            batches.push(batch);
         }
-        if self.announced != offsets::position(self.next - 1) {
-            let boundary = self.boundary(self.next - 1, false);
+        let reached = match batches.last() {
+            // All that came was passed on, with the offsets behind it that hold no message.
+            _ if self.waiting.is_empty() => self.next,
+            Some(last) => last.last + 1,
+            None => return (0, 0),
+        };
+        self.due = !self.waiting.is_empty();
+        if let Some(last) = batches.last() {
+            self.committed_at = micros(Some(last.max_timestamp));
+            let from = self.passed_on;
+            round.push(Item::Messages(Gathered {
+                origin: self.origin.clone(),
+                now,
+                from,
+                batches,
+                limits,
+            }));
+        }
+        self.passed_on = reached;
+        if self.announced != offsets::position(reached - 1) {
+            let boundary = self.boundary(reached - 1, false);
             round.push(Item::Event(boundary));
         }
+        (rows, bytes)
     }
 
     /// The boundary after `offset`.
@@ -199,8 +195,8 @@ pub fn tie_announcements(round: &mut [Item]) {
 pub struct Partitions {
     all: Vec<Partition>,
     by_name: HashMap<String, HashMap<i32, usize>>,
-    /// Where the last message belonged: messages come in runs of one partition.
-    last: usize,
+    /// With which the next round begins.
+    first: usize,
 }
 
 impl Partitions {
@@ -213,14 +209,8 @@ impl Partitions {
 
     /// The partition of that topic and number.
     pub fn get_mut(&mut self, topic: &str, number: i32) -> Option<&mut Partition> {
-        let same = self
-            .all
-            .get(self.last)
-            .is_some_and(|p| p.number == number && p.topic() == topic);
-        if !same {
-            self.last = *self.by_name.get(topic)?.get(&number)?;
-        }
-        self.all.get_mut(self.last)
+        let at = *self.by_name.get(topic)?.get(&number)?;
+        self.all.get_mut(at)
     }
 
     /// Whether a partition is being read.
@@ -235,9 +225,12 @@ impl Partitions {
         self.by_name.get(topic).map_or(0, |numbers| numbers.len() as i32)
     }
 
-    /// All of them.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Partition> {
-        self.all.iter_mut()
+    /// All of them, each time beginning with another: so none waits for those before it for long.
+    pub fn in_turn(&mut self) -> impl Iterator<Item = &mut Partition> {
+        let first = self.first;
+        self.first = if first + 1 < self.all.len() { first + 1 } else { 0 };
+        let (before, from) = self.all.split_at_mut(first);
+        from.iter_mut().chain(before)
     }
 
     /// All of them.
@@ -282,17 +275,44 @@ pub fn position_lost(topic: &str, partition: i32, Lost { next, loss }: Lost, mar
 mod tests {
     use super::*;
     use crate::config::KafkaConfig;
-
-    fn partition() -> Partition {
-        partition_from(0, Some(4))
-    }
+    use crate::wire::testing::{log, record};
 
     /// Partition `number`, read from offset 5 on.
-    fn partition_from(number: i32, from: Option<i64>) -> Partition {
+    fn partition(number: i32, from: Option<i64>) -> Partition {
         let config: KafkaConfig = serde_saphyr::from_str("brokers: b\ntopics: [t]\ndecode: bytes").unwrap();
         let layout = Layout::new("s", "t", &config, Vec::new());
         let id = PartitionId::new("s", format_args!("t/{number}"));
         Partition::new(id, layout, number, StartAt { next: 5, from })
+    }
+
+    /// Batches of these many records each, from `first` on, and offsets without messages up to `next`.
+    fn part(first: i64, batches: &[i64], next: i64) -> Part {
+        let mut begin = first;
+        let batches = batches.iter().map(|count| {
+            let records: Vec<_> = (begin..begin + count).map(|offset| record(offset, "v")).collect();
+            begin += count;
+            RecordBatch::take(&mut log(&records)).unwrap().unwrap()
+        });
+        Part {
+            topic: "t".into(),
+            number: 0,
+            batches: batches.collect(),
+            next,
+            end: next,
+        }
+    }
+
+    fn drained(partition: &mut Partition, room: usize) -> (Vec<Item>, usize) {
+        let mut round = Vec::new();
+        let (rows, _) = partition.drain(&mut round, room, Batch::default(), 9);
+        (round, rows)
+    }
+
+    fn boundary(item: Item) -> Boundary {
+        match item {
+            Item::Event(SourceEvent::Boundary(boundary)) => boundary,
+            _ => panic!("a boundary is last"),
+        }
     }
 
     /// Messages that came in the round of the announcement are not yet held by anybody.
@@ -300,17 +320,15 @@ mod tests {
     fn an_announcement_tells_where_reading_begins_whatever_came_meanwhile() {
         let mut events = Vec::new();
         for number in 0..2 {
-            let mut partition = partition_from(number, None);
-            partition.next = 9;
-            partition.drain(&mut events);
+            let mut partition = partition(number, None);
+            partition.take(part(5, &[], 9)).unwrap();
+            events.append(&mut drained(&mut partition, 0).0);
         }
         tie_announcements(&mut events);
         let told: Vec<_> = events
             .into_iter()
-            .map(|item| match item {
-                Item::Event(SourceEvent::Boundary(boundary)) => (boundary.position, boundary.urgent, boundary.raises),
-                _ => panic!("no message came"),
-            })
+            .map(boundary)
+            .map(|boundary| (boundary.position, boundary.urgent, boundary.raises))
             .collect();
         let (begins, read) = (offsets::position(4), offsets::position(8));
         let other = vec![(PartitionId::new("s", "t/1"), begins.clone())];
@@ -325,57 +343,46 @@ mod tests {
         );
     }
 
-    fn report(next: i64, end: i64, active: bool) -> PartitionReport {
-        PartitionReport {
-            topic: "t".into(),
-            partition: 0,
-            end,
-            next,
-            active,
-        }
-    }
-
-    /// Where the partition stands after these reports, with nothing to poll after each.
-    fn stands_after(reports: &[PartitionReport]) -> i64 {
-        let mut partition = partition();
-        for report in reports {
-            partition.note(report);
-            partition.pass_over_gap();
-        }
-        partition.next
-    }
-
     #[test]
-    fn a_gap_is_passed_once_two_reports_of_a_partition_that_is_fetched_agree() {
-        let fetched = report(9, 9, true);
-        assert_eq!(stands_after(std::slice::from_ref(&fetched)), 5);
-        assert_eq!(stands_after(&[fetched.clone(), fetched.clone()]), 9);
+    fn what_came_is_passed_on_in_parts_and_what_holds_no_message_with_the_last() {
+        let mut partition = partition(0, Some(4));
+        assert!(drained(&mut partition, 10).0.is_empty());
+        partition.take(part(5, &[2, 3, 1], 20)).unwrap();
+        let mut passed = Vec::new();
+        for room in [0, 4, 4] {
+            let (round, rows) = drained(&mut partition, room);
+            let last = round.into_iter().last().map(boundary);
+            passed.push((rows, last.map(|last| (last.from, last.position, last.committed_at))));
+        }
+        let at = offsets::position;
         assert_eq!(
-            stands_after(&[fetched.clone(), report(9, 12, true), fetched.clone()]),
-            5
+            passed,
+            [
+                (0, None),
+                // A batch is never parted: of two more there was no room for three.
+                (5, Some((at(4), at(9), Some(1_009_000)))),
+                (1, Some((at(9), at(19), Some(1_010_000)))),
+            ]
         );
-        // Old, from before a pause or a change of leader.
-        let old = report(9, 9, false);
-        assert_eq!(stands_after(&[old.clone(), old.clone()]), 5);
-        assert_eq!(stands_after(&[fetched.clone(), old, fetched]), 5);
+        assert!(!partition.is_due());
     }
 
     #[test]
     fn a_boundary_after_a_gap_tells_of_no_change() {
-        let mut partition = partition();
-        partition.committed_at = Some(7);
-        let mut boundary_at = |next: i64| {
-            (partition.next, partition.due) = (next, true);
-            let mut events = Vec::new();
-            partition.drain(&mut events);
-            match events.pop() {
-                Some(Item::Event(SourceEvent::Boundary(boundary))) => boundary,
-                _ => panic!("a boundary is last"),
-            }
-        };
-        let first = boundary_at(7);
-        assert_eq!((first.from, first.committed_at), (offsets::position(4), Some(7)));
-        let gap = boundary_at(9);
+        let mut partition = partition(0, Some(4));
+        partition.take(part(5, &[2], 7)).unwrap();
+        let last = |partition: &mut Partition| boundary(drained(partition, 10).0.pop().unwrap());
+        assert_eq!(last(&mut partition).committed_at, Some(1_006_000));
+        partition.take(part(7, &[], 9)).unwrap();
+        let gap = last(&mut partition);
         assert_eq!((gap.from, gap.committed_at), (offsets::position(6), None));
+    }
+
+    #[test]
+    fn what_came_before_is_not_taken_again() {
+        let mut partition = partition(0, Some(4));
+        partition.take(part(5, &[2], 7)).unwrap();
+        let error = partition.take(part(5, &[2], 7)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal);
     }
 }

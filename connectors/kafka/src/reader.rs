@@ -1,29 +1,29 @@
-//! The reading loop, on a thread of its own because librdkafka's calls block.
+//! The reading loop: who is read from, what came of each partition, and the rounds that are passed on.
 //!
-//! Messages are gathered into rounds as they are polled, and handed to the async side, which
-//! has them decoded, over a channel of one round. While that channel is full librdkafka fetches ahead up to
-//! its own buffer and then stops, so memory stays flat.
+//! A [`Fetcher`] for each broker sends what came; the loop cuts it into rounds and hands them to whoever decodes
+//! them, over a channel of one round. While that is full nothing more is taken, and the fetchers stop: so memory stays
+//! flat.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use kafka_protocol::ResponseError;
 use millstream_core::config::Text;
 use millstream_core::{Checkpoint, Error, ErrorKind, PartitionId, Result, ResumePoints};
-use rdkafka::Message;
-use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::RDKafkaErrorCode as Code;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Client, denied_topic};
+use crate::client::{Client, denied_topic, unreadable};
 use crate::codes;
 use crate::config::KafkaConfig;
+use crate::fetcher::{Came, Fetcher};
 use crate::gathered::Item;
 use crate::layout::Layout;
 use crate::offsets::{self, Held, Loss, Lost, decide};
 use crate::partition::{Partition, Partitions, position_lost, tie_announcements};
+use crate::wire::{Cursor, Stop, WireFault};
 
 /// One round, in its order.
 pub type Round = Vec<Item>;
@@ -44,38 +44,33 @@ pub struct Reader {
     pub rounds: mpsc::Sender<Round>,
     /// Fires when reading is to stop.
     pub cancel: CancellationToken,
-    /// For waiting on the channel.
-    pub runtime: Handle,
 }
 
-/// How long one poll waits, and so how late a cancellation may be seen.
-const POLL: Duration = Duration::from_millis(50);
-/// After so many messages the clock is looked at.
-const MESSAGES_BETWEEN_LOOKS: usize = 64;
-/// A round that waits this long for the pipeline pauses fetching, so that librdkafka's
-/// reports can be taken meanwhile without taking messages.
-const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
-/// How long after a pause reports are not trusted to describe what was fetched since.
-const DISTRUST: Duration = Duration::from_secs(10);
 /// A topic that looks missing is looked at this often before it counts as gone.
 const LOOKS: u32 = if cfg!(test) { 3 } else { 6 };
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+/// Partitions that nobody reads are looked after again after this time, which doubles up to the other.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+/// How often lags are told, and the time is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// Bytes of an answer at most. A larger one spares nothing any more.
+const MOST_ANSWER: usize = 8 << 20;
+/// And at least, where the buffer is small or the brokers are many.
+const LEAST_ANSWER: usize = 64 << 10;
+/// Bytes of a partition in an answer, where no batch is larger: Kafka's own default.
+const MOST_OF_PARTITION: usize = 1 << 20;
 
 impl Reader {
-    /// Reads until it is cancelled, or nobody takes its rounds.
-    pub fn run(self, group: &str) -> Result<()> {
-        let client = Client::new(&self.config, group)?;
-        let mut run = Run {
-            reader: self,
-            client,
-            partitions: Partitions::default(),
-            rows: 0,
-            bytes: 0,
-            since: None,
-            trust_reports_from: Instant::now(),
-            check_topics: false,
-        };
-        if run.start()? { run.read() } else { Ok(()) }
+    /// Reads until it is cancelled, or nobody takes its rounds. May be dropped at any time.
+    pub async fn run(self) -> Result<()> {
+        let client = Client::new(&self.config)?;
+        let cancel = self.cancel.clone();
+        let mut run = Run::new(self, client);
+        tokio::select! {
+            () = cancel.cancelled() => Ok(()),
+            outcome = run.run() => outcome,
+        }
     }
 }
 
@@ -83,29 +78,73 @@ struct Run {
     reader: Reader,
     client: Client,
     partitions: Partitions,
-    /// Messages and bytes in the round, and when its first message came.
+    /// Whoever reads from a broker, by its number.
+    fetchers: HashMap<i32, mpsc::UnboundedSender<Cursor>>,
+    /// Their tasks, which end with this.
+    tasks: JoinSet<()>,
+    came: (mpsc::Sender<Came>, mpsc::Receiver<Came>),
+    /// Partitions that nobody reads now.
+    homeless: Vec<Cursor>,
+    /// How long to wait before they are looked after again.
+    pause: Duration,
+    /// When to look after them, for new partitions, and at the time.
+    next_look: Instant,
+    discovered: Instant,
+    check_topics: bool,
+    /// When a broker answered last, and what went wrong since.
+    answered: Instant,
+    fault: Option<WireFault>,
+    /// Messages and bytes that came and were not passed on, and since when there is something to pass on.
     rows: usize,
     bytes: u64,
     since: Option<Instant>,
-    trust_reports_from: Instant,
-    check_topics: bool,
 }
 
 impl Run {
-    /// Assigns every partition; `false` if cancelled meanwhile.
-    fn start(&mut self) -> Result<bool> {
-        let mut assignment = TopicPartitionList::new();
+    fn new(reader: Reader, client: Client) -> Self {
+        let now = Instant::now();
+        Self {
+            reader,
+            client,
+            partitions: Partitions::default(),
+            fetchers: HashMap::new(),
+            tasks: JoinSet::new(),
+            came: mpsc::channel(1),
+            homeless: Vec::new(),
+            pause: FIRST_PAUSE,
+            next_look: now + TICK,
+            discovered: now,
+            check_topics: false,
+            answered: now,
+            fault: None,
+            rows: 0,
+            bytes: 0,
+            since: None,
+        }
+    }
+
+    async fn run(&mut self) -> Result<()> {
+        self.start().await?;
+        // Where reading begins is told at once.
+        let round = self.round();
+        if !round.is_empty() && self.reader.rounds.send(round).await.is_err() {
+            return Ok(());
+        }
+        self.read().await
+    }
+
+    /// Finds out where every partition is read from, and by whom.
+    async fn start(&mut self) -> Result<()> {
         let (mut first_loss, mut losses) = (None, 0);
         for layout in self.reader.layouts.clone() {
             let read_before = held_partitions(&self.reader, &layout).max();
-            let leads = self.look_at(&layout.topic, read_before.map_or(0, |last| last + 1))?;
-            for (number, leads) in (0..).zip(leads) {
-                if self.reader.cancel.is_cancelled() {
-                    return Ok(false);
-                }
+            let known = read_before.map_or(0, |last| last + 1);
+            let leaders = self.look_at(&layout.topic, known).await?;
+            let mut wanted = Vec::new();
+            for (number, leader) in (0..).zip(leaders) {
                 let held = self.held(&layout, number)?;
                 // All tables know its place, so that it can be picked up later.
-                if !leads && held.iter().all(|held| held.offset.is_some()) {
+                if leader.is_none() && held.iter().all(|held| held.offset.is_some()) {
                     tracing::warn!(
                         topic = layout.topic,
                         partition = number,
@@ -113,13 +152,15 @@ impl Run {
                     );
                     continue;
                 }
-                match self.locate(&layout, number, &held) {
-                    Ok(partition) => self.add(&mut assignment, partition)?,
-                    Err(error) if error.kind() == ErrorKind::PositionLost => {
+                wanted.push((number, held));
+            }
+            for located in self.locate(&layout, &wanted).await? {
+                match located {
+                    Ok(partition) => self.add(partition),
+                    Err(error) => {
                         losses += 1;
                         first_loss.get_or_insert(error);
                     }
-                    Err(error) => return Err(error),
                 }
             }
         }
@@ -130,11 +171,9 @@ impl Run {
                 error
             });
         }
-        self.client
-            .consumer
-            .assign(&assignment)
-            .map_err(|error| request_failed("assign partitions", &error))?;
-        self.flush().map(|open| open && !self.reader.cancel.is_cancelled())
+        self.client.lose_patience();
+        self.answered = Instant::now();
+        self.house().await
     }
 
     /// What each target table of a topic holds of a partition.
@@ -155,267 +194,149 @@ impl Run {
         resume.holdings(&layout.schema.id).map(of_table).collect()
     }
 
-    /// Decides where a partition is read from.
-    fn locate(&self, layout: &Layout, number: i32, held: &[Held]) -> Result<Partition> {
-        let marks = self.client.watermarks(&layout.topic, number)?;
-        let start = decide(held, self.reader.config.start, marks)
-            .map_err(|lost| position_lost(&layout.topic, number, lost, marks))?;
-        let id = partition_id(&self.reader.source, layout, number);
-        Ok(Partition::new(id, layout.clone(), number, start))
+    /// Decides where partitions are read from: each, or what it lost.
+    async fn locate(&mut self, layout: &Layout, wanted: &[(i32, Vec<Held>)]) -> Result<Vec<Result<Partition>>> {
+        let numbers: Vec<i32> = wanted.iter().map(|(number, _)| *number).collect();
+        let marks = self.client.watermarks(&layout.topic, &numbers).await?;
+        let located = wanted.iter().filter_map(|(number, held)| {
+            let marks = *marks.get(number)?;
+            let start = decide(held, self.reader.config.start, marks);
+            Some(match start {
+                Ok(start) => {
+                    let id = partition_id(&self.reader.source, layout, *number);
+                    Ok(Partition::new(id, layout.clone(), *number, start))
+                }
+                Err(lost) => Err(position_lost(&layout.topic, *number, lost, marks)),
+            })
+        });
+        Ok(located.collect())
     }
 
-    fn add(&mut self, assignment: &mut TopicPartitionList, partition: Partition) -> Result<()> {
-        assignment
-            .add_partition_offset(partition.topic(), partition.number, Offset::Offset(partition.next))
-            .map_err(|error| request_failed("assign partitions", &error))?;
+    fn add(&mut self, partition: Partition) {
+        self.homeless.push(partition.cursor());
+        if partition.is_due() {
+            self.since.get_or_insert_with(Instant::now);
+        }
         self.partitions.add(partition);
-        Ok(())
     }
 
-    fn read(&mut self) -> Result<()> {
-        let mut discovered = Instant::now();
-        while !self.reader.cancel.is_cancelled() {
-            if !self.gather()? || !self.flush()? {
-                return Ok(());
-            }
-            self.take_reports();
-            if let Some(error) = self.client.refused() {
-                return Err(error);
-            }
-            if self.client.down_for() >= self.reader.config.unavailable_after.0 {
-                return Err(self.client.unreachable());
-            }
-            if self.check_topics || discovered.elapsed() >= self.reader.config.discover_every.0 {
-                self.discover()?;
-                self.check_topics = false;
-                discovered = Instant::now();
-            }
-        }
-        Ok(())
-    }
-
-    /// Polls until the round is full, has waited long enough, or nothing came for a while;
-    /// `false` if cancelled.
-    fn gather(&mut self) -> Result<bool> {
+    async fn read(&mut self) -> Result<()> {
+        let rounds = self.reader.rounds.clone();
         let batch = self.reader.config.batch;
-        let now = chrono::Utc::now().timestamp_micros();
-        let mut wait = POLL;
         loop {
-            let reports = self.client.reports();
-            // While messages wait, the time and a cancellation need not be looked at for each.
-            let at_once = if self.rows.is_multiple_of(MESSAGES_BETWEEN_LOOKS) {
-                None
-            } else {
-                self.client.consumer.poll(Duration::ZERO)
-            };
-            let came_at_once = at_once.is_some();
-            match at_once.or_else(|| self.client.consumer.poll(wait)) {
-                Some(Ok(message)) => {
-                    self.rows += 1;
-                    match self.partitions.get_mut(message.topic(), message.partition()) {
-                        Some(partition) => self.bytes += partition.push(&message, now)?,
-                        None => {
-                            return Err(Error::new(
-                                ErrorKind::Internal,
-                                "a message came from a partition that is not read",
-                            )
-                            .with("topic", message.topic())
-                            .with("partition", message.partition()));
-                        }
-                    }
-                }
-                Some(Err(error)) => {
-                    self.judge(&error)?;
-                    // The loop around looks at what was reported.
-                    break;
-                }
-                None => {
-                    // A report is taken before messages that came earlier: then nothing is said of them.
-                    if reports == self.client.reports() {
-                        self.partitions.iter_mut().for_each(Partition::pass_over_gap);
-                    }
-                    if self.rows == 0 {
-                        break;
-                    }
-                }
-            }
-            if self.rows == 0 {
-                break;
-            }
-            if self.rows >= batch.rows || self.bytes >= batch.bytes.0 {
-                break;
-            }
-            if came_at_once {
-                continue;
-            }
-            let since = *self.since.get_or_insert_with(Instant::now);
-            wait = batch.linger.0.saturating_sub(since.elapsed()).min(POLL);
-            if wait.is_zero() {
-                break;
-            }
-            if self.reader.cancel.is_cancelled() {
-                return Ok(false);
+            let full = self.rows >= batch.rows || self.bytes >= batch.bytes.0;
+            let lingers_until = self.since.map(|since| since + batch.linger.0);
+            let ready = full || lingers_until.is_some_and(|until| Instant::now() >= until);
+            let waited = sleep_until(lingers_until.unwrap_or(self.next_look).into());
+            tokio::select! {
+                biased;
+                permit = rounds.reserve(), if ready => match permit {
+                    Ok(permit) => permit.send(self.round()),
+                    Err(_) => return Ok(()),
+                },
+                () = sleep_until(self.next_look.into()) => self.look().await?,
+                came = self.came.1.recv(), if !full => match came {
+                    Some(came) => self.take(came).await?,
+                    None => return Ok(()),
+                },
+                () = waited, if !ready && lingers_until.is_some() => {}
             }
         }
-        Ok(true)
     }
 
-    /// Hands over the round; `false` if nobody takes it any more.
-    fn flush(&mut self) -> Result<bool> {
+    /// Takes what came of a broker.
+    async fn take(&mut self, came: Came) -> Result<()> {
+        match came {
+            Came::Answer { parts, stopped } => {
+                self.answered = Instant::now();
+                for part in parts {
+                    let Some(partition) = self.partitions.get_mut(&part.topic, part.number) else {
+                        continue;
+                    };
+                    for batch in &part.batches {
+                        self.rows += batch.records;
+                        self.bytes += batch.size() as u64;
+                    }
+                    partition.take(part)?;
+                    if partition.is_due() {
+                        self.since.get_or_insert_with(Instant::now);
+                    }
+                }
+                for (cursor, stop) in stopped {
+                    self.judge(&cursor, stop).await?;
+                    self.turn_out([cursor]);
+                }
+                Ok(())
+            }
+            Came::Gone { broker, cursors, fault } => {
+                self.fetchers.remove(&broker);
+                if fault.is_refusal() {
+                    return Err(self.client.explain(&fault));
+                }
+                tracing::debug!(broker, %fault, "a kafka broker is gone");
+                self.fault = Some(fault);
+                self.turn_out(cursors);
+                Ok(())
+            }
+        }
+    }
+
+    /// What the next round has. Partitions come one after the other, not all with a part of it: so a batch of rows is
+    /// large, however many they are.
+    fn round(&mut self) -> Round {
+        let limits = self.reader.config.batch;
+        let now = chrono::Utc::now().timestamp_micros();
         let mut round = Round::new();
-        for partition in self.partitions.iter_mut() {
-            partition.drain(&mut round);
+        let mut room = limits.rows;
+        for partition in self.partitions.in_turn() {
+            let (rows, bytes) = partition.drain(&mut round, room, limits, now);
+            room = room.saturating_sub(rows);
+            self.rows -= rows;
+            self.bytes -= bytes;
         }
         tie_announcements(&mut round);
-        (self.rows, self.bytes, self.since) = (0, 0, None);
-        if round.is_empty() {
-            Ok(true)
-        } else {
-            self.hand_over(round)
+        if !self.partitions.iter().any(Partition::is_due) {
+            self.since = None;
         }
+        round
     }
 
-    fn hand_over(&mut self, round: Round) -> Result<bool> {
-        let rounds = self.reader.rounds.clone();
-        let mut paused = None;
-        loop {
-            let patience = if paused.is_some() { POLL } else { PATIENCE };
-            let reserved = self.reader.runtime.block_on(async {
-                tokio::select! {
-                    () = self.reader.cancel.cancelled() => None,
-                    permit = tokio::time::timeout(patience, rounds.reserve()) => Some(permit),
-                }
-            });
-            match reserved {
-                None | Some(Ok(Err(_))) => return Ok(false),
-                Some(Ok(Ok(permit))) => {
-                    permit.send(round);
-                    break;
-                }
-                Some(Err(_)) => {
-                    if paused.is_none() {
-                        paused = Some(self.pause()?);
-                    }
-                    self.serve_while_paused()?;
-                }
-            }
-        }
-        if let Some(assignment) = paused {
-            self.client
-                .consumer
-                .resume(&assignment)
-                .map_err(|error| request_failed("resume partitions", &error))?;
-            self.trust_reports_from = Instant::now() + DISTRUST;
-            self.partitions.iter_mut().for_each(Partition::forget_reports);
-        }
-        Ok(true)
-    }
-
-    fn pause(&self) -> Result<TopicPartitionList> {
-        #[cfg(test)]
-        PAUSED.lock().unwrap().insert(self.reader.config.brokers.to_string());
-        let mut assignment = TopicPartitionList::new();
-        for partition in self.partitions.iter() {
-            assignment.add_partition(partition.topic(), partition.number);
-        }
-        self.client
-            .consumer
-            .pause(&assignment)
-            .map_err(|error| request_failed("pause partitions", &error))?;
-        Ok(assignment)
-    }
-
-    /// Takes what librdkafka reports, so that it does not pile up. A message that was on its way
-    /// when fetching was paused goes into the next round.
-    fn serve_while_paused(&mut self) -> Result<()> {
-        self.trust_reports_from = Instant::now() + DISTRUST;
-        while let Some(polled) = self.client.consumer.poll(Duration::ZERO) {
-            match polled {
-                Ok(message) => {
-                    let now = chrono::Utc::now().timestamp_micros();
-                    self.rows += 1;
-                    if let Some(partition) = self.partitions.get_mut(message.topic(), message.partition()) {
-                        self.bytes += partition.push(&message, now)?;
-                    }
-                }
-                Err(error) => self.judge(&error)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn take_reports(&mut self) {
-        let Some(reports) = self.client.take_report() else {
-            return;
-        };
-        let trusted = Instant::now() >= self.trust_reports_from;
-        for report in reports {
-            let Some(partition) = self.partitions.get_mut(&report.topic, report.partition) else {
-                continue;
-            };
-            if report.end >= 0 {
-                metrics::gauge!(
-                    "millstream_kafka_lag_messages",
-                    "pipeline" => self.reader.pipeline.clone(),
-                    "source" => self.reader.source.clone(),
-                    "topic" => report.topic.to_string(),
-                    "partition" => report.partition.to_string()
-                )
-                .set((report.end - partition.next).max(0) as f64);
-            }
-            if trusted {
-                partition.note(&report);
-            }
-        }
-    }
-
-    /// Decides what an error between messages means. What librdkafka mends by itself is let pass.
-    fn judge(&mut self, error: &KafkaError) -> Result<()> {
-        if let KafkaError::MessageConsumptionFatal(code) = error {
-            return Err(Error::new(ErrorKind::Internal, "librdkafka gave up").with("error", code));
-        }
-        match error.rdkafka_error_code() {
-            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation) => Err(self.find_loss()?),
-            // Reported for a partition, so that it is on no connection's record.
-            Some(Code::TopicAuthorizationFailed) => Err(denied_read(&self.reader.config.topics)),
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+    /// Decides what it means that a partition is not read on. What passes by itself is let pass.
+    async fn judge(&mut self, cursor: &Cursor, stop: Stop) -> Result<()> {
+        let topic = &*cursor.topic;
+        match stop {
+            Stop::Diverged | Stop::Error(ResponseError::OffsetOutOfRange) => Err(self.find_loss(cursor).await?),
+            Stop::Error(ResponseError::TopicAuthorizationFailed) => Err(denied_read(&self.reader.config.topics)),
+            Stop::Error(ResponseError::UnknownTopicOrPartition | ResponseError::UnknownTopicId) => {
                 self.check_topics = true;
                 Ok(())
             }
-            Some(
-                code @ (Code::BadMessage
-                | Code::BadCompression
-                | Code::InvalidMessage
-                | Code::InvalidMessageSize
-                | Code::MessageSizeTooLarge
-                | Code::InvalidRecord
-                | Code::UnsupportedCompressionType
-                | Code::NotImplemented),
-            ) => Err(Error::new(ErrorKind::Corrupt, "a batch of the log cannot be read")
-                .code(codes::UNREADABLE)
-                .with("error", code)
-                .hint("the broker's log is damaged, or uses a format or size that this client does not admit")),
-            _ => {
-                tracing::debug!(%error, "kafka consumer error, librdkafka goes on");
-                // The loop judges refusals and the state of connections.
+            Stop::Error(
+                error @ (ResponseError::CorruptMessage
+                | ResponseError::UnsupportedCompressionType
+                | ResponseError::UnsupportedForMessageFormat
+                | ResponseError::MessageTooLarge
+                | ResponseError::InvalidRecord),
+            ) => Err(unreadable(topic, cursor.number).with("error", error)),
+            Stop::Damaged(damaged) => Err(unreadable(topic, cursor.number)
+                .with("offset", cursor.next)
+                .caused_by(damaged)),
+            Stop::Error(error) => {
+                tracing::debug!(topic, partition = cursor.number, %error, "a kafka partition is not read on");
                 Ok(())
             }
         }
     }
 
-    /// Which partition lost what was to be read next.
-    fn find_loss(&self) -> Result<Error> {
-        for partition in self.partitions.iter() {
-            let marks = self.client.watermarks(partition.topic(), partition.number)?;
-            let next = partition.next;
-            if let Some(loss) = Loss::of(next, marks) {
-                return Ok(position_lost(
-                    partition.topic(),
-                    partition.number,
-                    Lost { next, loss },
-                    marks,
-                ));
-            }
+    /// What a partition lost of what was to be read next.
+    async fn find_loss(&mut self, cursor: &Cursor) -> Result<Error> {
+        let (topic, number, next) = (&*cursor.topic, cursor.number, cursor.next);
+        let marks = self.client.watermarks(topic, &[number]).await?;
+        if let Some((marks, loss)) = marks
+            .get(&number)
+            .and_then(|marks| Some((*marks, Loss::of(next, *marks)?)))
+        {
+            return Ok(position_lost(topic, number, Lost { next, loss }, marks));
         }
         // The log ends before the next offset, or its leaders' history does not lead there, and has
         // grown since: to go on from the same offset would pass over what was written anew.
@@ -424,18 +345,127 @@ impl Run {
             "a broker refused an offset that its log has by now",
         )
         .code(codes::POSITION_LOST)
+        .with("topic", topic)
+        .with("partition", number)
         .hint(
             "the log was truncated or the topic created anew, and has grown since: find out which; if neither \
                      is so, restart the pipeline, which goes on from the committed positions",
         ))
     }
 
+    /// Nobody reads these for now.
+    fn turn_out(&mut self, cursors: impl IntoIterator<Item = Cursor>) {
+        self.homeless.extend(cursors);
+        self.next_look = self.next_look.min(Instant::now() + self.pause);
+    }
+
+    /// Looks after partitions that nobody reads, for those that are new or gone, and at the time.
+    async fn look(&mut self) -> Result<()> {
+        self.tell_lags();
+        if self.check_topics || self.discovered.elapsed() >= self.reader.config.discover_every.0 {
+            self.discover().await?;
+            self.check_topics = false;
+            self.discovered = Instant::now();
+        }
+        self.house().await?;
+        let answered = self.answered.max(self.client.answered());
+        if answered.elapsed() >= self.reader.config.unavailable_after.0 {
+            let error = self.client.unreachable();
+            return Err(match &self.fault {
+                Some(fault) => error.caused_by(fault.to_string()),
+                None => error,
+            });
+        }
+        if self.homeless.is_empty() {
+            self.pause = FIRST_PAUSE;
+            self.next_look = Instant::now() + TICK;
+        } else {
+            self.pause = (self.pause * 2).min(LAST_PAUSE);
+            self.next_look = Instant::now() + self.pause;
+        }
+        Ok(())
+    }
+
+    /// Has partitions that nobody reads read by those who lead them.
+    async fn house(&mut self) -> Result<()> {
+        let mut left = Vec::new();
+        let mut of_topic: HashMap<_, Vec<Cursor>> = HashMap::new();
+        for cursor in std::mem::take(&mut self.homeless) {
+            of_topic.entry(cursor.topic.clone()).or_default().push(cursor);
+        }
+        for (topic, cursors) in of_topic {
+            let leaders = match self.client.leaders_of(&topic).await {
+                Ok(leaders) => leaders,
+                Err(error) if error.kind() == ErrorKind::Unavailable => Vec::new(),
+                Err(error) if error.error_code() == Some(codes::NO_TOPIC) => {
+                    self.check_topics = true;
+                    Vec::new()
+                }
+                Err(error) => return Err(error),
+            };
+            for cursor in cursors {
+                let leader = leaders.get(cursor.number as usize).copied().flatten();
+                let refused = match leader {
+                    Some(leader) => self.assign(leader, cursor),
+                    None => Some(cursor),
+                };
+                left.extend(refused);
+            }
+        }
+        if !left.is_empty() {
+            self.turn_out(left);
+        }
+        Ok(())
+    }
+
+    /// Gives a partition to whoever reads from `broker`. Returns it if nobody can.
+    fn assign(&mut self, broker: i32, cursor: Cursor) -> Option<Cursor> {
+        if !self.fetchers.contains_key(&broker) {
+            let Some(address) = self.client.address(broker).map(str::to_owned) else {
+                return Some(cursor);
+            };
+            let (cursors, assigned) = mpsc::unbounded_channel();
+            // Each has two answers in memory, the loop has two more.
+            let of_each = self.reader.config.buffer.0 / (2 * self.client.brokers().max(1) as u64 + 2);
+            let most = usize::try_from(of_each).map_or(MOST_ANSWER, |most| most.clamp(LEAST_ANSWER, MOST_ANSWER));
+            let fetcher = Fetcher {
+                broker,
+                address,
+                connector: self.client.connector(),
+                most: (most, most.min(MOST_OF_PARTITION)),
+                timeout: self.reader.config.timeout.0,
+                assigned,
+                came: self.came.0.clone(),
+            };
+            // Those that have ended are let go of.
+            while self.tasks.try_join_next().is_some() {}
+            self.tasks.spawn(fetcher.run());
+            self.fetchers.insert(broker, cursors);
+        }
+        let fetcher = self.fetchers.get(&broker)?;
+        fetcher.send(cursor).err().map(|refused| refused.0)
+    }
+
+    fn tell_lags(&self) {
+        for partition in self.partitions.iter() {
+            let Some(end) = partition.end else { continue };
+            metrics::gauge!(
+                "millstream_kafka_lag_messages",
+                "pipeline" => self.reader.pipeline.clone(),
+                "source" => self.reader.source.clone(),
+                "topic" => partition.topic().to_owned(),
+                "partition" => partition.number.to_string()
+            )
+            .set((end - partition.next).max(0) as f64);
+        }
+    }
+
     /// Picks up partitions that were added or have a leader again, and notices those that are gone.
-    fn discover(&mut self) -> Result<()> {
+    async fn discover(&mut self) -> Result<()> {
         for layout in self.reader.layouts.clone() {
             let known = self.partitions.count(&layout.topic);
-            let leads = match self.look_at(&layout.topic, known) {
-                Ok(leads) => leads,
+            let leaders = match self.look_at(&layout.topic, known).await {
+                Ok(leaders) => leaders,
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
                     tracing::warn!(
                         topic = layout.topic,
@@ -449,9 +479,9 @@ impl Run {
                 }
                 Err(error) => return Err(error),
             };
-            let mut added = TopicPartitionList::new();
-            for (number, leads) in (0..).zip(leads) {
-                if !leads || self.partitions.contains(&layout.topic, number) {
+            let mut wanted = Vec::new();
+            for (number, leader) in (0..).zip(leaders) {
+                if leader.is_none() || self.partitions.contains(&layout.topic, number) {
                     continue;
                 }
                 let mut held = self.held(&layout, number)?;
@@ -459,49 +489,47 @@ impl Run {
                     // It was added while the others were read, which `resume` may not tell yet.
                     held.iter_mut().for_each(|held| held.topic = true);
                 }
-                match self.locate(&layout, number, &held) {
-                    Ok(partition) => self.add(&mut added, partition)?,
-                    Err(error) if error.kind() == ErrorKind::Unavailable => {
-                        tracing::warn!(
-                            topic = layout.topic,
-                            partition = number,
-                            error = error.summary(),
-                            "cannot read a new partition yet"
-                        );
-                        break;
-                    }
-                    Err(error) => return Err(error),
-                }
+                wanted.push((number, held));
             }
-            if added.count() > 0 {
-                self.client
-                    .consumer
-                    .incremental_assign(&added)
-                    .map_err(|error| request_failed("assign new partitions", &error))?;
-                tracing::info!(topic = layout.topic, partitions = added.count(), "new kafka partitions");
+            if wanted.is_empty() {
+                continue;
+            }
+            match self.locate(&layout, &wanted).await {
+                Ok(located) => {
+                    tracing::info!(topic = layout.topic, partitions = located.len(), "new kafka partitions");
+                    for partition in located {
+                        self.add(partition?);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Unavailable => tracing::warn!(
+                    topic = layout.topic,
+                    error = error.summary(),
+                    "cannot read new partitions yet"
+                ),
+                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    /// Whether each partition of a topic has a leader. A topic or its last partitions may look
+    /// Who leads each partition of a topic. A topic or its last partitions may look
     /// missing for a moment, while metadata spreads over the brokers: fewer than `known`
     /// partitions are looked at again.
-    fn look_at(&self, topic: &str, known: i32) -> Result<Vec<bool>> {
+    async fn look_at(&mut self, topic: &str, known: i32) -> Result<Vec<Option<i32>>> {
         let mut looks = 1;
         loop {
-            let looked = self.client.partitions_of(topic);
+            let looked = self.client.leaders_of(topic).await;
             let passing = match &looked {
-                Ok(leads) => (leads.len() as i32) < known,
+                Ok(leaders) => (leaders.len() as i32) < known,
                 Err(error) => error.error_code() == Some(codes::NO_TOPIC),
             };
-            if passing && looks < LOOKS && !self.reader.cancel.is_cancelled() {
+            if passing && looks < LOOKS {
                 looks += 1;
-                std::thread::sleep(BETWEEN_LOOKS);
+                tokio::time::sleep(BETWEEN_LOOKS).await;
                 continue;
             }
             return match looked {
-                Ok(leads) if passing => Err(partitions_gone(topic, known - 1, leads.len())),
+                Ok(leaders) if passing => Err(partitions_gone(topic, known - 1, leaders.len())),
                 other => other,
             };
         }
@@ -545,20 +573,6 @@ fn partitions_gone(topic: &str, last: i32, count: usize) -> Error {
         .with("partition_read", last)
         .with("partitions_now", count)
         .hint("the topic was deleted and created anew; to read it as it is now, drop the table's state in the target")
-}
-
-fn request_failed(what: &str, error: &KafkaError) -> Error {
-    Error::new(ErrorKind::Internal, format!("librdkafka cannot {what}")).with("error", error)
-}
-
-#[cfg(test)]
-static PAUSED: std::sync::Mutex<std::collections::BTreeSet<String>> =
-    std::sync::Mutex::new(std::collections::BTreeSet::new());
-
-/// Whether a reader of these brokers, which each test has for itself, has paused.
-#[cfg(test)]
-pub fn has_paused(brokers: &str) -> bool {
-    PAUSED.lock().unwrap().contains(brokers)
 }
 
 #[cfg(test)]

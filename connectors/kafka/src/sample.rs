@@ -3,17 +3,13 @@
 use std::time::{Duration, Instant};
 
 use millstream_core::{Error, ErrorKind, Result};
-use rdkafka::Message;
-use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tokio_util::sync::CancellationToken;
 
-use crate::client::Client;
+use crate::client::{Client, unreadable};
 use crate::codes;
-use crate::config::{KafkaConfig, is_taken};
+use crate::config::is_taken;
 use crate::decode::column_type::ColumnType;
 use crate::decode::infer::infer;
+use crate::wire::{Cursor, RecordBatch};
 
 /// A sample takes at most so many times as long as one request may.
 const TIMEOUTS: u32 = 6;
@@ -22,114 +18,87 @@ const TIMEOUTS: u32 = 6;
 const MOST_BYTES: usize = 16 << 20;
 
 /// Infers the columns of `topic` from its oldest messages: `sample` of them, an equal share
-/// from each partition, taken in the order of partitions and offsets. Commits nothing.
+/// from each partition, taken in the order of partitions and offsets. Commits nothing. A request may take `timeout`.
 ///
 /// # Errors
 /// `Unavailable` if the sample cannot be read whole: half a sample would infer other columns.
-/// `Cancelled` if `abandoned` fires.
-pub fn infer_columns(
-    config: &KafkaConfig,
-    group: &str,
+pub async fn infer_columns(
+    client: &mut Client,
     topic: &str,
     sample: usize,
-    abandoned: &CancellationToken,
+    timeout: Duration,
 ) -> Result<Vec<(String, ColumnType)>> {
-    // A client for each topic: assigning another would race with messages still on their way.
-    let client = Client::that_sees_ends(config, group)?;
-    let count = client.partitions_of(topic)?.len().max(1);
-    let mut shares: Vec<Share> = Vec::with_capacity(count);
-    let mut assignment = TopicPartitionList::new();
-    for partition in 0..count as i32 {
-        let marks = client.watermarks(topic, partition)?;
-        let open = marks.high > marks.low;
-        if open {
-            assignment
-                .add_partition_offset(topic, partition, Offset::Offset(marks.low))
-                .map_err(|error| cannot_sample(topic, &error))?;
-        }
-        shares.push(Share {
+    let started = Instant::now();
+    let count = client.leaders_of(topic).await?.len().max(1);
+    let numbers: Vec<i32> = (0..count as i32).collect();
+    let marks = client.watermarks(topic, &numbers).await?;
+    let (most_rows, most_bytes) = (sample.div_ceil(count), MOST_BYTES / count);
+    let mut payloads = Vec::new();
+    for (number, marks) in marks {
+        let mut share = Share {
             payloads: Vec::new(),
             messages: 0,
             bytes: 0,
+            from: marks.low,
             end: marks.high,
-            open,
-        });
-    }
-    client
-        .consumer
-        .assign(&assignment)
-        .map_err(|error| cannot_sample(topic, &error))?;
-    let (most_rows, most_bytes) = (sample.div_ceil(count), MOST_BYTES / count);
-    let started = Instant::now();
-    let mut progressed = started;
-    while shares.iter().any(|share| share.open) {
-        let mut closed = None;
-        match client.consumer.poll(Duration::from_millis(50)) {
-            Some(Ok(message)) => {
-                progressed = Instant::now();
-                let share = &mut shares[message.partition() as usize];
-                let was_open = share.open;
-                share.take(message.offset(), message.payload(), most_rows, most_bytes);
-                closed = (was_open && !share.open).then(|| message.partition());
+            most: (most_rows, most_bytes),
+        };
+        let mut cursor = Cursor {
+            topic: topic.into(),
+            number,
+            next: marks.low,
+            epoch: -1,
+        };
+        while share.is_open(cursor.next) {
+            let part = client.fetch(&mut cursor).await?;
+            for batch in &part.batches {
+                share
+                    .take(batch)
+                    .map_err(|damaged| unreadable(topic, number).with("offset", batch.base).caused_by(damaged))?;
             }
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                let share = &mut shares[partition as usize];
-                closed = std::mem::take(&mut share.open).then_some(partition);
+            if started.elapsed() >= timeout * TIMEOUTS {
+                return Err(Error::new(ErrorKind::Unavailable, "a sample of a topic takes too long")
+                    .code(codes::UNREACHABLE)
+                    .with("topic", topic)
+                    .hint("declare the columns under `decode: {json: {columns: …}}`, or raise `timeout`"));
             }
-            Some(Err(error)) => tracing::debug!(%error, topic, "kafka error while sampling"),
-            None => {}
         }
-        if let Some(partition) = closed {
-            // Its messages would be fetched to the end while the others are sampled.
-            let mut done = TopicPartitionList::new();
-            done.add_partition(topic, partition);
-            client
-                .consumer
-                .incremental_unassign(&done)
-                .map_err(|error| cannot_sample(topic, &error))?;
-        }
-        if abandoned.is_cancelled() {
-            return Err(Error::new(ErrorKind::Cancelled, "nobody waits for the sample any more"));
-        }
-        if let Some(error) = client.refused() {
-            return Err(error);
-        }
-        if progressed.elapsed() >= config.timeout.0 || started.elapsed() >= config.timeout.0 * TIMEOUTS {
-            return Err(client.unreachable().with("topic", topic));
-        }
+        payloads.append(&mut share.payloads);
     }
-    let payloads = shares.iter().flat_map(|share| share.payloads.iter().map(Vec::as_slice));
-    Ok(infer(payloads, is_taken))
+    Ok(infer(payloads.iter().map(Vec::as_slice), is_taken))
 }
 
+/// The part of a sample that comes from one partition.
 struct Share {
     payloads: Vec<Vec<u8>>,
     /// Those without a payload included.
     messages: usize,
     bytes: usize,
-    /// The end of the partition when sampling began.
+    /// Where it began, and its end then.
+    from: i64,
     end: i64,
-    open: bool,
+    /// Messages and bytes.
+    most: (usize, usize),
 }
 
 impl Share {
-    fn take(&mut self, offset: i64, payload: Option<&[u8]>, most_rows: usize, most_bytes: usize) {
-        if !self.open || offset >= self.end {
-            self.open = false;
-            return;
-        }
-        self.messages += 1;
-        if let Some(payload) = payload {
-            self.bytes += payload.len();
-            self.payloads.push(payload.to_vec());
-        }
-        self.open = self.messages < most_rows && self.bytes < most_bytes && offset + 1 < self.end;
+    /// Whether more is wanted of what comes from `next` on.
+    fn is_open(&self, next: i64) -> bool {
+        self.messages < self.most.0 && self.bytes < self.most.1 && next < self.end
     }
-}
 
-fn cannot_sample(topic: &str, error: &KafkaError) -> Error {
-    Error::new(ErrorKind::Unavailable, "cannot sample a topic")
-        .code(codes::UNREACHABLE)
-        .with("topic", topic)
-        .with("error", error)
+    fn take(&mut self, batch: &RecordBatch) -> std::result::Result<(), crate::wire::Damaged> {
+        for record in batch.open()?.iter() {
+            let record = record?;
+            if record.offset < self.from || !self.is_open(record.offset) {
+                continue;
+            }
+            self.messages += 1;
+            if let Some(payload) = record.value {
+                self.bytes += payload.len();
+                self.payloads.push(payload.to_vec());
+            }
+        }
+        Ok(())
+    }
 }

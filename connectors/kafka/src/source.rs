@@ -1,26 +1,20 @@
 //! The source itself.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use millstream_core::{Error, ErrorKind, Finding, Result, Severity, Source, SourceContext, SourceEvent, TableSchema};
-use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_blocking;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, spawn_blocking};
 
-use crate::client::{Client, denied_topic};
+use crate::client::Client;
 use crate::codes;
 use crate::config::{Decode, Json, KafkaConfig};
 use crate::gathered::Item;
 use crate::layout::Layout;
-use crate::offsets::Watermarks;
 use crate::reader::{Reader, Round};
 use crate::sample::infer_columns;
+use crate::wire::Cursor;
 
 /// Reads topics of a Kafka cluster.
 ///
@@ -39,9 +33,6 @@ pub struct KafkaSource {
     layouts: Option<Vec<Layout>>,
 }
 
-/// A thread that does not notice a cancellation is left to end by itself after this time.
-const STOP: Duration = Duration::from_secs(3);
-
 impl KafkaSource {
     /// A source called `name` in `pipeline`. Does not connect.
     ///
@@ -57,20 +48,11 @@ impl KafkaSource {
         })
     }
 
-    /// Never joined, so it matters only for the brokers' logs and for group ACLs.
-    fn group(&self) -> String {
-        format!("millstream-{}-{}", self.pipeline, self.name)
-    }
-
     async fn layouts(&mut self) -> Result<Vec<Layout>> {
         if let Some(layouts) = &self.layouts {
             return Ok(layouts.clone());
         }
-        let (name, config, group) = (self.name.clone(), self.config.clone(), self.group());
-        let layouts = on_a_thread("kafka-sample", move |abandoned| {
-            find_layouts(&name, &config, &group, abandoned)
-        })
-        .await??;
+        let layouts = find_layouts(&self.name, &self.config).await?;
         self.layouts = Some(layouts.clone());
         Ok(layouts)
     }
@@ -83,8 +65,7 @@ impl Source for KafkaSource {
     }
 
     async fn preflight(&mut self) -> Result<Vec<Finding>> {
-        let (config, group) = (self.config.clone(), self.group());
-        let mut findings = on_a_thread("kafka-preflight", move |_| look(&config, &group)).await?;
+        let mut findings = look(&self.config).await;
         let infers = matches!(self.config.decode, Decode::Json(Json { columns: None, .. }));
         if infers && findings.is_empty() {
             match self.layouts().await {
@@ -124,7 +105,6 @@ impl Source for KafkaSource {
             return Ok(());
         }
         let (rounds, mut gathered) = mpsc::channel::<Round>(1);
-        let group = self.group();
         let (pipeline, source) = (self.pipeline.clone(), self.name.clone());
         let reader = Reader {
             pipeline: self.pipeline,
@@ -134,19 +114,19 @@ impl Source for KafkaSource {
             resume,
             rounds,
             cancel: cancel.clone(),
-            runtime: Handle::current(),
         };
-        let reading = on_a_thread("kafka-reader", move |_| reader.run(&group));
-        tokio::pin!(reading);
+        // It takes what comes, and asks for more, while a round is decoded here.
+        let mut reading = JoinSet::new();
+        reading.spawn(reader.run());
         let mut ended = None;
         loop {
             let round = tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
                 round = gathered.recv() => round,
-                outcome = &mut reading, if ended.is_none() => {
+                Some(outcome) = reading.join_next(), if ended.is_none() => {
                     // Rounds that were handed over before it ended are still to be sent.
-                    ended = Some(outcome?);
+                    ended = Some(joined(outcome)?);
                     continue;
                 }
             };
@@ -164,22 +144,23 @@ impl Source for KafkaSource {
                 }
             }
         }
-        drop(gathered);
-        if let Some(outcome) = ended {
-            return outcome;
+        match ended {
+            Some(outcome) => outcome,
+            None if cancel.is_cancelled() => Ok(()),
+            None => match reading.join_next().await {
+                Some(outcome) => joined(outcome)?,
+                None => Ok(()),
+            },
         }
-        if !cancel.is_cancelled() {
-            return reading.await?;
-        }
-        match tokio::time::timeout(STOP, reading).await {
-            Ok(outcome) => {
-                if let Err(error) = outcome.and_then(|read| read) {
-                    tracing::debug!(error = error.summary(), "kafka reader failed while stopping");
-                }
-            }
-            Err(_) => tracing::warn!("kafka reader is slow to stop, left behind"),
-        }
-        Ok(())
+    }
+}
+
+/// What a task came to, whose panic is ours.
+fn joined<T>(outcome: std::result::Result<T, tokio::task::JoinError>) -> Result<T> {
+    match outcome {
+        Ok(outcome) => Ok(outcome),
+        Err(failure) if failure.is_panic() => std::panic::resume_unwind(failure.into_panic()),
+        Err(_) => Err(Error::new(ErrorKind::Cancelled, "the source is stopping")),
     }
 }
 
@@ -189,11 +170,7 @@ async fn decode(round: Round, pipeline: &str, source: &str) -> Result<Vec<Source
         let parts: Result<Vec<_>> = round.into_iter().map(Item::decode).collect();
         Ok(parts?.into_iter().flatten().collect::<Vec<_>>())
     });
-    let events = match decoding.await {
-        Ok(events) => events?,
-        Err(failure) if failure.is_panic() => std::panic::resume_unwind(failure.into_panic()),
-        Err(_) => return Err(Error::new(ErrorKind::Cancelled, "the source is stopping")),
-    };
+    let events = joined(decoding.await)??;
     for event in &events {
         let (name, table, rows) = match event {
             SourceEvent::Changes(batch) => ("millstream_source_rows_total", &batch.schema().id, batch),
@@ -206,117 +183,79 @@ async fn decode(round: Round, pipeline: &str, source: &str) -> Result<Vec<Source
     Ok(events)
 }
 
-/// Runs blocking work on a thread of its own: a pool's threads are not for work that lasts for
-/// weeks. The token fires when nobody waits for the outcome any more.
-async fn on_a_thread<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce(&CancellationToken) -> T + Send + 'static,
-) -> Result<T> {
-    let abandoned = CancellationToken::new();
-    let _guard = abandoned.clone().drop_guard();
-    let failed = |what: &'static str| Error::new(ErrorKind::Internal, what).with("thread", name);
-    let (done, outcome) = oneshot::channel();
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || {
-            // Nobody waits any more where the pipeline was stopped.
-            let _ = done.send(work(&abandoned));
-        })
-        .map_err(|error| failed("cannot start a thread").caused_by(error))?;
-    outcome.await.map_err(|_| failed("a thread panicked"))
-}
-
-fn find_layouts(source: &str, config: &KafkaConfig, group: &str, abandoned: &CancellationToken) -> Result<Vec<Layout>> {
-    let columns_of = |topic: &str| match &config.decode {
-        Decode::Bytes => Ok(Vec::new()),
-        Decode::Json(Json {
-            columns: Some(columns), ..
-        }) => Ok(columns.clone()),
-        Decode::Json(Json { columns: None, sample }) => infer_columns(config, group, topic, *sample, abandoned),
-    };
-    let layout_of = |topic: &str| {
-        let layout = Layout::new(source, topic, config, columns_of(topic)?);
-        match config
+async fn find_layouts(source: &str, config: &KafkaConfig) -> Result<Vec<Layout>> {
+    let mut client = Client::new(config)?;
+    let mut layouts = Vec::with_capacity(config.topics.len());
+    for topic in &config.topics {
+        let columns = match &config.decode {
+            Decode::Bytes => Vec::new(),
+            Decode::Json(Json {
+                columns: Some(columns), ..
+            }) => columns.clone(),
+            Decode::Json(Json { columns: None, sample }) => {
+                infer_columns(&mut client, topic, *sample, config.timeout.0).await?
+            }
+        };
+        let layout = Layout::new(source, topic, config, columns);
+        let missing = config
             .key
             .iter()
-            .find(|key| layout.schema.columns.index_of(key).is_err())
-        {
-            None => Ok(layout),
-            Some(key) => Err(
+            .find(|key| layout.schema.columns.index_of(key).is_err());
+        if let Some(key) = missing {
+            return Err(
                 Error::new(ErrorKind::Config, "`key` names a column that no sampled message has")
                     .code(codes::NO_SAMPLE)
                     .with("topic", topic)
                     .with("column", key)
                     .hint("declare the columns under `decode: {json: {columns: …}}`"),
-            ),
+            );
         }
-    };
-    config.topics.iter().map(|topic| layout_of(topic)).collect()
+        layouts.push(layout);
+    }
+    Ok(layouts)
 }
 
 /// Connects and looks at every topic.
-fn look(config: &KafkaConfig, group: &str) -> Vec<Finding> {
-    let client = match Client::new(config, group) {
+async fn look(config: &KafkaConfig) -> Vec<Finding> {
+    let mut client = match Client::new(config) {
         Ok(client) => client,
         Err(error) => return vec![Finding::from(&error)],
     };
     let mut findings = Vec::new();
     for topic in &config.topics {
-        let looked = client
-            .partitions_of(topic)
-            .and_then(|_| client.watermarks(topic, 0))
-            .and_then(|marks| may_read(config, group, topic, marks));
-        if let Err(error) = looked {
-            let connection = matches!(error.error_code(), Some(codes::UNREACHABLE | codes::TLS));
-            let subject = if connection {
-                config.brokers.to_string()
-            } else {
-                topic.to_string()
-            };
-            findings.push(Finding {
-                subject,
-                ..Finding::from(&error)
-            });
-            if connection {
-                // Every topic would say the same.
-                break;
-            }
+        let Err(error) = may_read(&mut client, topic).await else {
+            continue;
+        };
+        let connection = matches!(error.error_code(), Some(codes::UNREACHABLE | codes::TLS));
+        let subject = if connection {
+            config.brokers.to_string()
+        } else {
+            topic.to_string()
+        };
+        findings.push(Finding {
+            subject,
+            ..Finding::from(&error)
+        });
+        if connection {
+            // Every topic would say the same.
+            break;
         }
     }
     findings
 }
 
-/// How long to wait for the answer to one fetch.
-const FETCH: Duration = Duration::from_secs(5);
-
-/// Fetches the last message of a topic, for which another right is needed than for describing it.
-fn may_read(config: &KafkaConfig, group: &str, topic: &str, marks: Watermarks) -> Result<()> {
-    // A client for each topic, because an error tells no topic.
-    let client = Client::that_sees_ends(config, group)?;
-    let mut assignment = TopicPartitionList::new();
-    assignment
-        .add_partition_offset(topic, 0, Offset::Offset((marks.high - 1).max(marks.low)))
-        .and_then(|()| client.consumer.assign(&assignment))
-        .map_err(|error| {
-            Error::new(ErrorKind::Internal, "librdkafka cannot assign a partition")
-                .with("topic", topic)
-                .with("error", error)
-        })?;
-    let deadline = Instant::now() + FETCH.min(config.timeout.0);
-    while Instant::now() < deadline {
-        match client.consumer.poll(Duration::from_millis(50)) {
-            Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Ok(()),
-            Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                return Err(denied_topic(topic));
-            }
-            _ => {}
-        }
-        if let Some(error) = client.refused() {
-            return Err(error);
-        }
-    }
-    // No answer is none: the reader will wait longer.
-    Ok(())
+/// Describes a topic, and fetches its last message, for which another right is needed.
+async fn may_read(client: &mut Client, topic: &str) -> Result<()> {
+    client.leaders_of(topic).await?;
+    let marks = client.watermarks(topic, &[0]).await?;
+    let Some(marks) = marks.get(&0) else { return Ok(()) };
+    let mut last = Cursor {
+        topic: topic.into(),
+        number: 0,
+        next: (marks.high - 1).max(marks.low),
+        epoch: -1,
+    };
+    client.fetch(&mut last).await.map(drop)
 }
 
 /// What is to be said of a topic whose columns are inferred.

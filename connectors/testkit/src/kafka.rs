@@ -31,6 +31,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// How long an administrative request may take, the waits for a restarting broker included.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
+/// How a user of a secured node may log in.
+pub const MECHANISMS: [&str; 3] = ["PLAIN", SCRAM[0], SCRAM[1]];
+const SCRAM: [&str; 2] = ["SCRAM-SHA-256", "SCRAM-SHA-512"];
+
 /// Any 16 bytes in base64url will do: the cluster is alone in its world.
 const CLUSTER_ID: &str = "bWlsbHN0cmVhbS10ZXN0cw";
 
@@ -47,7 +51,7 @@ pub struct TestKafka {
     folder: TempDir,
 }
 
-/// A second listener, over TLS with SASL's PLAIN.
+/// A second listener, over TLS with SASL.
 struct SecuredListener {
     port: u16,
     /// A file with the node's private key and certificate.
@@ -72,7 +76,7 @@ impl TestKafka {
 
     /// As [`start`](Self::start), with a second listener ([`secured_brokers`](Self::secured_brokers))
     /// over TLS, by the private key and the certificate in `identity`, both PEM, for a user who
-    /// logs in by SASL's PLAIN.
+    /// logs in by any of SASL's [`MECHANISMS`].
     ///
     /// # Errors
     /// As `start`.
@@ -270,14 +274,16 @@ impl TestKafka {
             Some(listener) => (
                 format!(",SASL_SSL://127.0.0.1:{}", listener.port),
                 format!(
-                    "sasl.enabled.mechanisms=PLAIN\n\
+                    "sasl.enabled.mechanisms={}\n\
                      ssl.keystore.type=PEM\n\
                      ssl.keystore.location={}\n\
                      listener.name.sasl_ssl.plain.sasl.jaas.config=\
-                     org.apache.kafka.common.security.plain.PlainLoginModule required user_{}=\"{}\";\n",
+                     org.apache.kafka.common.security.plain.PlainLoginModule required user_{}=\"{}\";\n{}",
+                    MECHANISMS.join(","),
                     listener.identity.display(),
                     listener.user,
-                    listener.password
+                    listener.password,
+                    SCRAM.map(scram_module).concat()
                 ),
             ),
         };
@@ -318,6 +324,11 @@ impl TestKafka {
         let mut command = self.java("kafka.tools.StorageTool")?;
         command.args(["format", "-t", CLUSTER_ID, "-c"]);
         command.arg(self.folder.path().join("server.properties"));
+        if let Some(SecuredListener { user, password, .. }) = &self.secured {
+            for mechanism in SCRAM {
+                command.args(["--add-scram", &format!("{mechanism}=[name={user},password={password}]")]);
+            }
+        }
         let output = command.output().context("cannot start java")?;
         ensure!(
             output.status.success(),
@@ -369,6 +380,14 @@ impl TestKafka {
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
+}
+
+/// The setting by which a listener knows users whose secrets lie in the cluster.
+fn scram_module(mechanism: &str) -> String {
+    format!(
+        "listener.name.sasl_ssl.{}.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n",
+        mechanism.to_lowercase()
+    )
 }
 
 impl Drop for TestKafka {

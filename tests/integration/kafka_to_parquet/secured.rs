@@ -1,6 +1,6 @@
 //! A broker that wants TLS and a password.
 
-use millstream_testkit::kafka::TestKafka;
+use millstream_testkit::kafka::{MECHANISMS, TestKafka};
 use rcgen::{CertificateParams, KeyPair};
 
 use super::*;
@@ -8,15 +8,25 @@ use super::*;
 const PASSWORD: &str = "correct-horse";
 
 /// The security of a source, and the code of the error that it ends in.
-fn attempts(ca: &str) -> [(String, Option<&'static str>); 3] {
-    let secured = |ca: &str, password: &str| {
-        format!("security: {{tls: {{ca: '{ca}'}}, sasl: {{mechanism: PLAIN, username: reader, password: {password}}}}}")
+fn attempts(ca: &str) -> Vec<(String, Option<&'static str>)> {
+    let secured = |tls: &str, mechanism: &str, password: &str| {
+        format!(
+            "security: {{tls: {{{tls}}}, sasl: {{mechanism: {mechanism}, username: reader, password: {password}}}}}"
+        )
     };
-    [
-        (secured(ca, PASSWORD), None),
-        (secured(ca, "wrong-horse"), Some("KF0002")),
-        (secured("/etc/ssl/certs/ca-certificates.crt", PASSWORD), Some("KF0006")),
-    ]
+    let trusted = format!("ca: '{ca}'");
+    let mut attempts = vec![
+        (
+            secured("ca: /etc/ssl/certs/ca-certificates.crt", "PLAIN", PASSWORD),
+            Some("KF0006"),
+        ),
+        (secured("verify: false", "PLAIN", PASSWORD), None),
+    ];
+    for mechanism in MECHANISMS {
+        attempts.push((secured(&trusted, mechanism, PASSWORD), None));
+        attempts.push((secured(&trusted, mechanism, "wrong-horse"), Some("KF0002")));
+    }
+    attempts
 }
 
 #[test]
@@ -37,8 +47,10 @@ fn tls_and_passwords_are_proven_to_the_broker() {
     let node = TestKafka::start_secured(identity, "reader", PASSWORD).unwrap();
     let secured = node.secured_brokers().unwrap();
     let clicks = Clicks::on(Arc::new(Broker::Real(node)), "secured", 1);
-    let sent = clicks.send(&[0], 0, 20);
-    for (security, code) in attempts(ca.to_str().unwrap()) {
+    let mut sent = Vec::new();
+    for (number, (security, code)) in (0..).zip(attempts(ca.to_str().unwrap())) {
+        // So that each has something to read that none before it has read.
+        sent.extend(clicks.send(&[0], number * 20, number * 20 + 20));
         let pipeline = PIPELINE
             .replace("${KAFKA}", &secured)
             .replace("discover_every:", &format!("{security}\n      discover_every:"));

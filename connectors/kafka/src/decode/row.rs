@@ -56,6 +56,9 @@ pub enum Reject {
     /// A header's name is not text.
     #[error("a header's name is not UTF-8")]
     HeaderName,
+    /// The headers' lengths are not theirs.
+    #[error("the headers cannot be told apart")]
+    Headers,
 }
 
 /// Decodes JSON objects into columns; a message that fails leaves no trace in them.

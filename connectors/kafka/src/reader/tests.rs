@@ -3,7 +3,7 @@ use millstream_core::{Checkpoint, SourceEvent};
 use super::*;
 use crate::mock::KafkaMock;
 
-fn run_over(kafka: &KafkaMock, topics: &[&str], runtime: &Handle) -> (Run, mpsc::Receiver<Round>) {
+fn run_over(kafka: &KafkaMock, topics: &[&str]) -> (Run, mpsc::Receiver<Round>) {
     let yaml = format!(
         "brokers: {}\ntopics: [a, b]\ndecode: bytes\nbatch: {{linger: 20ms}}",
         kafka.brokers()
@@ -26,39 +26,25 @@ fn run_over(kafka: &KafkaMock, topics: &[&str], runtime: &Handle) -> (Run, mpsc:
         resume,
         rounds,
         cancel: CancellationToken::new(),
-        runtime: runtime.clone(),
     };
-    let client = Client::new(&reader.config, "g").unwrap();
-    let run = Run {
-        reader,
-        client,
-        partitions: Partitions::default(),
-        rows: 0,
-        bytes: 0,
-        since: None,
-        trust_reports_from: Instant::now(),
-        check_topics: false,
-    };
-    (run, gathered)
+    let client = Client::new(&reader.config).unwrap();
+    (Run::new(reader, client), gathered)
 }
 
-/// Rows by topic that come within a few rounds.
-fn rows_of(run: &mut Run, gathered: &mut mpsc::Receiver<Round>, wanted: usize) -> Vec<(String, i64)> {
+/// Rows by topic that come within half a minute.
+async fn rows_of(run: &mut Run, gathered: &mut mpsc::Receiver<Round>, wanted: usize) -> Vec<(String, i64)> {
     let mut found = Vec::new();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while found.len() < wanted && Instant::now() < deadline {
-        assert!(run.gather().unwrap() && run.flush().unwrap());
-        while let Ok(round) = gathered.try_recv() {
-            let events = round.into_iter().flat_map(|item| item.decode().unwrap());
-            for event in events {
-                let SourceEvent::Changes(batch) = event else { continue };
-                let positions = batch
-                    .positions()
-                    .iter()
-                    .flatten()
-                    .map(|text| text.parse::<i64>().unwrap());
-                found.extend(positions.map(|offset| (batch.schema().id.name.to_string(), offset)));
-            }
+    while found.len() < wanted {
+        let round = tokio::select! {
+            outcome = run.read() => panic!("the reading ended: {outcome:?}"),
+            round = tokio::time::timeout(Duration::from_secs(30), gathered.recv()) => round,
+        };
+        let round = round.expect("rows come in time").expect("the reader goes on");
+        for event in round.into_iter().flat_map(|item| item.decode().unwrap()) {
+            let SourceEvent::Changes(batch) = event else { continue };
+            let positions = batch.positions().iter().flatten();
+            let offsets = positions.map(|text| text.parse::<i64>().unwrap());
+            found.extend(offsets.map(|offset| (batch.schema().id.name.to_string(), offset)));
         }
     }
     found
@@ -66,12 +52,8 @@ fn rows_of(run: &mut Run, gathered: &mut mpsc::Receiver<Round>, wanted: usize) -
 
 // The mock cannot add partitions to a topic, but a topic that is not assigned yet is the same
 // to the discovery: all of its partitions are new.
-#[test]
-fn new_partitions_are_read_from_their_beginning_beside_the_others() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+#[tokio::test]
+async fn new_partitions_are_read_from_their_beginning_beside_the_others() {
     let kafka = KafkaMock::start(1).unwrap();
     kafka.create_topic("a", 2).unwrap();
     kafka.create_topic("b", 3).unwrap();
@@ -82,13 +64,13 @@ fn new_partitions_are_read_from_their_beginning_beside_the_others() {
             .unwrap();
     }
     kafka.flush().unwrap();
-    let (mut run, mut gathered) = run_over(&kafka, &["a"], runtime.handle());
-    assert!(run.start().unwrap());
-    assert_eq!(rows_of(&mut run, &mut gathered, 30).len(), 30);
-    let both = run_over(&kafka, &["a", "b"], runtime.handle()).0.reader;
+    let (mut run, mut gathered) = run_over(&kafka, &["a"]);
+    run.start().await.unwrap();
+    assert_eq!(rows_of(&mut run, &mut gathered, 30).await.len(), 30);
+    let both = run_over(&kafka, &["a", "b"]).0.reader;
     (run.reader.layouts, run.reader.resume) = (both.layouts, both.resume);
-    run.discover().unwrap();
-    let found = rows_of(&mut run, &mut gathered, 30);
+    run.discover().await.unwrap();
+    let found = rows_of(&mut run, &mut gathered, 30).await;
     assert_eq!(found.len(), 30);
     assert!(
         found.iter().all(|(topic, _)| topic == "b"),
@@ -97,5 +79,5 @@ fn new_partitions_are_read_from_their_beginning_beside_the_others() {
     kafka.send("a", Some(1), None, Some(b"y")).unwrap();
     kafka.flush().unwrap();
     // All messages to `a` went to its partition 0 so far.
-    assert_eq!(rows_of(&mut run, &mut gathered, 1), [("a".to_owned(), 0)]);
+    assert_eq!(rows_of(&mut run, &mut gathered, 1).await, [("a".to_owned(), 0)]);
 }
