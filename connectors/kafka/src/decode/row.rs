@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::column::{Appended, Column, FieldName};
 use super::column_type::ColumnType;
+use super::plain::{Odd, Plain, beginning};
 use super::scalar::Misfit;
 
 /// Why a message was not decoded. Its text names the column and what was found, never a value.
@@ -64,6 +65,8 @@ pub enum Reject {
 /// Decodes JSON objects into columns; a message that fails leaves no trace in them.
 pub struct RowDecoder {
     columns: Vec<(String, Column)>,
+    /// How their fields begin, where they are plainly written.
+    beginnings: Vec<Option<Box<str>>>,
     places: HashMap<String, usize>,
     /// Indexes of the key's columns.
     key: Vec<usize>,
@@ -88,6 +91,7 @@ impl RowDecoder {
                 .iter()
                 .map(|(name, column)| (name.clone(), Column::new(column, rows)))
                 .collect(),
+            beginnings: columns.iter().map(|(name, _)| beginning(name)).collect(),
             places,
             extra: Column::new(&ColumnType::Json, rows),
             unknown: String::new(),
@@ -165,6 +169,53 @@ impl RowDecoder {
 
     fn object(&mut self, text: &str) -> Result<(), Reject> {
         self.unknown.clear();
+        if self.plain_object(text).is_ok() {
+            return Ok(());
+        }
+        // What is wrong with it, if anything is, the parser tells.
+        self.take_back();
+        self.parsed_object(text)
+    }
+
+    /// As [`parsed_object`](Self::parsed_object). Whatever is unusual or wrong is left to that; a part of the row may be in the
+    /// columns then.
+    fn plain_object(&mut self, text: &str) -> Result<(), Odd> {
+        let mut object = Plain::new(text)?;
+        // Producers write fields in one order nearly always: look at the next column first.
+        let mut next = 0;
+        while object.has_field()? {
+            let expected = self.beginnings.get(next).and_then(Option::as_deref);
+            let at = if expected.is_some_and(|beginning| object.pass_beginning(beginning)) {
+                next
+            } else {
+                let name = object.name()?;
+                match self.places.get(name) {
+                    Some(at) => *at,
+                    None => {
+                        self.keep(name, object.value()?);
+                        continue;
+                    }
+                }
+            };
+            next = at + 1;
+            let (name, column) = &mut self.columns[at];
+            if column.len() > self.rows {
+                return Err(Odd);
+            }
+            let value = object.value()?;
+            match column.append(value) {
+                Ok(Appended::Whole) => {}
+                Ok(Appended::WithUnknownFields) => {
+                    let name = name.clone();
+                    self.keep(&name, value);
+                }
+                Err(_) => return Err(Odd),
+            }
+        }
+        Ok(())
+    }
+
+    fn parsed_object(&mut self, text: &str) -> Result<(), Reject> {
         let mut parser = serde_json::Deserializer::from_str(text);
         let mut reject = None;
         let row = Row {

@@ -229,3 +229,54 @@ proptest! {
         }
     }
 }
+
+/// A field as some producer writes it, plainly or not.
+fn field() -> impl Strategy<Value = String> {
+    let name = prop_oneof![
+        Just("id"),
+        Just("name"),
+        Just("na\\u006de"),
+        Just("tags"),
+        Just("place"),
+        Just("any"),
+        Just("new"),
+        Just("score")
+    ];
+    let value = prop_oneof![
+        Just("1"),
+        Just("-7.5"),
+        Just("1e2"),
+        Just("01"),
+        Just("\"x\""),
+        Just("\"a\\nb\""),
+        Just("\"\\ud800\""),
+        Just("null"),
+        Just("true"),
+        Just("[\"x\",null]"),
+        Just("{\"city\":\"B\",\"more\":1}"),
+        Just("nul")
+    ];
+    (name, "[ \n]?", value).prop_map(|(name, blank, value)| format!("\"{name}\"{blank}:{blank}{value}"))
+}
+
+proptest! {
+    /// The two ways to take an object apart agree: on rows, on what is kept beside them, and on what is wrong.
+    #[test]
+    fn an_object_is_the_same_however_it_is_taken_apart(
+        messages in proptest::collection::vec((proptest::collection::vec(field(), 0..5), "[ }x]?"), 1..6),
+    ) {
+        let (columns, mut rows) = decoder(COLUMNS, &[]);
+        let (_, mut parsed) = decoder(COLUMNS, &[]);
+        for (fields, behind) in messages {
+            let text = format!("{{{}}}{behind}", fields.join(","));
+            parsed.unknown.clear();
+            let outcome = parsed.parsed_object(&text).and_then(|()| parsed.complete());
+            if outcome.is_err() {
+                parsed.take_back();
+            }
+            prop_assert_eq!(rows.append(text.as_bytes()), outcome, "{}", text);
+        }
+        prop_assert_eq!(rows.finish(), parsed.finish());
+        prop_assert_eq!(columns.len(), COLUMNS.len());
+    }
+}
