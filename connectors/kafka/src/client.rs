@@ -23,10 +23,22 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Bytes of a fetch that is not the reading itself.
 const SMALL_FETCH: usize = 1 << 20;
 
+/// The version of a fetch that asks for nothing that a later one does not have.
+const OLDEST_FETCH: i16 = 4;
+
 /// The oldest offset of a partition, in a request for offsets.
 const EARLIEST: i64 = -2;
 /// The offset behind the newest.
 const LATEST: i64 = -1;
+
+/// Who leads a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leader {
+    /// The broker's number.
+    pub broker: i32,
+    /// Which leader of the partition it is; -1 before Kafka 2.1, where nobody says.
+    pub epoch: i32,
+}
 
 /// Asks the cluster. Holds a connection to each broker that it asked.
 pub struct Client {
@@ -39,12 +51,10 @@ pub struct Client {
     /// By address.
     connections: HashMap<String, Connection>,
     /// The leaders that were said last, by topic.
-    leaders: HashMap<String, Vec<Option<i32>>>,
+    leaders: HashMap<String, Vec<Option<Leader>>>,
     timeout: Duration,
     /// For how long a question is put again while nobody answers.
     patience: Duration,
-    /// When a broker answered last.
-    answered: Instant,
 }
 
 impl Client {
@@ -62,7 +72,6 @@ impl Client {
             leaders: HashMap::new(),
             timeout: config.timeout.0,
             patience: config.timeout.0,
-            answered: Instant::now(),
         })
     }
 
@@ -74,11 +83,6 @@ impl Client {
     /// How connections are made.
     pub fn connector(&self) -> Connector {
         self.connector.clone()
-    }
-
-    /// When a broker answered last, or the client was made.
-    pub fn answered(&self) -> Instant {
-        self.answered
     }
 
     /// How many brokers there are.
@@ -95,15 +99,32 @@ impl Client {
     ///
     /// # Errors
     /// `Config` if it does not exist, `Denied`, `Unavailable`.
-    pub async fn leaders_of(&mut self, topic: &str) -> Result<Vec<Option<i32>>> {
-        let mut asked = MetadataRequestTopic::default();
-        asked.name = Some(topic_name(topic));
+    pub async fn leaders_of(&mut self, topic: &str) -> Result<Vec<Option<Leader>>> {
+        let mut leaders = self.leaders_of_all(&[topic]).await?;
+        leaders.pop().unwrap_or_else(|| Err(no_topic(topic)))
+    }
+
+    /// As [`leaders_of`](Self::leaders_of), of each of several topics, in their order.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Denied` if no broker answers; what is wrong with a topic stands in its place.
+    pub async fn leaders_of_all(&mut self, topics: &[&str]) -> Result<Vec<Result<Vec<Option<Leader>>>>> {
+        let asked = |topic: &&str| {
+            let mut asked = MetadataRequestTopic::default();
+            asked.name = Some(topic_name(topic));
+            asked
+        };
         let mut question = MetadataRequest::default();
-        question.topics = Some(vec![asked]);
+        question.topics = Some(topics.iter().map(asked).collect());
         question.allow_auto_topic_creation = false;
         let answer = self.ask_anyone(&question).await?;
         self.take_brokers(&answer);
-        let found = answer.topics.into_iter().find(|found| {
+        let leaders = topics.iter().map(|topic| self.leaders_in(&answer, topic));
+        Ok(leaders.collect())
+    }
+
+    fn leaders_in(&mut self, answer: &MetadataResponse, topic: &str) -> Result<Vec<Option<Leader>>> {
+        let found = answer.topics.iter().find(|found| {
             let name = found.name.as_ref();
             name.is_some_and(|name| **name == *topic)
         });
@@ -111,12 +132,19 @@ impl Client {
             return Err(no_topic(topic));
         };
         match ResponseError::try_from_code(found.error_code) {
-            None | Some(ResponseError::LeaderNotAvailable) if found.partitions.is_empty() => Err(no_topic(topic)),
-            None | Some(ResponseError::LeaderNotAvailable) => {
-                let mut led: Vec<_> = found.partitions.iter().collect();
-                led.sort_unstable_by_key(|partition| partition.partition_index);
-                let leader = |id: BrokerId| (id.0 >= 0).then_some(id.0);
-                let leaders: Vec<_> = led.into_iter().map(|partition| leader(partition.leader_id)).collect();
+            None if found.partitions.is_empty() => Err(no_topic(topic)),
+            None => {
+                // They are numbered from 0 on, without a gap.
+                let mut leaders = vec![None; found.partitions.len()];
+                for partition in &found.partitions {
+                    let place = usize::try_from(partition.partition_index).ok();
+                    if let Some(leader) = place.and_then(|place| leaders.get_mut(place)) {
+                        *leader = (partition.leader_id.0 >= 0).then_some(Leader {
+                            broker: partition.leader_id.0,
+                            epoch: partition.leader_epoch,
+                        });
+                    }
+                }
                 self.leaders.insert(topic.to_owned(), leaders.clone());
                 Ok(leaders)
             }
@@ -153,7 +181,7 @@ impl Client {
             let mut last = None;
             for number in numbers.iter().filter(|number| !found.contains_key(*number)) {
                 match self.leader(topic, *number) {
-                    Some(leader) => by_leader.entry(leader).or_default().push(*number),
+                    Some(leader) => by_leader.entry(leader.broker).or_default().push(*number),
                     None => last = Some("it has no leader".to_owned()),
                 }
             }
@@ -230,9 +258,10 @@ impl Client {
             let why = match self.leader(&topic, cursor.number) {
                 None => "it has no leader".to_owned(),
                 Some(leader) => {
-                    let mut cursors = vec![cursor.clone()];
-                    let question = request(&cursors, SMALL_FETCH, SMALL_FETCH, Duration::ZERO);
-                    match self.ask(leader, &question, HIGHEST_FETCH).await {
+                    // Without epochs, which not every version has: it reads no further than the end that it was told.
+                    let mut cursors = vec![Cursor::new(&topic, cursor.number, cursor.next)];
+                    let question = request(&cursors, OLDEST_FETCH, SMALL_FETCH, SMALL_FETCH, Duration::ZERO);
+                    match self.ask(leader.broker, &question, HIGHEST_FETCH).await {
                         Err(fault) if fault.is_refusal() => return Err(self.explain(&fault)),
                         Err(fault) => fault.to_string(),
                         Ok(answer) => match take(&mut cursors, answer) {
@@ -247,7 +276,7 @@ impl Client {
                                 Some((_, Stop::Damaged(damaged))) => {
                                     return Err(unreadable(&topic, cursor.number).caused_by(damaged));
                                 }
-                                Some((_, stop)) => format!("{stop:?}"),
+                                Some((_, stop)) => stop.to_string(),
                                 None => "it is not in the answer".to_owned(),
                             },
                         },
@@ -266,7 +295,7 @@ impl Client {
         }
     }
 
-    fn leader(&self, topic: &str, number: i32) -> Option<i32> {
+    fn leader(&self, topic: &str, number: i32) -> Option<Leader> {
         let leaders = self.leaders.get(topic)?;
         *leaders.get(usize::try_from(number).ok()?)?
     }
@@ -296,7 +325,6 @@ impl Client {
             match connection.call(question, highest).await {
                 Ok(answer) => {
                     self.connections.insert(address.to_owned(), connection);
-                    self.answered = Instant::now();
                     return Ok(answer);
                 }
                 // Brokers end connections that were idle for some minutes.
@@ -307,7 +335,6 @@ impl Client {
         let mut connection = self.connector.connect(address).await?;
         let answer = connection.call(question, highest).await?;
         self.connections.insert(address.to_owned(), connection);
-        self.answered = Instant::now();
         Ok(answer)
     }
 

@@ -1,11 +1,11 @@
-//! What reads from one broker: all partitions that it leads, over one connection, one request after the other.
+//! What reads from one broker: partitions that are assigned to it, over one connection, one request after the other.
 //!
-//! The next request is on its way while the answer before is waiting to be taken, and no sooner: so each broker
-//! has at most two answers in memory.
+//! The next request goes out when the answer before was taken, or waits alone to be: so no broker has more than two
+//! answers in memory, of which one is still coming.
 
 use std::time::Duration;
 
-use kafka_protocol::messages::FetchResponse;
+use kafka_protocol::messages::{FetchRequest, FetchResponse};
 use tokio::sync::mpsc;
 
 use crate::wire::{Connection, Connector, Cursor, HIGHEST_FETCH, Part, Stop, WireFault, request, take};
@@ -17,6 +17,8 @@ const WAIT: Duration = Duration::from_millis(500);
 pub enum Came {
     /// An answer.
     Answer {
+        /// Whose it is.
+        fetcher: u64,
         /// What it has of each partition, also if that is nothing.
         parts: Vec<Part>,
         /// Partitions that are not read on, and from where.
@@ -24,10 +26,8 @@ pub enum Came {
     },
     /// The broker cannot be read from. Nothing more comes of this fetcher.
     Gone {
-        /// Its number.
-        broker: i32,
-        /// The partitions that were read from it, and from where.
-        cursors: Vec<Cursor>,
+        /// Whose word that is.
+        fetcher: u64,
         /// Why.
         fault: WireFault,
     },
@@ -35,9 +35,9 @@ pub enum Came {
 
 /// Reads from one broker until nobody takes what comes.
 pub struct Fetcher {
-    /// The broker's number.
-    pub broker: i32,
-    /// Where it is.
+    /// No other has this number, also of the same broker.
+    pub number: u64,
+    /// Where the broker is.
     pub address: String,
     /// How to connect to it.
     pub connector: Connector,
@@ -54,25 +54,17 @@ pub struct Fetcher {
 impl Fetcher {
     /// Reads. May be dropped at any time.
     pub async fn run(mut self) {
-        let mut cursors = Vec::new();
-        let Err(fault) = self.read(&mut cursors).await else {
-            return;
-        };
-        // Whoever assigns one from now on keeps it.
-        self.assigned.close();
-        while let Some(cursor) = self.assigned.recv().await {
-            cursors.push(cursor);
-        }
+        let Err(fault) = self.read().await else { return };
         let gone = Came::Gone {
-            broker: self.broker,
-            cursors,
+            fetcher: self.number,
             fault,
         };
         // Nobody is there where the source was stopped.
         let _ = self.came.send(gone).await;
     }
 
-    async fn read(&mut self, cursors: &mut Vec<Cursor>) -> Result<(), WireFault> {
+    async fn read(&mut self) -> Result<(), WireFault> {
+        let mut cursors = Vec::new();
         let mut connection = self.connector.connect(&self.address).await?;
         loop {
             while let Ok(cursor) = self.assigned.try_recv() {
@@ -87,19 +79,26 @@ impl Fetcher {
             if !connection.is_usable() {
                 connection = self.connector.connect(&self.address).await?;
             }
-            let answer = self.fetch(&mut connection, cursors).await?;
-            let (parts, stopped) = take(cursors, answer);
-            if self.came.send(Came::Answer { parts, stopped }).await.is_err() {
+            let answer = self.fetch(&mut connection, &cursors).await?;
+            // So long the broker answers nothing more, for a quota.
+            let throttled = Duration::from_millis(u64::try_from(answer.throttle_time_ms).unwrap_or(0));
+            let (parts, stopped) = take(&mut cursors, answer);
+            let answer = Came::Answer {
+                fetcher: self.number,
+                parts,
+                stopped,
+            };
+            if self.came.send(answer).await.is_err() {
                 return Ok(());
             }
+            tokio::time::sleep(throttled).await;
         }
     }
 
     async fn fetch(&self, connection: &mut Connection, cursors: &[Cursor]) -> Result<FetchResponse, WireFault> {
         let (most, of_partition) = self.most;
-        let question = request(cursors, most, of_partition, WAIT);
-        connection
-            .call_within(&question, HIGHEST_FETCH, self.timeout + WAIT)
-            .await
+        let version = connection.version::<FetchRequest>(HIGHEST_FETCH)?;
+        let question = request(cursors, version, most, of_partition, WAIT);
+        connection.call_within(&question, version, self.timeout + WAIT).await
     }
 }

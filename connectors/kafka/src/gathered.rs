@@ -15,6 +15,9 @@ use crate::offsets;
 use crate::topic_rows::{Place, TopicRows};
 use crate::wire::{Record, RecordBatch};
 
+/// What a header takes beside its name and value, at least: so that any number of empty ones counts.
+const LENGTHS: usize = 2;
+
 /// A header's name and value.
 pub type HeaderPair<'a> = (&'a str, Option<&'a [u8]>);
 
@@ -27,14 +30,15 @@ pub enum Item {
 }
 
 impl Item {
-    /// The events that it is.
+    /// Gives the events that it is to `pass_on`, until that says that nobody takes them any more. Returns whether somebody
+    /// took all.
     ///
     /// # Errors
     /// `Corrupt` if a batch cannot be read.
-    pub fn decode(self) -> Result<Vec<SourceEvent>> {
+    pub fn decode(self, pass_on: &mut impl FnMut(SourceEvent) -> bool) -> Result<bool> {
         match self {
-            Self::Event(event) => Ok(vec![event]),
-            Self::Messages(messages) => messages.decode(),
+            Self::Event(event) => Ok(pass_on(event)),
+            Self::Messages(messages) => messages.decode(pass_on),
         }
     }
 }
@@ -82,7 +86,7 @@ impl Arrived<'_> {
     fn bytes(&self) -> u64 {
         let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
         let headers = self.headers.iter().flatten();
-        let headers: usize = headers.map(|(name, value)| name.len() + length(*value)).sum();
+        let headers: usize = headers.map(|(name, value)| name.len() + length(*value) + LENGTHS).sum();
         (length(self.key) + length(self.payload) + headers) as u64
     }
 }
@@ -107,10 +111,9 @@ impl<'a> From<Record<'a>> for Arrived<'a> {
 }
 
 impl Gathered {
-    /// Their rows, and those that were rejected.
-    fn decode(self) -> Result<Vec<SourceEvent>> {
+    /// Their rows, and those that were rejected: no more at once than a batch of rows may have.
+    fn decode(self, pass_on: &mut impl FnMut(SourceEvent) -> bool) -> Result<bool> {
         let origin = &self.origin;
-        let mut events = Vec::new();
         let mut left: usize = self.batches.iter().map(|batch| batch.records).sum();
         let mut rows = TopicRows::new(origin, left.min(self.limits.rows));
         let (mut count, mut bytes) = (0, 0);
@@ -129,7 +132,9 @@ impl Gathered {
                 }
                 let size = message.bytes();
                 if count == self.limits.rows || (count > 0 && bytes + size > self.limits.bytes.0) {
-                    push(rows, &mut events)?;
+                    if !finish(rows, pass_on)? {
+                        return Ok(false);
+                    }
                     rows = TopicRows::new(origin, (left + 1).min(self.limits.rows));
                     (count, bytes) = (0, 0);
                 }
@@ -142,17 +147,16 @@ impl Gathered {
                 rows.push(&message, place);
             }
         }
-        push(rows, &mut events)?;
-        Ok(events)
+        finish(rows, pass_on)
     }
 }
 
-fn push(rows: TopicRows<'_>, events: &mut Vec<SourceEvent>) -> Result<()> {
+fn finish(rows: TopicRows<'_>, pass_on: &mut impl FnMut(SourceEvent) -> bool) -> Result<bool> {
     let origin = rows.table().clone();
     let (changes, rejected) = rows.finish()?;
-    events.extend(changes.map(SourceEvent::Changes));
-    events.extend(rejected.map(|rows| SourceEvent::Rejected { origin, rows }));
-    Ok(())
+    let changes = changes.map(SourceEvent::Changes);
+    let rejected = rejected.map(|rows| SourceEvent::Rejected { origin, rows });
+    Ok(changes.into_iter().chain(rejected).all(pass_on))
 }
 
 /// A message's timestamp, which Kafka counts in milliseconds and which is -1 where there is none, in microseconds.
@@ -190,7 +194,12 @@ mod tests {
     }
 
     fn rows_of(log: Bytes, limits: Batch) -> Vec<(&'static str, Vec<String>)> {
-        let events = gathered(log, limits).decode().unwrap();
+        let mut events = Vec::new();
+        let whole = gathered(log, limits).decode(&mut |event| {
+            events.push(event);
+            true
+        });
+        assert!(whole.unwrap());
         let positions = |rows: &millstream_core::ChangeBatch| {
             let positions = rows.positions().iter().flatten();
             positions.map(|text| text.trim_start_matches('0').to_owned()).collect()
@@ -230,7 +239,7 @@ mod tests {
             payload: Some(b"vv"),
             headers: Ok(vec![("trace", Some(b"abc")), ("none", None)]),
         };
-        assert_eq!(message.bytes(), 1 + 2 + 5 + 3 + 4);
+        assert_eq!(message.bytes(), 1 + 2 + (5 + 3 + 2) + (4 + 2));
     }
 
     #[test]
@@ -259,12 +268,27 @@ mod tests {
 
     #[test]
     fn a_batch_that_cannot_be_read_is_an_error_that_says_where() {
-        let mut bytes = log(&[record(5, "v")]).to_vec();
-        *bytes.last_mut().unwrap() ^= 1;
-        let error = gathered(bytes.into(), Batch::default()).decode().unwrap_err();
+        let log = spoilt(&[record(5, "v")], |bytes| bytes.truncate(bytes.len() - 1));
+        let error = gathered(log, Batch::default()).decode(&mut |_| true).unwrap_err();
         assert_eq!(
             error.summary(),
-            "KF0008: a batch of the log cannot be read (topic=t, partition=3, offset=5): its checksum is another than it says"
+            "KF0008: a batch of the log cannot be read (topic=t, partition=3, offset=5): a record in it is cut off"
         );
+    }
+
+    #[test]
+    fn decoding_ends_where_nobody_takes_it() {
+        let written: Vec<Written> = (1..=6).map(|offset| record(offset, "12345")).collect();
+        let limits = Batch {
+            rows: 2,
+            ..Batch::default()
+        };
+        let mut taken = 0;
+        let whole = gathered(log(&written), limits).decode(&mut |_| {
+            taken += 1;
+            taken < 2
+        });
+        assert!(!whole.unwrap());
+        assert_eq!(taken, 2);
     }
 }

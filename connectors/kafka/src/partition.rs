@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use millstream_core::{Boundary, Error, ErrorKind, PartitionId, Position, Result, SourceEvent, TableId};
 
+use crate::client::Leader;
 use crate::codes;
 use crate::config::Batch;
 use crate::gathered::{Gathered, Item, Origin, micros};
@@ -23,6 +25,10 @@ pub struct Partition {
     pub next: i64,
     /// The offset behind the last message that a reader may see, as the broker said last.
     pub end: Option<i64>,
+    /// By whom it is read.
+    pub reader: ReadBy,
+    /// The epoch of the leader that appended what came last; -1 before the first.
+    epoch: i32,
     origin: Arc<Origin>,
     /// The position of the last boundary.
     announced: Position,
@@ -36,6 +42,47 @@ pub struct Partition {
     unannounced: Option<i64>,
 }
 
+/// By whom a partition is read, and for how long nothing was heard of it.
+#[derive(Debug)]
+pub struct ReadBy {
+    leader: Option<Leader>,
+    silent_since: Option<Instant>,
+}
+
+impl ReadBy {
+    fn nobody() -> Self {
+        Self {
+            leader: None,
+            silent_since: Some(Instant::now()),
+        }
+    }
+
+    /// Whoever reads it.
+    pub fn leader(&self) -> Option<Leader> {
+        self.leader
+    }
+
+    /// It is read by this one from now on.
+    pub fn assign(&mut self, leader: Leader) {
+        self.leader = Some(leader);
+    }
+
+    /// Nobody reads it any more.
+    pub fn turn_out(&mut self) {
+        self.leader = None;
+        self.silent_since.get_or_insert_with(Instant::now);
+    }
+
+    fn answered(&mut self) {
+        self.silent_since = None;
+    }
+
+    /// For how long it could not be read; nothing if it could when it was asked for last.
+    pub fn silent_for(&self) -> Duration {
+        self.silent_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
 impl Partition {
     /// A partition to be read from `start` on. Where a target table holds nothing of it, the next
     /// round tells where it stands, though no message came.
@@ -45,6 +92,8 @@ impl Partition {
             number,
             next: start.next,
             end: None,
+            reader: ReadBy::nobody(),
+            epoch: -1,
             origin: Arc::new(Origin { id, number, layout }),
             announced: start.from.map_or(Position::Beginning, offsets::position),
             passed_on: start.next,
@@ -65,13 +114,12 @@ impl Partition {
         &self.origin.layout.schema.id
     }
 
-    /// Where reading begins.
-    pub fn cursor(&self) -> Cursor {
+    /// Where `leader` is to read on.
+    pub fn cursor(&self, leader: Leader) -> Cursor {
         Cursor {
-            topic: self.topic().into(),
-            number: self.number,
-            next: self.next,
-            epoch: -1,
+            epoch: self.epoch,
+            leader_epoch: leader.epoch,
+            ..Cursor::new(self.topic(), self.number, self.next)
         }
     }
 
@@ -86,6 +134,7 @@ impl Partition {
     /// `Internal` if it is not what comes next.
     pub fn take(&mut self, part: Part) -> Result<()> {
         self.end = Some(part.end);
+        self.reader.answered();
         let follows = part.batches.first().is_none_or(|batch| batch.last >= self.next);
         if part.next < self.next || !follows {
             return Err(Error::new(ErrorKind::Internal, "a partition is read twice")
@@ -95,6 +144,7 @@ impl Partition {
         }
         self.due |= part.next > self.next;
         self.next = part.next;
+        self.epoch = part.epoch;
         self.waiting.extend(part.batches);
         Ok(())
     }
@@ -102,7 +152,7 @@ impl Partition {
     /// What the round has of it: where reading begins, if the target does not know, then batches of no more
     /// than `room` messages and one batch more, and the boundary after them. Returns how many messages
     /// and bytes these are.
-    pub fn drain(&mut self, round: &mut Vec<Item>, room: usize, limits: Batch, now: i64) -> (usize, u64) {
+    fn drain(&mut self, round: &mut Vec<Item>, room: usize, limits: Batch, now: i64) -> (usize, u64) {
         if !self.due {
             return (0, 0);
         }
@@ -164,7 +214,7 @@ impl Partition {
 /// Lets the first announcement of each table raise the others. A commit holds whole boundaries, and
 /// a table that has read one partition of a topic is owed every other from its first message on:
 /// so the first commit must know them all.
-pub fn tie_announcements(round: &mut [Item]) {
+fn tie_announcements(round: &mut [Item]) {
     let announced = |item: &Item| match item {
         Item::Event(SourceEvent::Boundary(boundary)) if boundary.urgent => boundary
             .table
@@ -213,24 +263,45 @@ impl Partitions {
         self.all.get_mut(at)
     }
 
-    /// Whether a partition is being read.
-    pub fn contains(&self, topic: &str, number: i32) -> bool {
-        self.by_name
-            .get(topic)
-            .is_some_and(|numbers| numbers.contains_key(&number))
-    }
-
-    /// How many partitions of `topic` are being read.
+    /// The number behind the highest of those of `topic` that are being read.
     pub fn count(&self, topic: &str) -> i32 {
-        self.by_name.get(topic).map_or(0, |numbers| numbers.len() as i32)
+        let numbers = self.by_name.get(topic).and_then(|numbers| numbers.keys().max());
+        numbers.map_or(0, |last| last + 1)
     }
 
-    /// All of them, each time beginning with another: so none waits for those before it for long.
-    pub fn in_turn(&mut self) -> impl Iterator<Item = &mut Partition> {
-        let first = self.first;
-        self.first = if first + 1 < self.all.len() { first + 1 } else { 0 };
-        let (before, from) = self.all.split_at_mut(first);
-        from.iter_mut().chain(before)
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The one that was added after `at` others.
+    pub fn at(&mut self, at: usize) -> &mut Partition {
+        &mut self.all[at]
+    }
+
+    /// All of them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Partition> {
+        self.all.iter_mut()
+    }
+
+    /// A round of no more than `limits` messages and one batch more. Partitions come one after the other, not all with a
+    /// part of it, so that a batch of rows is large however many they are; the next round begins where this one ends.
+    /// Returns with it how many messages and bytes it has.
+    pub fn round(&mut self, limits: Batch, now: i64) -> (Vec<Item>, usize, u64) {
+        let (mut round, mut rows, mut bytes) = (Vec::new(), 0, 0);
+        let (first, count) = (self.first, self.all.len());
+        let mut next = None;
+        for at in (first..count).chain(0..first) {
+            let room = limits.rows.saturating_sub(rows);
+            let (own_rows, own_bytes) = self.all[at].drain(&mut round, room, limits, now);
+            (rows, bytes) = (rows + own_rows, bytes + own_bytes);
+            if rows >= limits.rows {
+                next.get_or_insert((at + 1) % count);
+            }
+        }
+        self.first = next.unwrap_or(first);
+        tie_announcements(&mut round);
+        (round, rows, bytes)
     }
 
     /// All of them.
@@ -298,6 +369,7 @@ mod tests {
             number: 0,
             batches: batches.collect(),
             next,
+            epoch: 4,
             end: next,
         }
     }

@@ -4,26 +4,25 @@
 //! them, over a channel of one round. While that is full nothing more is taken, and the fetchers stop: so memory stays
 //! flat.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use kafka_protocol::ResponseError;
-use millstream_core::config::Text;
 use millstream_core::{Checkpoint, Error, ErrorKind, PartitionId, Result, ResumePoints};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Client, denied_topic, unreadable};
+use crate::client::{Client, Leader, denied_topic, unreadable};
 use crate::codes;
 use crate::config::KafkaConfig;
 use crate::fetcher::{Came, Fetcher};
 use crate::gathered::Item;
 use crate::layout::Layout;
 use crate::offsets::{self, Held, Loss, Lost, decide};
-use crate::partition::{Partition, Partitions, position_lost, tie_announcements};
-use crate::wire::{Cursor, Stop, WireFault};
+use crate::partition::{Partition, Partitions, position_lost};
+use crate::wire::{Cursor, Stop};
 
 /// One round, in its order.
 pub type Round = Vec<Item>;
@@ -54,6 +53,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// How often lags are told, and the time is looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// A partition that cannot be read for so long is told of, and then again after the other time.
+const WORTH_TELLING: Duration = Duration::from_secs(10);
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// Bytes of an answer at most. A larger one spares nothing any more.
 const MOST_ANSWER: usize = 8 << 20;
 /// And at least, where the buffer is small or the brokers are many.
@@ -78,26 +80,32 @@ struct Run {
     reader: Reader,
     client: Client,
     partitions: Partitions,
-    /// Whoever reads from a broker, by its number.
-    fetchers: HashMap<i32, mpsc::UnboundedSender<Cursor>>,
+    /// Whoever reads from a broker, by the broker's number.
+    fetchers: HashMap<i32, Fetching>,
     /// Their tasks, which end with this.
     tasks: JoinSet<()>,
+    /// The number of the next of them.
+    next_fetcher: u64,
     came: (mpsc::Sender<Came>, mpsc::Receiver<Came>),
-    /// Partitions that nobody reads now.
-    homeless: Vec<Cursor>,
-    /// How long to wait before they are looked after again.
+    /// How long to wait before partitions that nobody reads are looked after again.
     pause: Duration,
     /// When to look after them, for new partitions, and at the time.
     next_look: Instant,
     discovered: Instant,
     check_topics: bool,
-    /// When a broker answered last, and what went wrong since.
-    answered: Instant,
-    fault: Option<WireFault>,
+    /// What went wrong last with a broker, and when it was told that partitions cannot be read.
+    fault: Option<String>,
+    told: Option<Instant>,
     /// Messages and bytes that came and were not passed on, and since when there is something to pass on.
     rows: usize,
     bytes: u64,
     since: Option<Instant>,
+}
+
+struct Fetching {
+    number: u64,
+    cursors: mpsc::UnboundedSender<Cursor>,
+    task: AbortHandle,
 }
 
 impl Run {
@@ -109,14 +117,14 @@ impl Run {
             partitions: Partitions::default(),
             fetchers: HashMap::new(),
             tasks: JoinSet::new(),
+            next_fetcher: 0,
             came: mpsc::channel(1),
-            homeless: Vec::new(),
             pause: FIRST_PAUSE,
             next_look: now + TICK,
             discovered: now,
             check_topics: false,
-            answered: now,
             fault: None,
+            told: None,
             rows: 0,
             bytes: 0,
             since: None,
@@ -172,7 +180,6 @@ impl Run {
             });
         }
         self.client.lose_patience();
-        self.answered = Instant::now();
         self.house().await
     }
 
@@ -213,7 +220,6 @@ impl Run {
     }
 
     fn add(&mut self, partition: Partition) {
-        self.homeless.push(partition.cursor());
         if partition.is_due() {
             self.since.get_or_insert_with(Instant::now);
         }
@@ -224,7 +230,7 @@ impl Run {
         let rounds = self.reader.rounds.clone();
         let batch = self.reader.config.batch;
         loop {
-            let full = self.rows >= batch.rows || self.bytes >= batch.bytes.0;
+            let full = self.is_full();
             let lingers_until = self.since.map(|since| since + batch.linger.0);
             let ready = full || lingers_until.is_some_and(|until| Instant::now() >= until);
             let waited = sleep_until(lingers_until.unwrap_or(self.next_look).into());
@@ -235,24 +241,32 @@ impl Run {
                     Err(_) => return Ok(()),
                 },
                 () = sleep_until(self.next_look.into()) => self.look().await?,
-                came = self.came.1.recv(), if !full => match came {
-                    Some(came) => self.take(came).await?,
-                    None => return Ok(()),
-                },
+                Some(came) = self.came.1.recv(), if !full => self.take(came).await?,
                 () = waited, if !ready && lingers_until.is_some() => {}
             }
         }
     }
 
+    /// Whether nothing more is taken before a round was passed on. Three times as much may be in memory at once: the next
+    /// round, the one behind it, and the one that is decoded.
+    fn is_full(&self) -> bool {
+        let Reader { config, .. } = &self.reader;
+        self.rows >= config.batch.rows || self.bytes >= config.batch.bytes.0.min(config.buffer.0 / 4)
+    }
+
     /// Takes what came of a broker.
     async fn take(&mut self, came: Came) -> Result<()> {
         match came {
-            Came::Answer { parts, stopped } => {
-                self.answered = Instant::now();
+            // Of one that was dismissed meanwhile, whose partitions are read by others.
+            Came::Answer { fetcher, .. } | Came::Gone { fetcher, .. } if self.broker_of(fetcher).is_none() => Ok(()),
+            Came::Answer { parts, stopped, .. } => {
                 for part in parts {
                     let Some(partition) = self.partitions.get_mut(&part.topic, part.number) else {
                         continue;
                     };
+                    if !partition.reader.silent_for().is_zero() {
+                        self.pause = FIRST_PAUSE;
+                    }
                     for batch in &part.batches {
                         self.rows += batch.records;
                         self.bytes += batch.size() as u64;
@@ -264,37 +278,58 @@ impl Run {
                 }
                 for (cursor, stop) in stopped {
                     self.judge(&cursor, stop).await?;
-                    self.turn_out([cursor]);
+                    if let Some(partition) = self.partitions.get_mut(&cursor.topic, cursor.number) {
+                        partition.reader.turn_out();
+                    }
+                    self.look_soon();
                 }
                 Ok(())
             }
-            Came::Gone { broker, cursors, fault } => {
-                self.fetchers.remove(&broker);
+            Came::Gone { fetcher, fault } => {
                 if fault.is_refusal() {
                     return Err(self.client.explain(&fault));
                 }
-                tracing::debug!(broker, %fault, "a kafka broker is gone");
-                self.fault = Some(fault);
-                self.turn_out(cursors);
+                if let Some(broker) = self.broker_of(fetcher) {
+                    let address = self.client.address(broker).unwrap_or_default();
+                    tracing::debug!(broker, address, %fault, "a kafka broker is gone");
+                    self.fault = Some(format!("broker {broker} at {address}: {fault}"));
+                    self.dismiss(broker);
+                }
+                self.look_soon();
                 Ok(())
             }
         }
     }
 
-    /// What the next round has. Partitions come one after the other, not all with a part of it: so a batch of rows is
-    /// large, however many they are.
-    fn round(&mut self) -> Round {
-        let limits = self.reader.config.batch;
-        let now = chrono::Utc::now().timestamp_micros();
-        let mut round = Round::new();
-        let mut room = limits.rows;
-        for partition in self.partitions.in_turn() {
-            let (rows, bytes) = partition.drain(&mut round, room, limits, now);
-            room = room.saturating_sub(rows);
-            self.rows -= rows;
-            self.bytes -= bytes;
+    fn broker_of(&self, fetcher: u64) -> Option<i32> {
+        let mut fetchers = self.fetchers.iter();
+        fetchers.find_map(|(broker, fetching)| (fetching.number == fetcher).then_some(*broker))
+    }
+
+    /// Nobody reads from a broker any more. What it sent and was not taken is asked for again.
+    fn dismiss(&mut self, broker: i32) {
+        if let Some(fetching) = self.fetchers.remove(&broker) {
+            fetching.task.abort();
         }
-        tie_announcements(&mut round);
+        let read_there = |partition: &&mut Partition| {
+            let leader = partition.reader.leader();
+            leader.is_some_and(|leader| leader.broker == broker)
+        };
+        let partitions = self.partitions.iter_mut().filter(read_there);
+        partitions.for_each(|partition| partition.reader.turn_out());
+    }
+
+    /// Partitions that nobody reads are to be looked after, and later each time that is of no use.
+    fn look_soon(&mut self) {
+        self.next_look = self.next_look.min(Instant::now() + self.pause);
+        self.pause = (self.pause * 2).min(LAST_PAUSE);
+    }
+
+    fn round(&mut self) -> Round {
+        let now = chrono::Utc::now().timestamp_micros();
+        let (round, rows, bytes) = self.partitions.round(self.reader.config.batch, now);
+        self.rows -= rows;
+        self.bytes -= bytes;
         if !self.partitions.iter().any(Partition::is_due) {
             self.since = None;
         }
@@ -306,7 +341,7 @@ impl Run {
         let topic = &*cursor.topic;
         match stop {
             Stop::Diverged | Stop::Error(ResponseError::OffsetOutOfRange) => Err(self.find_loss(cursor).await?),
-            Stop::Error(ResponseError::TopicAuthorizationFailed) => Err(denied_read(&self.reader.config.topics)),
+            Stop::Error(ResponseError::TopicAuthorizationFailed) => Err(denied_topic(topic)),
             Stop::Error(ResponseError::UnknownTopicOrPartition | ResponseError::UnknownTopicId) => {
                 self.check_topics = true;
                 Ok(())
@@ -353,97 +388,146 @@ impl Run {
         ))
     }
 
-    /// Nobody reads these for now.
-    fn turn_out(&mut self, cursors: impl IntoIterator<Item = Cursor>) {
-        self.homeless.extend(cursors);
-        self.next_look = self.next_look.min(Instant::now() + self.pause);
-    }
-
-    /// Looks after partitions that nobody reads, for those that are new or gone, and at the time.
+    /// Looks after partitions that nobody reads, for those that are new, have moved or are gone, and at the time.
     async fn look(&mut self) -> Result<()> {
+        self.next_look = Instant::now() + TICK;
+        while let Some(ended) = self.tasks.try_join_next() {
+            if let Some(panic) = ended.err().filter(JoinError::is_panic) {
+                std::panic::resume_unwind(panic.into_panic());
+            }
+        }
         self.tell_lags();
+        self.tell_silence()?;
         if self.check_topics || self.discovered.elapsed() >= self.reader.config.discover_every.0 {
             self.discover().await?;
             self.check_topics = false;
             self.discovered = Instant::now();
         }
-        self.house().await?;
-        let answered = self.answered.max(self.client.answered());
-        if answered.elapsed() >= self.reader.config.unavailable_after.0 {
+        self.house().await
+    }
+
+    /// Says that partitions cannot be read.
+    ///
+    /// # Errors
+    /// `Unavailable` if none can, for too long.
+    fn tell_silence(&mut self) -> Result<()> {
+        let silence = self.partitions.iter().map(|partition| partition.reader.silent_for());
+        let (least, most) = silence.fold((Duration::MAX, Duration::ZERO), |(least, most), silence| {
+            (least.min(silence), most.max(silence))
+        });
+        if least >= self.reader.config.unavailable_after.0 && least < Duration::MAX {
             let error = self.client.unreachable();
-            return Err(match &self.fault {
-                Some(fault) => error.caused_by(fault.to_string()),
+            return Err(match self.fault.take() {
+                Some(fault) => error.caused_by(fault),
                 None => error,
             });
         }
-        if self.homeless.is_empty() {
-            self.pause = FIRST_PAUSE;
-            self.next_look = Instant::now() + TICK;
-        } else {
-            self.pause = (self.pause * 2).min(LAST_PAUSE);
-            self.next_look = Instant::now() + self.pause;
+        if most.is_zero() {
+            self.fault = None;
+        }
+        // While nothing is taken, nothing is known.
+        let telling = most >= WORTH_TELLING && !self.is_full();
+        if telling && self.told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+            self.told = Some(Instant::now());
+            let silent = |partition: &&Partition| partition.reader.silent_for() >= WORTH_TELLING;
+            if let Some(first) = self.partitions.iter().find(silent) {
+                tracing::warn!(
+                    topic = first.topic(),
+                    partition = first.number,
+                    partitions = self.partitions.iter().filter(silent).count(),
+                    fault = self.fault.as_deref().unwrap_or("nobody leads it"),
+                    "kafka partitions cannot be read"
+                );
+            }
         }
         Ok(())
     }
 
     /// Has partitions that nobody reads read by those who lead them.
     async fn house(&mut self) -> Result<()> {
-        let mut left = Vec::new();
-        let mut of_topic: HashMap<_, Vec<Cursor>> = HashMap::new();
-        for cursor in std::mem::take(&mut self.homeless) {
-            of_topic.entry(cursor.topic.clone()).or_default().push(cursor);
+        let homeless = |partition: &&Partition| partition.reader.leader().is_none();
+        let topics: BTreeSet<String> = self
+            .partitions
+            .iter()
+            .filter(homeless)
+            .map(|p| p.topic().to_owned())
+            .collect();
+        if topics.is_empty() {
+            return Ok(());
         }
-        for (topic, cursors) in of_topic {
-            let leaders = match self.client.leaders_of(&topic).await {
-                Ok(leaders) => leaders,
-                Err(error) if error.kind() == ErrorKind::Unavailable => Vec::new(),
-                Err(error) if error.error_code() == Some(codes::NO_TOPIC) => {
-                    self.check_topics = true;
-                    Vec::new()
-                }
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        let found = match self.client.leaders_of_all(&topics).await {
+            Ok(found) => found,
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                self.fault.get_or_insert_with(|| error.summary());
+                self.look_soon();
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let mut leaders = HashMap::new();
+        for (topic, found) in topics.into_iter().zip(found) {
+            match found {
+                Ok(found) => drop(leaders.insert(topic, found)),
+                Err(error) if error.kind() == ErrorKind::Unavailable => {}
+                Err(error) if error.error_code() == Some(codes::NO_TOPIC) => self.check_topics = true,
                 Err(error) => return Err(error),
-            };
-            for cursor in cursors {
-                let leader = leaders.get(cursor.number as usize).copied().flatten();
-                let refused = match leader {
-                    Some(leader) => self.assign(leader, cursor),
-                    None => Some(cursor),
-                };
-                left.extend(refused);
             }
         }
-        if !left.is_empty() {
-            self.turn_out(left);
+        let mut left = false;
+        for at in 0..self.partitions.len() {
+            let partition = self.partitions.at(at);
+            if partition.reader.leader().is_some() {
+                continue;
+            }
+            let leaders = leaders.get(partition.topic());
+            let leader = leaders.and_then(|leaders| leaders.get(usize::try_from(partition.number).ok()?).copied()?);
+            left |= !leader.is_some_and(|leader| self.assign(at, leader));
+        }
+        if left {
+            self.look_soon();
         }
         Ok(())
     }
 
-    /// Gives a partition to whoever reads from `broker`. Returns it if nobody can.
-    fn assign(&mut self, broker: i32, cursor: Cursor) -> Option<Cursor> {
-        if !self.fetchers.contains_key(&broker) {
-            let Some(address) = self.client.address(broker).map(str::to_owned) else {
-                return Some(cursor);
+    /// Gives a partition to whoever reads from its leader; `false` if nobody can.
+    fn assign(&mut self, at: usize, leader: Leader) -> bool {
+        if !self.fetchers.contains_key(&leader.broker) {
+            let Some(address) = self.client.address(leader.broker).map(str::to_owned) else {
+                return false;
             };
-            let (cursors, assigned) = mpsc::unbounded_channel();
-            // Each has two answers in memory, the loop has two more.
-            let of_each = self.reader.config.buffer.0 / (2 * self.client.brokers().max(1) as u64 + 2);
-            let most = usize::try_from(of_each).map_or(MOST_ANSWER, |most| most.clamp(LEAST_ANSWER, MOST_ANSWER));
-            let fetcher = Fetcher {
-                broker,
-                address,
-                connector: self.client.connector(),
-                most: (most, most.min(MOST_OF_PARTITION)),
-                timeout: self.reader.config.timeout.0,
-                assigned,
-                came: self.came.0.clone(),
-            };
-            // Those that have ended are let go of.
-            while self.tasks.try_join_next().is_some() {}
-            self.tasks.spawn(fetcher.run());
-            self.fetchers.insert(broker, cursors);
+            self.employ(leader.broker, address);
         }
-        let fetcher = self.fetchers.get(&broker)?;
-        fetcher.send(cursor).err().map(|refused| refused.0)
+        let partition = self.partitions.at(at);
+        let Some(fetching) = self.fetchers.get(&leader.broker) else {
+            return false;
+        };
+        let assigned = fetching.cursors.send(partition.cursor(leader)).is_ok();
+        if assigned {
+            partition.reader.assign(leader);
+        }
+        assigned
+    }
+
+    /// Has somebody read from a broker.
+    fn employ(&mut self, broker: i32, address: String) {
+        let (cursors, assigned) = mpsc::unbounded_channel();
+        // Each has two answers in memory, and as much again waits here.
+        let of_each = self.reader.config.buffer.0 / (2 * self.client.brokers().max(1) as u64 + 2);
+        let most = usize::try_from(of_each).map_or(MOST_ANSWER, |most| most.clamp(LEAST_ANSWER, MOST_ANSWER));
+        let number = self.next_fetcher;
+        self.next_fetcher += 1;
+        let fetcher = Fetcher {
+            number,
+            address,
+            connector: self.client.connector(),
+            most: (most, most.min(MOST_OF_PARTITION)),
+            timeout: self.reader.config.timeout.0,
+            assigned,
+            came: self.came.0.clone(),
+        };
+        let task = self.tasks.spawn(fetcher.run());
+        self.fetchers.insert(broker, Fetching { number, cursors, task });
     }
 
     fn tell_lags(&self) {
@@ -460,7 +544,7 @@ impl Run {
         }
     }
 
-    /// Picks up partitions that were added or have a leader again, and notices those that are gone.
+    /// Picks up partitions that were added or have a leader again, and notices those that are gone, or led by another.
     async fn discover(&mut self) -> Result<()> {
         for layout in self.reader.layouts.clone() {
             let known = self.partitions.count(&layout.topic);
@@ -472,7 +556,8 @@ impl Run {
                         error = error.summary(),
                         "cannot look for new partitions"
                     );
-                    continue;
+                    // Nobody answers for the others either.
+                    return Ok(());
                 }
                 Err(error) if error.error_code() == Some(codes::NO_TOPIC) => {
                     return Err(topic_gone(&layout.topic).caused_by(error));
@@ -481,7 +566,13 @@ impl Run {
             };
             let mut wanted = Vec::new();
             for (number, leader) in (0..).zip(leaders) {
-                if leader.is_none() || self.partitions.contains(&layout.topic, number) {
+                let Some(leader) = leader else { continue };
+                if let Some(partition) = self.partitions.get_mut(&layout.topic, number) {
+                    // A broker that was cut off from the others may not know that it leads no more.
+                    let read_at = partition.reader.leader().map(|leader| leader.broker);
+                    if let Some(before) = read_at.filter(|before| *before != leader.broker) {
+                        self.dismiss(before);
+                    }
                     continue;
                 }
                 let mut held = self.held(&layout, number)?;
@@ -515,7 +606,7 @@ impl Run {
     /// Who leads each partition of a topic. A topic or its last partitions may look
     /// missing for a moment, while metadata spreads over the brokers: fewer than `known`
     /// partitions are looked at again.
-    async fn look_at(&mut self, topic: &str, known: i32) -> Result<Vec<Option<i32>>> {
+    async fn look_at(&mut self, topic: &str, known: i32) -> Result<Vec<Option<Leader>>> {
         let mut looks = 1;
         loop {
             let looked = self.client.leaders_of(topic).await;
@@ -552,11 +643,6 @@ fn held_partitions<'a>(reader: &'a Reader, layout: &'a Layout) -> impl Iterator<
     let held = reader.resume.holdings(&layout.schema.id);
     held.flat_map(Checkpoint::iter)
         .filter_map(|(id, _)| number_of(id, &reader.source, layout))
-}
-
-fn denied_read(topics: &[Text]) -> Error {
-    let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
-    denied_topic(&topics.join(", "))
 }
 
 fn topic_gone(topic: &str) -> Error {

@@ -14,6 +14,9 @@ use crate::wire::{Cursor, RecordBatch};
 /// A sample takes at most so many times as long as one request may.
 const TIMEOUTS: u32 = 6;
 
+/// Where nothing came, it is looked again after this time.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// A sample holds at most this many bytes of payload.
 const MOST_BYTES: usize = 16 << 20;
 
@@ -43,14 +46,14 @@ pub async fn infer_columns(
             end: marks.high,
             most: (most_rows, most_bytes),
         };
-        let mut cursor = Cursor {
-            topic: topic.into(),
-            number,
-            next: marks.low,
-            epoch: -1,
-        };
+        let mut cursor = Cursor::new(topic, number, marks.low);
         while share.is_open(cursor.next) {
+            let before = cursor.next;
             let part = client.fetch(&mut cursor).await?;
+            if cursor.next == before {
+                // What is there is not to be seen yet.
+                tokio::time::sleep(AGAIN).await;
+            }
             for batch in &part.batches {
                 share
                     .take(batch)

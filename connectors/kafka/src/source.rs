@@ -5,12 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use millstream_core::{Error, ErrorKind, Finding, Result, Severity, Source, SourceContext, SourceEvent, TableSchema};
 use tokio::sync::mpsc;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
 use crate::client::Client;
 use crate::codes;
 use crate::config::{Decode, Json, KafkaConfig};
-use crate::gathered::Item;
 use crate::layout::Layout;
 use crate::reader::{Reader, Round};
 use crate::sample::infer_columns;
@@ -131,17 +130,18 @@ impl Source for KafkaSource {
                 }
             };
             let Some(round) = round else { break };
-            let decoded = decode(round, &pipeline, &source);
-            let decoded = tokio::select! {
+            let decoding = async {
+                let (mut decoded, task) = decode(round);
+                while let Some(event) = decoded.recv().await {
+                    count(&event, &pipeline, &source);
+                    events.send(event).await?;
+                }
+                joined(task.await)?
+            };
+            tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
-                events = decoded => events?,
-            };
-            for event in decoded {
-                tokio::select! {
-                    () = cancel.cancelled() => break,
-                    sent = events.send(event) => sent?,
-                }
+                outcome = decoding => outcome?,
             }
         }
         match ended {
@@ -164,23 +164,30 @@ fn joined<T>(outcome: std::result::Result<T, tokio::task::JoinError>) -> Result<
     }
 }
 
-/// The events of a round, decoded on a pool's thread, and counted.
-async fn decode(round: Round, pipeline: &str, source: &str) -> Result<Vec<SourceEvent>> {
-    let decoding = spawn_blocking(move || {
-        let parts: Result<Vec<_>> = round.into_iter().map(Item::decode).collect();
-        Ok(parts?.into_iter().flatten().collect::<Vec<_>>())
+/// Decodes a round on a pool's thread, which makes the next event while the one before is passed on. It ends where nobody
+/// takes them any more.
+fn decode(round: Round) -> (mpsc::Receiver<SourceEvent>, JoinHandle<Result<()>>) {
+    let (sender, decoded) = mpsc::channel(1);
+    let task = spawn_blocking(move || {
+        let mut pass_on = |event| sender.blocking_send(event).is_ok();
+        for item in round {
+            if !item.decode(&mut pass_on)? {
+                break;
+            }
+        }
+        Ok(())
     });
-    let events = joined(decoding.await)??;
-    for event in &events {
-        let (name, table, rows) = match event {
-            SourceEvent::Changes(batch) => ("millstream_source_rows_total", &batch.schema().id, batch),
-            SourceEvent::Rejected { origin, rows } => ("millstream_source_rejected_rows_total", origin, rows),
-            _ => continue,
-        };
-        metrics::counter!(name, "pipeline" => pipeline.to_owned(), "source" => source.to_owned(), "table" => table.within_source())
-            .increment(rows.num_rows() as u64);
-    }
-    Ok(events)
+    (decoded, task)
+}
+
+fn count(event: &SourceEvent, pipeline: &str, source: &str) {
+    let (name, table, rows) = match event {
+        SourceEvent::Changes(batch) => ("millstream_source_rows_total", &batch.schema().id, batch),
+        SourceEvent::Rejected { origin, rows } => ("millstream_source_rejected_rows_total", origin, rows),
+        _ => return,
+    };
+    metrics::counter!(name, "pipeline" => pipeline.to_owned(), "source" => source.to_owned(), "table" => table.within_source())
+        .increment(rows.num_rows() as u64);
 }
 
 async fn find_layouts(source: &str, config: &KafkaConfig) -> Result<Vec<Layout>> {
@@ -249,12 +256,7 @@ async fn may_read(client: &mut Client, topic: &str) -> Result<()> {
     client.leaders_of(topic).await?;
     let marks = client.watermarks(topic, &[0]).await?;
     let Some(marks) = marks.get(&0) else { return Ok(()) };
-    let mut last = Cursor {
-        topic: topic.into(),
-        number: 0,
-        next: (marks.high - 1).max(marks.low),
-        epoch: -1,
-    };
+    let mut last = Cursor::new(topic, 0, (marks.high - 1).max(marks.low));
     client.fetch(&mut last).await.map(drop)
 }
 

@@ -43,7 +43,11 @@ impl<'t> Plain<'t> {
         if self.peek() == Some(b'}') {
             self.at += 1;
             self.pass_blanks();
-            return if self.at == self.text.len() { Ok(false) } else { Err(Odd) };
+            return if self.at == self.text.len() {
+                Ok(false)
+            } else {
+                Err(Odd)
+            };
         }
         if self.begun {
             self.pass(b',')?;
@@ -191,8 +195,23 @@ mod tests {
             ])
         );
         for odd in [
-            "", "[]", "{", "{\"a\":1", "{\"a\":1,}", "{,}", "{\"a\" 1}", "{\"a\":01}", "{\"a\":1.}", "{\"a\":1e}",
-            "{\"a\":-}", "{\"a\":+1}", "{\"a\":tru}", "{\"a\":\"\n\"}", "{\"a\\n\":1}", "{\"a\":1} 2", "{\"a\":1 2}",
+            "",
+            "[]",
+            "{",
+            "{\"a\":1",
+            "{\"a\":1,}",
+            "{,}",
+            "{\"a\" 1}",
+            "{\"a\":01}",
+            "{\"a\":1.}",
+            "{\"a\":1e}",
+            "{\"a\":-}",
+            "{\"a\":+1}",
+            "{\"a\":tru}",
+            "{\"a\":\"\n\"}",
+            "{\"a\\n\":1}",
+            "{\"a\":1} 2",
+            "{\"a\":1 2}",
             "{\"a\":truee}",
         ] {
             assert_eq!(fields(odd), Err(Odd), "{odd}");
@@ -210,9 +229,28 @@ mod tests {
     /// Text that is JSON, or nearly.
     fn nearly_json() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
-            Just("{"), Just("}"), Just("\"a\":"), Just("\"b\" :"), Just(","), Just("1"), Just("-0.5e1"), Just("007"),
-            Just("\"x\""), Just("\"\\u00e9\""), Just("\"\\ud800\""), Just("[1,2]"), Just("{\"c\":1}"), Just("true"),
-            Just("null"), Just(" "), Just("\""), Just("\\"), Just("é"), Just("\t"), Just("1e"), Just("."),
+            Just("{"),
+            Just("}"),
+            Just("\"a\":"),
+            Just("\"b\" :"),
+            Just(","),
+            Just("1"),
+            Just("-0.5e1"),
+            Just("007"),
+            Just("\"x\""),
+            Just("\"\\u00e9\""),
+            Just("\"\\ud800\""),
+            Just("[1,2]"),
+            Just("{\"c\":1}"),
+            Just("true"),
+            Just("null"),
+            Just(" "),
+            Just("\""),
+            Just("\\"),
+            Just("é"),
+            Just("\t"),
+            Just("1e"),
+            Just("."),
         ];
         proptest::collection::vec(piece, 0..9).prop_map(|pieces| format!("{{{}}}", pieces.concat()))
     }

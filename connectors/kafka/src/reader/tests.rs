@@ -40,11 +40,16 @@ async fn rows_of(run: &mut Run, gathered: &mut mpsc::Receiver<Round>, wanted: us
             round = tokio::time::timeout(Duration::from_secs(30), gathered.recv()) => round,
         };
         let round = round.expect("rows come in time").expect("the reader goes on");
-        for event in round.into_iter().flat_map(|item| item.decode().unwrap()) {
-            let SourceEvent::Changes(batch) = event else { continue };
-            let positions = batch.positions().iter().flatten();
-            let offsets = positions.map(|text| text.parse::<i64>().unwrap());
-            found.extend(offsets.map(|offset| (batch.schema().id.name.to_string(), offset)));
+        for item in round {
+            item.decode(&mut |event| {
+                if let SourceEvent::Changes(batch) = event {
+                    let positions = batch.positions().iter().flatten();
+                    let offsets = positions.map(|text| text.parse::<i64>().unwrap());
+                    found.extend(offsets.map(|offset| (batch.schema().id.name.to_string(), offset)));
+                }
+                true
+            })
+            .unwrap();
         }
     }
     found

@@ -18,6 +18,12 @@ const VERSION: u8 = 2;
 /// Where what the checksum is of begins: at the attributes.
 const SUMMED: usize = 21;
 
+/// A batch up to this size does not keep the answer that it came in, which may be a thousand times larger.
+const SMALL: usize = 64 << 10;
+
+/// A message with more headers than this is none that somebody meant to write.
+const MOST_HEADERS: usize = 64 << 10;
+
 /// A batch that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -54,7 +60,7 @@ impl RecordBatch {
     /// Takes the next batch from `log`; `None` if the rest is not all of one, as brokers cut what they send.
     ///
     /// # Errors
-    /// If there is no batch of a known format.
+    /// If there is no batch of a known format, or its checksum is another than it says.
     pub fn take(log: &mut Bytes) -> Result<Option<Self>, Damaged> {
         if log.len() <= MAGIC {
             return Ok(None);
@@ -71,13 +77,19 @@ impl RecordBatch {
         if log.len() < BEFORE + length {
             return Ok(None);
         }
-        let bytes = log.split_to(BEFORE + length);
+        let mut bytes = log.split_to(BEFORE + length);
+        if bytes.len() <= SMALL {
+            bytes = Bytes::copy_from_slice(&bytes);
+        }
         let mut header = &bytes[..HEADER];
         let base = header.get_i64();
         header.advance(4);
         let leader_epoch = header.get_i32();
-        // The magic byte, and the checksum.
-        header.advance(5);
+        // Behind the magic byte. What it is the sum of is not believed before.
+        header.advance(1);
+        if header.get_u32() != crc32c::crc32c(&bytes[SUMMED..]) {
+            return Err(Damaged::new("its checksum is another than it says"));
+        }
         let attributes = header.get_i16();
         let last_delta = header.get_i32();
         let (first_timestamp, max_timestamp) = (header.get_i64(), header.get_i64());
@@ -85,7 +97,8 @@ impl RecordBatch {
         // The producer's epoch, and its sequence.
         header.advance(6);
         let records = header.get_i32();
-        let (Ok(records), Some(last)) = (usize::try_from(records), base.checked_add(last_delta.into())) else {
+        let last = base.checked_add(last_delta.into()).filter(|last| *last < i64::MAX);
+        let (Ok(records), Some(last)) = (usize::try_from(records), last) else {
             return Err(Damaged::new("its header counts less than nothing"));
         };
         if last_delta < 0 || base < 0 {
@@ -130,6 +143,8 @@ impl RecordBatch {
         // A version, and the type: 0 aborts, 1 commits.
         match key {
             Some([_, _, high, low, ..]) => Ok(i16::from_be_bytes([*high, *low]) == 0),
+            // Compaction has emptied it.
+            None if marker.is_none() => Ok(false),
             _ => Err(Damaged::new("a marker in it has no type")),
         }
     }
@@ -137,12 +152,8 @@ impl RecordBatch {
     /// Its records, without their compression.
     ///
     /// # Errors
-    /// If the checksum is another, or they cannot be decompressed.
+    /// If they cannot be decompressed.
     pub fn open(&self) -> Result<Records<'_>, Damaged> {
-        let said = u32::from_be_bytes([self.bytes[17], self.bytes[18], self.bytes[19], self.bytes[20]]);
-        if crc32c::crc32c(&self.bytes[SUMMED..]) != said {
-            return Err(Damaged::new("its checksum is another than it says"));
-        }
         let bytes = decompress(self.attributes & 7, &self.bytes.slice(HEADER..)).map_err(Damaged::new)?;
         Ok(Records { batch: self, bytes })
     }
@@ -186,13 +197,22 @@ impl Records<'_> {
     pub fn iter(&self) -> impl Iterator<Item = Result<Record<'_>, Damaged>> {
         let mut rest = &self.bytes[..];
         let mut left = self.batch.records;
+        let mut least = self.batch.base;
         std::iter::from_fn(move || {
             left = left.checked_sub(1)?;
-            let record = self.record(&mut rest);
-            if record.is_none() {
-                left = 0;
+            let record = match self.record(&mut rest) {
+                None => Err(Damaged::new("a record in it is cut off")),
+                Some(record) if record.offset < least || record.offset > self.batch.last => {
+                    Err(Damaged::new("its records have offsets that are not theirs"))
+                }
+                Some(_) if left == 0 && !rest.is_empty() => Err(Damaged::new("there is more in it than its records")),
+                Some(record) => Ok(record),
+            };
+            match &record {
+                Ok(record) => least = record.offset + 1,
+                Err(_) => left = 0,
             }
-            Some(record.ok_or_else(|| Damaged::new("a record in it is cut off")))
+            Some(record)
         })
     }
 
@@ -218,7 +238,7 @@ impl Records<'_> {
 fn headers(mut rest: &[u8]) -> Option<Vec<Header<'_>>> {
     let count = usize::try_from(varint(&mut rest)?).ok()?;
     // Each takes two bytes or more, so that no number makes room for more than there is.
-    if count > rest.len() / 2 {
+    if count > rest.len() / 2 || count > MOST_HEADERS {
         return None;
     }
     let mut headers = Vec::with_capacity(count);

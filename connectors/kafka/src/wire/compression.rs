@@ -5,7 +5,10 @@ use std::io::{self, Read};
 use bytes::Bytes;
 
 /// What a batch may grow to. Its compressed bytes are bounded by the broker's `message.max.bytes` alone.
-const MOST_BYTES: usize = 1 << 30;
+const MOST_BYTES: usize = 256 << 20;
+
+/// Snappy makes no more of a byte: a copy of 64 bytes takes three.
+const MOST_OF_SNAPPY: usize = 24;
 
 /// Blocks behind this are those of snappy-java: their size in four bytes, then a block of the raw format each.
 const XERIAL: &[u8] = b"\x82SNAPPY\0";
@@ -15,7 +18,7 @@ const XERIAL_HEADER: usize = XERIAL.len() + 8;
 /// The records of a batch, without their compression.
 ///
 /// # Errors
-/// If the codec is unknown, the bytes are none of its, or they are more than 1 GiB.
+/// If the codec is unknown, the bytes are none of its, or they are more than 256 MiB.
 pub(super) fn decompress(codec: i16, compressed: &Bytes) -> io::Result<Bytes> {
     match codec {
         0 => Ok(compressed.clone()),
@@ -45,6 +48,9 @@ fn snappy(compressed: &[u8]) -> io::Result<Bytes> {
     let mut append = |block: &[u8]| {
         let from = bytes.len();
         let length = snap::raw::decompress_len(block).map_err(invalid)?;
+        if length > block.len().saturating_mul(MOST_OF_SNAPPY) {
+            return Err(invalid("a block claims to be larger than it can be"));
+        }
         if length > MOST_BYTES - from {
             return Err(too_large());
         }

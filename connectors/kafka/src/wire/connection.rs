@@ -9,8 +9,8 @@ use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, RequestHeader, Respon
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use millstream_core::Result;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, rustls};
 
@@ -20,6 +20,9 @@ use crate::config::{KafkaConfig, Sasl};
 
 /// An answer beyond this is none: it holds at most a fetch, or one batch where that is larger.
 const MOST_ANSWER: usize = 1 << 30;
+/// As long as it is not known to be a broker that answers, its answer is no larger than this. An alert of TLS and what
+/// a web server says would be, read as a size.
+const MOST_GREETING: usize = 1 << 20;
 
 /// The version of the request for versions that every broker has understood since there is one.
 const FIRST_QUESTION: i16 = 0;
@@ -42,7 +45,7 @@ pub struct Connection {
     /// The least and greatest version of each kind of request that the broker knows.
     versions: HashMap<i16, (i16, i16)>,
     asked: i32,
-    timeout: Duration,
+    pub(super) timeout: Duration,
     /// When it must be made anew.
     expires: Option<Instant>,
     /// A request was given up half-way, or failed: its answer would be taken for that of the next.
@@ -71,7 +74,7 @@ impl Connector {
     }
 
     async fn open(&self, address: &str) -> Result<Connection, WireFault> {
-        let stream = TcpStream::connect(address).await?;
+        let stream = self.reach(address).await?;
         stream.set_nodelay(true)?;
         let stream: Box<dyn Duplex> = match &self.tls {
             None => Box::new(stream),
@@ -80,25 +83,47 @@ impl Connector {
                 let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
                 let name = ServerName::try_from(host)
                     .map_err(|error| WireFault::Tls(rustls::Error::General(error.to_string())))?;
+                // rustls reads 4 KiB at a time; the buffer under it makes that one system call in sixteen.
+                let stream = BufReader::with_capacity(64 << 10, stream);
                 Box::new(tls.connect(name, stream).await.map_err(of_tls)?)
             }
         };
         let mut connection = Connection {
-            // A request is written in one piece.
-            stream: Box::new(BufWriter::new(stream)),
+            stream,
             versions: HashMap::new(),
             asked: 0,
             timeout: self.timeout,
             expires: None,
             broken: false,
         };
-        connection.ask_versions().await?;
+        // With TLS 1.3 whoever refuses our certificate says so only now.
+        connection.ask_versions().await.map_err(|fault| match fault {
+            WireFault::Io(error) => of_tls(error),
+            other => other,
+        })?;
         if let Some(sasl) = &self.sasl {
             let holds_for = sasl::authenticate(&mut connection, sasl).await?;
             // Before the broker ends it, which looks like any other end of a connection.
             connection.expires = holds_for.map(|millis| Instant::now() + Duration::from_millis(millis / 10 * 8));
         }
         Ok(connection)
+    }
+}
+
+impl Connector {
+    /// Connects to the first address of a name that answers, each of which has its share of the time.
+    async fn reach(&self, address: &str) -> Result<TcpStream, WireFault> {
+        let addresses: Vec<_> = lookup_host(address).await?.collect();
+        let share = self.timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        let mut last = WireFault::malformed("the name has no address");
+        for address in addresses {
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last = error.into(),
+                Err(_) => last = WireFault::Timeout(share),
+            }
+        }
+        Err(last)
     }
 }
 
@@ -116,7 +141,8 @@ impl Connection {
         !self.broken && self.expires.is_none_or(|expires| Instant::now() < expires)
     }
 
-    /// Asks, and waits for the answer, for as long as a request may take.
+    /// Asks, and waits for the answer: it must begin within the time that a request may take, and then go on
+    /// within that time again and again, however large it is.
     ///
     /// Not cancellation safe: dropped half-way, the connection is of no use.
     pub async fn call<R: Request>(&mut self, request: &R, highest: i16) -> Result<R::Response, WireFault> {
@@ -131,13 +157,14 @@ impl Connection {
         within: Duration,
     ) -> Result<R::Response, WireFault> {
         let version = self.version::<R>(highest)?;
-        timeout(within, self.call_version(request, version))
-            .await
-            .map_err(|_| WireFault::Timeout(within))?
+        self.call_version(request, version, within).await
     }
 
-    /// The version to speak: the newest that the broker and we know.
-    fn version<R: Request>(&self, highest: i16) -> Result<i16, WireFault> {
+    /// The version to speak: the newest that the broker and we know, and no newer than `highest`.
+    ///
+    /// # Errors
+    /// `Malformed` if there is none.
+    pub fn version<R: Request>(&self, highest: i16) -> Result<i16, WireFault> {
         let (least, greatest) = self.versions.get(&R::KEY).copied().unwrap_or((0, -1));
         let version = greatest.min(R::VERSIONS.max).min(highest);
         if version < least.max(R::VERSIONS.min) {
@@ -149,12 +176,21 @@ impl Connection {
         Ok(version)
     }
 
-    /// Asks in this version, without a bound in time.
+    /// As [`call_within`](Self::call_within), in this version.
     pub(super) async fn call_version<R: Request>(
         &mut self,
         request: &R,
         version: i16,
+        within: Duration,
     ) -> Result<R::Response, WireFault> {
+        let mut answer = self.ask(request, version, within).await?;
+        let answer = R::Response::decode(&mut answer, version).map_err(WireFault::malformed)?;
+        self.broken = false;
+        Ok(answer)
+    }
+
+    /// Asks, and returns the answer behind its header. The connection is of no use before somebody has understood it.
+    async fn ask<R: Request>(&mut self, request: &R, version: i16, within: Duration) -> Result<Bytes, WireFault> {
         let number = self.asked;
         self.asked = self.asked.wrapping_add(1);
         let mut header = RequestHeader::default();
@@ -173,22 +209,28 @@ impl Connection {
         asked[..4].copy_from_slice(&size.to_be_bytes());
 
         self.broken = true;
-        let mut answer = self.exchange(&asked).await?;
+        let mut answer = self.exchange(&asked, within).await?;
         let header = ResponseHeader::decode(&mut answer, R::Response::header_version(version));
         let header = header.map_err(WireFault::malformed)?;
         if header.correlation_id != number {
             return Err(WireFault::malformed("it belongs to another request"));
         }
-        let answer = R::Response::decode(&mut answer, version).map_err(WireFault::malformed)?;
-        self.broken = false;
         Ok(answer)
     }
 
-    async fn exchange(&mut self, asked: &[u8]) -> Result<Bytes, WireFault> {
-        self.stream.write_all(asked).await?;
-        self.stream.flush().await?;
-        let size = self.stream.read_u32().await? as usize;
-        if size > MOST_ANSWER {
+    async fn exchange(&mut self, asked: &[u8], within: Duration) -> Result<Bytes, WireFault> {
+        let begin = async {
+            self.stream.write_all(asked).await?;
+            self.stream.flush().await?;
+            self.stream.read_u32().await
+        };
+        let size = timeout(within, begin).await.map_err(|_| WireFault::Timeout(within))?? as usize;
+        let most = if self.versions.is_empty() {
+            MOST_GREETING
+        } else {
+            MOST_ANSWER
+        };
+        if size > most {
             return Err(WireFault::malformed(format!(
                 "it begins as if it were of {size} bytes; is that the port of a broker, and without TLS?"
             )));
@@ -196,7 +238,8 @@ impl Connection {
         let mut answer = BytesMut::with_capacity(size);
         let mut body = (&mut self.stream).take(size as u64);
         while answer.len() < size {
-            if body.read_buf(&mut answer).await? == 0 {
+            let read = timeout(self.timeout, body.read_buf(&mut answer)).await;
+            if read.map_err(|_| WireFault::Timeout(self.timeout))?? == 0 {
                 return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
             }
         }
@@ -207,19 +250,20 @@ impl Connection {
     }
 
     async fn ask_versions(&mut self) -> Result<(), WireFault> {
-        let answer = self
-            .call_version(&ApiVersionsRequest::default(), FIRST_QUESTION)
-            .await?;
-        if answer.error_code != 0 {
-            return Err(WireFault::malformed(format!(
-                "error {} for its versions",
-                answer.error_code
-            )));
+        let question = ApiVersionsRequest::default();
+        let mut answer = self.ask(&question, FIRST_QUESTION, self.timeout).await?;
+        // Read here, because the library makes room for as many as are claimed, and it may be no broker that claims.
+        let (Ok(error), Ok(count)) = (answer.try_get_i16(), answer.try_get_i32()) else {
+            return Err(WireFault::malformed("it is too short"));
+        };
+        if error != 0 || count <= 0 || count as usize * 6 != answer.len() {
+            return Err(WireFault::malformed("it is not the one of a broker for its versions"));
         }
-        let versions = answer.api_keys.iter();
-        self.versions = versions
-            .map(|version| (version.api_key, (version.min_version, version.max_version)))
-            .collect();
+        while answer.has_remaining() {
+            let (kind, least, greatest) = (answer.get_i16(), answer.get_i16(), answer.get_i16());
+            self.versions.insert(kind, (least, greatest));
+        }
+        self.broken = false;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Fetching from one broker: the request, and what its answer holds of each partition.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,22 @@ pub struct Cursor {
     /// The epoch of the leader that appended what was read last; -1 before the first. A broker finds out by it
     /// whether the log that was read is its own (KIP-595), from version 12 on.
     pub epoch: i32,
+    /// The epoch of the leader that it is read from, -1 if it is not known: whoever leads it no more, or not yet, refuses
+    /// to serve it (KIP-320), from version 9 on.
+    pub leader_epoch: i32,
+}
+
+impl Cursor {
+    /// The place where reading a partition begins, of which nobody is known to lead it.
+    pub fn new(topic: &str, number: i32, next: i64) -> Self {
+        Self {
+            topic: topic.into(),
+            number,
+            next,
+            epoch: -1,
+            leader_epoch: -1,
+        }
+    }
 }
 
 /// What an answer holds of a partition.
@@ -42,41 +58,48 @@ pub struct Part {
     pub batches: Vec<RecordBatch>,
     /// The offset behind all that was sent, whether it holds messages or not.
     pub next: i64,
+    /// The epoch of the leader that appended what was sent last.
+    pub epoch: i32,
     /// The offset behind the last message that a reader may see.
     pub end: i64,
 }
 
 /// Why a partition cannot be read on from this broker.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Stop {
     /// The broker says so.
+    #[error("{0}")]
     Error(ResponseError),
     /// The log that was read is not the one that the broker has.
+    #[error("the log that was read is not the one that the broker has")]
     Diverged,
     /// What it sent cannot be read.
+    #[error(transparent)]
     Damaged(Damaged),
 }
 
-/// The request for these, at most `most` bytes, where none wait for `wait`.
-pub fn request(cursors: &[Cursor], most: usize, of_partition: usize, wait: Duration) -> FetchRequest {
+/// The request for these in a version, at most `most` bytes, where none wait for `wait`. The broker serves them in
+/// their order until the bytes are used up, so that a topic is named again where others stand between (KIP-74).
+pub fn request(cursors: &[Cursor], version: i16, most: usize, of_partition: usize, wait: Duration) -> FetchRequest {
     let bytes = |bytes: usize| i32::try_from(bytes).unwrap_or(i32::MAX);
+    let since = |first: i16, value: i32| if version >= first { value } else { -1 };
     let mut topics: Vec<FetchTopic> = Vec::new();
-    let mut places: HashMap<&str, usize> = HashMap::new();
     for cursor in cursors {
-        let at = *places.entry(&cursor.topic).or_insert_with(|| {
+        if topics.last().is_none_or(|last| **last.topic != *cursor.topic) {
             let mut topic = FetchTopic::default();
             topic.topic = topic_name(&cursor.topic);
             topics.push(topic);
-            topics.len() - 1
-        });
+        }
         let mut partition = FetchPartition::default();
         partition.partition = cursor.number;
-        partition.current_leader_epoch = -1;
+        partition.current_leader_epoch = since(9, cursor.leader_epoch);
         partition.fetch_offset = cursor.next;
-        partition.last_fetched_epoch = cursor.epoch;
+        partition.last_fetched_epoch = since(12, cursor.epoch);
         partition.log_start_offset = -1;
         partition.partition_max_bytes = bytes(of_partition);
-        topics[at].partitions.push(partition);
+        if let Some(topic) = topics.last_mut() {
+            topic.partitions.push(partition);
+        }
     }
     let mut request = FetchRequest::default();
     // We are no replica.
@@ -159,6 +182,7 @@ fn part_of(cursor: &mut Cursor, data: PartitionData) -> Result<Part, Stop> {
         number: cursor.number,
         batches,
         next: cursor.next,
+        epoch: cursor.epoch,
         end,
     })
 }

@@ -16,6 +16,10 @@ use crate::config::Sasl;
 /// The exchange whose messages Kafka frames as requests.
 const HANDSHAKE: i16 = 1;
 
+/// How often a password may have to be hashed: less is easily guessed from what is sent (RFC 7677, 4), and more would
+/// keep a thread busy for as long as whoever answers likes.
+const ITERATIONS: std::ops::RangeInclusive<u64> = 4_096..=1_000_000;
+
 struct Credentials(Sasl);
 
 impl SessionCallback for Credentials {
@@ -35,7 +39,9 @@ pub(super) async fn authenticate(connection: &mut Connection, sasl: &Sasl) -> Re
     let name = sasl.mechanism.name();
     let mut handshake = SaslHandshakeRequest::default();
     handshake.mechanism = StrBytes::from_static_str(name);
-    let answer = connection.call_version(&handshake, HANDSHAKE).await?;
+    let answer = connection
+        .call_version(&handshake, HANDSHAKE, connection.timeout)
+        .await?;
     if answer.error_code != 0 {
         let known: Vec<&str> = answer.mechanisms.iter().map(|name| &**name).collect();
         return Err(WireFault::Refused(format!(
@@ -54,6 +60,13 @@ pub(super) async fn authenticate(connection: &mut Connection, sasl: &Sasl) -> Re
     let mut answered: Option<Bytes> = None;
     let mut holds_for = None;
     loop {
+        if let Some(rounds) = answered.as_deref().and_then(iterations)
+            && !ITERATIONS.contains(&rounds)
+        {
+            return Err(WireFault::Refused(format!(
+                "the broker wants {rounds} rounds of SCRAM, and not {ITERATIONS:?}"
+            )));
+        }
         let mut said = Vec::new();
         // What the broker proves is checked here, too.
         let state = session
@@ -75,5 +88,22 @@ pub(super) async fn authenticate(connection: &mut Connection, sasl: &Sasl) -> Re
         if state.is_finished() {
             return Ok(holds_for);
         }
+    }
+}
+
+/// What the broker's first message of SCRAM asks for: `r=…,s=…,i=…` (RFC 5802, 7).
+fn iterations(message: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(message).ok()?;
+    text.split(',').find_map(|part| part.strip_prefix("i="))?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_often_to_hash_is_read() {
+        assert_eq!(iterations(b"r=abc,s=QSXCR+Q6sek8bf92,i=4096"), Some(4_096));
+        assert_eq!(iterations(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="), None);
     }
 }

@@ -99,6 +99,20 @@ fn damage_is_seen() {
         fault(spoilt(&records, |bytes| bytes.truncate(bytes.len() - 1))),
         "a record in it is cut off"
     );
+    assert_eq!(
+        fault(spoilt(&records, |bytes| bytes.push(0))),
+        "there is more in it than its records"
+    );
+    // The offset of the second, counted from the first.
+    assert_eq!(
+        fault(spoilt(&records, |bytes| {
+            // Behind it: no key, a value of one byte, and no headers.
+            let delta = bytes.len() - 5;
+            assert_eq!(bytes[delta], 2);
+            bytes[delta] = 0;
+        })),
+        "its records have offsets that are not theirs"
+    );
     // More records than there are, and a length that no record has.
     assert_eq!(
         fault(spoilt(&records, |bytes| bytes[60] = 3)),

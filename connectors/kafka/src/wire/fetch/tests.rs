@@ -1,18 +1,14 @@
 use bytes::Bytes;
 use kafka_protocol::messages::ProducerId;
 use kafka_protocol::messages::fetch_response::{EpochEndOffset, FetchableTopicResponse};
+use kafka_protocol::protocol::Encodable;
 use kafka_protocol::records::Record;
 
 use super::*;
 use crate::wire::testing::{log, marker, of_transaction, record};
 
 fn cursor(number: i32, next: i64) -> Cursor {
-    Cursor {
-        topic: "t".into(),
-        number,
-        next,
-        epoch: -1,
-    }
+    Cursor::new("t", number, next)
 }
 
 fn data(number: i32, log: Bytes) -> PartitionData {
@@ -140,11 +136,11 @@ fn who_was_served_comes_last_and_who_cannot_be_read_is_taken_out() {
 }
 
 #[test]
-fn a_request_names_each_topic_once() {
-    let mut other = cursor(3, 9);
-    other.topic = "u".into();
+fn a_request_keeps_the_order_of_what_is_wanted() {
+    let other = Cursor::new("u", 3, 9);
     let asked = request(
-        &[cursor(0, 5), other, cursor(1, 6)],
+        &[cursor(0, 5), cursor(2, 7), other, cursor(1, 6)],
+        12,
         1 << 20,
         1 << 18,
         Duration::from_millis(500),
@@ -159,10 +155,28 @@ fn a_request_names_each_topic_once() {
         .collect();
     assert_eq!(
         named,
-        [("t".to_owned(), vec![(0, 5), (1, 6)]), ("u".to_owned(), vec![(3, 9)])]
+        [
+            ("t".to_owned(), vec![(0, 5), (2, 7)]),
+            ("u".to_owned(), vec![(3, 9)]),
+            ("t".to_owned(), vec![(1, 6)])
+        ]
     );
     assert_eq!(
         (asked.isolation_level, asked.max_wait_ms, asked.max_bytes),
         (1, 500, 1 << 20)
     );
+}
+
+#[test]
+fn a_request_can_be_made_in_every_version_that_is_spoken() {
+    let mut read_before = cursor(0, 5);
+    (read_before.epoch, read_before.leader_epoch) = (3, 4);
+    for version in 4..=HIGHEST {
+        let asked = request(&[read_before.clone()], version, 1, 1, Duration::ZERO);
+        let epochs = &asked.topics[0].partitions[0];
+        let said = (epochs.current_leader_epoch, epochs.last_fetched_epoch);
+        let wanted = (if version < 9 { -1 } else { 4 }, if version < 12 { -1 } else { 3 });
+        assert_eq!(said, wanted, "{version}");
+        asked.encode(&mut bytes::BytesMut::new(), version).unwrap();
+    }
 }
