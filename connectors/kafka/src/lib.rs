@@ -15,6 +15,7 @@ mod client;
 pub mod codes;
 mod config;
 mod decode;
+mod decoding;
 mod fetcher;
 mod gathered;
 mod layout;

@@ -247,8 +247,8 @@ impl Run {
         }
     }
 
-    /// Whether nothing more is taken before a round was passed on. Three times as much may be in memory at once: the next
-    /// round, the one behind it, and the one that is decoded.
+    /// Whether nothing more is taken before a round was passed on. Four times as much may be in memory at once: what waits
+    /// here, a round that waits to be decoded, and those that are.
     fn is_full(&self) -> bool {
         let Reader { config, .. } = &self.reader;
         self.rows >= config.batch.rows || self.bytes >= config.batch.bytes.0.min(config.buffer.0 / 4)

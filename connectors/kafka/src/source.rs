@@ -5,11 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use millstream_core::{Error, ErrorKind, Finding, Result, Severity, Source, SourceContext, SourceEvent, TableSchema};
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
 use crate::client::Client;
 use crate::codes;
 use crate::config::{Decode, Json, KafkaConfig};
+use crate::decoding::{Decoding, joined};
 use crate::layout::Layout;
 use crate::reader::{Reader, Round};
 use crate::sample::infer_columns;
@@ -114,70 +115,32 @@ impl Source for KafkaSource {
             rounds,
             cancel: cancel.clone(),
         };
-        // It takes what comes, and asks for more, while a round is decoded here.
+        // It takes what comes, and asks for more, while rounds are decoded here.
         let mut reading = JoinSet::new();
         reading.spawn(reader.run());
-        let mut ended = None;
+        let mut decoding = Decoding::default();
+        let mut ended = Ok(());
         loop {
-            let round = tokio::select! {
-                biased;
-                () = cancel.cancelled() => break,
-                round = gathered.recv() => round,
-                Some(outcome) = reading.join_next(), if ended.is_none() => {
-                    // Rounds that were handed over before it ended are still to be sent.
-                    ended = Some(joined(outcome)?);
-                    continue;
-                }
-            };
-            let Some(round) = round else { break };
-            let decoding = async {
-                let (mut decoded, task) = decode(round);
-                while let Some(event) = decoded.recv().await {
-                    count(&event, &pipeline, &source);
-                    events.send(event).await?;
-                }
-                joined(task.await)?
-            };
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
-                outcome = decoding => outcome?,
+                Some(round) = gathered.recv(), if decoding.has_room() => decoding.begin(round),
+                Some(event) = decoding.next() => {
+                    let event = event?;
+                    count(&event, &pipeline, &source);
+                    tokio::select! {
+                        biased;
+                        () = cancel.cancelled() => break,
+                        sent = events.send(event) => sent?,
+                    }
+                }
+                // Rounds that were handed over before it ended are still to be sent.
+                Some(outcome) = reading.join_next() => ended = joined(outcome)?,
+                else => break,
             }
         }
-        match ended {
-            Some(outcome) => outcome,
-            None if cancel.is_cancelled() => Ok(()),
-            None => match reading.join_next().await {
-                Some(outcome) => joined(outcome)?,
-                None => Ok(()),
-            },
-        }
+        if cancel.is_cancelled() { Ok(()) } else { ended }
     }
-}
-
-/// What a task came to, whose panic is ours.
-fn joined<T>(outcome: std::result::Result<T, tokio::task::JoinError>) -> Result<T> {
-    match outcome {
-        Ok(outcome) => Ok(outcome),
-        Err(failure) if failure.is_panic() => std::panic::resume_unwind(failure.into_panic()),
-        Err(_) => Err(Error::new(ErrorKind::Cancelled, "the source is stopping")),
-    }
-}
-
-/// Decodes a round on a pool's thread, which makes the next event while the one before is passed on. It ends where nobody
-/// takes them any more.
-fn decode(round: Round) -> (mpsc::Receiver<SourceEvent>, JoinHandle<Result<()>>) {
-    let (sender, decoded) = mpsc::channel(1);
-    let task = spawn_blocking(move || {
-        let mut pass_on = |event| sender.blocking_send(event).is_ok();
-        for item in round {
-            if !item.decode(&mut pass_on)? {
-                break;
-            }
-        }
-        Ok(())
-    });
-    (decoded, task)
 }
 
 fn count(event: &SourceEvent, pipeline: &str, source: &str) {

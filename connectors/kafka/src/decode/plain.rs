@@ -14,6 +14,15 @@ pub struct Plain<'t> {
     begun: bool,
 }
 
+/// A value, as JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written<'t> {
+    /// As it is written.
+    pub json: &'t str,
+    /// What stands between its quotes, if it is a string without escapes.
+    pub text: Option<&'t str>,
+}
+
 /// Not plain enough.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Odd;
@@ -74,24 +83,28 @@ impl<'t> Plain<'t> {
         Ok(&name[1..name.len() - 1])
     }
 
-    /// The value that comes next, as JSON.
-    pub fn value(&mut self) -> Result<&'t str, Odd> {
+    /// The value that comes next.
+    pub fn value(&mut self) -> Result<Written<'t>, Odd> {
         self.pass_blanks();
         let rest = &self.text[self.at..];
-        match self.peek().ok_or(Odd)? {
+        let json = match self.peek().ok_or(Odd)? {
             b'"' => match self.string() {
-                Ok(string) => Ok(string),
-                Err(Odd) => self.by_library(),
+                Ok(json) => {
+                    let text = Some(&json[1..json.len() - 1]);
+                    return Ok(Written { json, text });
+                }
+                Err(Odd) => self.by_library()?,
             },
             b'-' | b'0'..=b'9' => {
                 let length = number(rest.as_bytes()).ok_or(Odd)?;
-                Ok(self.cut(length))
+                self.cut(length)
             }
             _ => match ["true", "false", "null"].iter().find(|word| rest.starts_with(**word)) {
-                Some(word) => Ok(self.cut(word.len())),
-                None => self.by_library(),
+                Some(word) => self.cut(word.len()),
+                None => self.by_library()?,
             },
-        }
+        };
+        Ok(Written { json, text: None })
     }
 
     /// A string without escapes, with its quotes.
@@ -176,7 +189,7 @@ mod tests {
         let mut object = Plain::new(text)?;
         let mut fields = Vec::new();
         while object.has_field()? {
-            fields.push((object.name()?, object.value()?));
+            fields.push((object.name()?, object.value()?.json));
         }
         Ok(fields)
     }

@@ -192,7 +192,7 @@ impl RowDecoder {
                 match self.places.get(name) {
                     Some(at) => *at,
                     None => {
-                        self.keep(name, object.value()?);
+                        self.keep(name, object.value()?.json);
                         continue;
                     }
                 }
@@ -203,11 +203,15 @@ impl RowDecoder {
                 return Err(Odd);
             }
             let value = object.value()?;
-            match column.append(value) {
+            let appended = match (value.text, column.r#type()) {
+                (Some(text), ColumnType::Utf8) => column.append_text(text).map(|()| Appended::Whole),
+                _ => column.append(value.json),
+            };
+            match appended {
                 Ok(Appended::Whole) => {}
                 Ok(Appended::WithUnknownFields) => {
                     let name = name.clone();
-                    self.keep(&name, value);
+                    self.keep(&name, value.json);
                 }
                 Err(_) => return Err(Odd),
             }
