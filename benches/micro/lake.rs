@@ -1,6 +1,7 @@
 //! Batches into Parquet, and commits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use millstream_core::{ChangeBatch, Checkpoint, PartitionId, Position, Sink, SinkTable, TableWriter};
@@ -41,6 +42,35 @@ pub fn commit(criterion: &mut Criterion) {
         .benchmark_group("parquet")
         .sample_size(20)
         .bench_function("commit_one_row", |bencher| bencher.iter(|| table.commit([row.clone()])));
+}
+
+/// The CPU of a commit of 1,000 rows, in all threads: what many tables or pipelines with some rows each cost. The time of
+/// the others is that of the clock, with what a disk takes.
+pub fn commit_cpu(criterion: &mut Criterion) {
+    let batch = postgres::batch();
+    let rows = ChangeBatch::try_new(batch.schema().clone(), batch.rows().slice(0, 1000)).expect("rows");
+    let mut table = Table::open(&batch);
+    criterion
+        .benchmark_group("parquet")
+        .sample_size(20)
+        .bench_function("cpu_of_a_commit_of_1000_rows", |bencher| {
+            bencher.iter_custom(|times| {
+                let before = cpu_of_threads();
+                (0..times).for_each(|_| table.commit([rows.clone()]));
+                cpu_of_threads() - before
+            });
+        });
+}
+
+/// What the threads of this process have run so far, which stay as they are meanwhile (proc(5): `schedstat`).
+fn cpu_of_threads() -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task").expect("Linux");
+    let ran = threads.map(|thread| {
+        let path = thread.expect("a thread").path().join("schedstat");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
+    });
+    Duration::from_nanos(ran.sum())
 }
 
 /// A table in a folder of its own.

@@ -22,7 +22,8 @@ criterion_group!(
     model::apply,
     lake::encode,
     lake::encode_model,
-    lake::commit
+    lake::commit,
+    lake::commit_cpu
 );
 
 fn main() {

@@ -101,7 +101,7 @@ fn a_table_of_five_million_rows_takes_no_more_memory() {
     run("first copy", 5_000_000, 5_000_000);
 }
 
-/// Small messages, of which librdkafka's buffer would hold the more: it counts values alone.
+/// Small messages, whose rows are larger than what is sent of them.
 #[test]
 #[ignore = "takes minutes; `make bench` runs it"]
 fn a_backlog_of_a_million_small_messages_takes_no_more_memory() {

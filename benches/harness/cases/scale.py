@@ -49,8 +49,8 @@ class Drained:
                     f"FROM generate_series({first}::bigint, {first + batch - 1}) g"
                 )
 
-    def drain(self, rows: int) -> Usage:
-        """Starts the daemon and runs it until all is committed."""
+    def drain(self, rows: int) -> tuple[Usage, int]:
+        """Starts the daemon and runs it until all is committed. Returns what it took, and how many files it wrote."""
         per_table = rows // len(self.tables)
         warm_memory()
         # One table after the other: to look at all of them again and again would take the daemon's cores.
@@ -66,54 +66,65 @@ class Drained:
         found = sum(lake.rows(table) for table, lake in self.lakes.items())
         if found != rows:
             raise Failed(f"{found} rows came of {rows}")
+        files = sum(len(commit["files"]) for table, lake in self.lakes.items() for commit in lake.commits(table))
         self.project.remove()
-        return usage
+        return usage, files
 
 
-def measured(context: Context, rows: int, tables: int = 1, pipelines: int = 1, one_transaction: bool = False) -> Usage:
-    """What draining so many rows takes."""
+def measured(
+    context: Context, rows: int, tables: int = 1, pipelines: int = 1, one_transaction: bool = False
+) -> tuple[Usage, int]:
+    """What draining so many rows takes, and into how many files they go."""
     with Cluster() as cluster:
         drained = Drained(context, cluster, tables, pipelines)
         drained.write(rows, one_transaction)
-        usage = drained.drain(rows)
+        usage, files = drained.drain(rows)
     say(
         f"scale: {rows:,} rows, {tables} tables, {pipelines} pipelines: {usage.wall_s:.1f} s, "
-        f"CPU {usage.cpu_s / rows * 1e6:.2f} µs a row, {usage.rss_mib:.0f} MiB"
+        f"CPU {usage.cpu_s / rows * 1e6:.2f} µs a row, {usage.rss_mib:.0f} MiB, {files:,} files"
     )
-    return usage
+    return usage, files
+
+
+def cost(context: Context, rows: int, **shape: int) -> dict[str, float]:
+    """The CPU of a row, in microseconds, and the files that they go into."""
+    usage, files = measured(context, rows, **shape)
+    return {"us": usage.cpu_s / rows * 1e6, "wall_s": usage.wall_s, "rss_mib": usage.rss_mib, "files": files}
 
 
 def run_rows(context: Context) -> tuple[dict, dict]:
     """The cost of a row by how many there are."""
     sizes = [500_000, 2_000_000] if context.quick else [1_000_000, 10_000_000, 50_000_000]
-    costs = {rows: measured(context, rows).cpu_s / rows * 1e6 for rows in sizes}
-    case = {f"{rows}_rows_us": cost for rows, cost in costs.items()}
-    return {"scale_rows": case}, {"scale_rows": max(costs.values()) / costs[sizes[0]]}
+    costs = {rows: cost(context, rows) for rows in sizes}
+    most = max(each["us"] for each in costs.values())
+    return {"scale_rows": named("rows", costs)}, {"scale_rows": most / costs[sizes[0]]["us"]}
 
 
 def run_tables(context: Context) -> tuple[dict, dict]:
     """The cost of a row by how many tables there are."""
     rows, many = context.size(10_000_000, 1_000_000), context.size(1000, 100)
-    costs = {tables: measured(context, rows, tables=tables).cpu_s / rows * 1e6 for tables in (1, many)}
-    return {"scale_tables": {f"{tables}_tables_us": cost for tables, cost in costs.items()}}, {
-        "scale_tables": ratio(costs[many], costs[1])
-    }
+    costs = {tables: cost(context, rows, tables=tables) for tables in (1, many)}
+    return {"scale_tables": named("tables", costs)}, {"scale_tables": ratio(costs[many]["us"], costs[1]["us"])}
 
 
 def run_pipelines(context: Context) -> tuple[dict, dict]:
     """The cost of a row by how many pipelines there are."""
     rows, many = context.size(5_000_000, 1_000_000), context.size(100, 10)
-    one = measured(context, rows, tables=many).cpu_s / rows * 1e6
-    several = measured(context, rows, tables=many, pipelines=many).cpu_s / rows * 1e6
-    return {"scale_pipelines": {"1_pipeline_us": one, f"{many}_pipelines_us": several}}, {
-        "scale_pipelines": ratio(several, one)
+    costs = {pipelines: cost(context, rows, tables=many, pipelines=pipelines) for pipelines in (1, many)}
+    return {"scale_pipelines": named("pipelines", costs)}, {
+        "scale_pipelines": ratio(costs[many]["us"], costs[1]["us"])
     }
+
+
+def named(what: str, costs: dict[int, dict[str, float]]) -> dict[str, float]:
+    """The figures of a case, by how many of what there were."""
+    return {f"{count}_{what}_{figure}": value for count, each in costs.items() for figure, value in each.items()}
 
 
 def run_memory(context: Context) -> tuple[dict, dict]:
     """Peak memory over one huge transaction."""
     rows = context.size(10_000_000, 2_000_000)
-    usage = measured(context, rows, one_transaction=True)
+    usage, _ = measured(context, rows, one_transaction=True)
     case = {"rows": rows, "wall_s": usage.wall_s, "cpu_s": usage.cpu_s, "rss_mib": usage.rss_mib}
     return {"big_transaction": case}, {"rss_mib_big_txn": usage.rss_mib}
 

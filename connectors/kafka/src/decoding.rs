@@ -29,6 +29,11 @@ impl Decoding {
         self.rounds.len() < AT_ONCE
     }
 
+    /// Whether nothing is decoded.
+    pub fn is_empty(&self) -> bool {
+        self.rounds.is_empty()
+    }
+
     /// Begins to decode a round. It ends where nobody takes its events any more.
     pub fn begin(&mut self, round: Round) {
         let (sender, events) = mpsc::channel(1);

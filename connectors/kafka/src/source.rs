@@ -119,12 +119,16 @@ impl Source for KafkaSource {
         let mut reading = JoinSet::new();
         reading.spawn(reader.run());
         let mut decoding = Decoding::default();
-        let mut ended = Ok(());
-        loop {
+        let (mut ended, mut more) = (Ok(()), true);
+        // Rounds that were handed over before the reading ended are still to be sent.
+        while more || !decoding.is_empty() || !reading.is_empty() {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
-                Some(round) = gathered.recv(), if decoding.has_room() => decoding.begin(round),
+                round = gathered.recv(), if more && decoding.has_room() => match round {
+                    Some(round) => decoding.begin(round),
+                    None => more = false,
+                },
                 Some(event) = decoding.next() => {
                     let event = event?;
                     count(&event, &pipeline, &source);
@@ -134,9 +138,7 @@ impl Source for KafkaSource {
                         sent = events.send(event) => sent?,
                     }
                 }
-                // Rounds that were handed over before it ended are still to be sent.
                 Some(outcome) = reading.join_next() => ended = joined(outcome)?,
-                else => break,
             }
         }
         if cancel.is_cancelled() { Ok(()) } else { ended }
