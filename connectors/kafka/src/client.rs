@@ -40,6 +40,12 @@ pub struct Leader {
     pub epoch: i32,
 }
 
+struct Topic {
+    /// What tells it from others that had its name; zeros before Kafka 2.8, where nobody says.
+    id: [u8; 16],
+    leaders: Vec<Option<Leader>>,
+}
+
 /// Asks the cluster. Holds a connection to each broker that it asked.
 pub struct Client {
     connector: Connector,
@@ -50,8 +56,10 @@ pub struct Client {
     brokers: HashMap<i32, String>,
     /// By address.
     connections: HashMap<String, Connection>,
-    /// The leaders that were said last, by topic.
-    leaders: HashMap<String, Vec<Option<Leader>>>,
+    /// What was said last of each topic.
+    topics: HashMap<String, Topic>,
+    /// Who is asked first the next time.
+    turn: usize,
     timeout: Duration,
     /// For how long a question is put again while nobody answers.
     patience: Duration,
@@ -69,7 +77,8 @@ impl Client {
             bootstrap: config.brokers.split(',').map(address).collect(),
             brokers: HashMap::new(),
             connections: HashMap::new(),
-            leaders: HashMap::new(),
+            topics: HashMap::new(),
+            turn: 0,
             timeout: config.timeout.0,
             patience: config.timeout.0,
         })
@@ -145,7 +154,24 @@ impl Client {
                         });
                     }
                 }
-                self.leaders.insert(topic.to_owned(), leaders.clone());
+                let id = found.topic_id.into_bytes();
+                if let Some(before) = self.topics.get(topic) {
+                    if id != before.id && id != [0; 16] && before.id != [0; 16] {
+                        return Err(topic_gone(topic, "a topic that was being read was created anew"));
+                    }
+                    // A broker that was cut off from the others, or is late, may say what was so before.
+                    for (leader, before) in leaders.iter_mut().zip(&before.leaders) {
+                        let epoch = |leader: &Option<Leader>| leader.map_or(-1, |leader| leader.epoch);
+                        if leader.is_some() && epoch(leader) < epoch(before) {
+                            *leader = *before;
+                        }
+                    }
+                }
+                let known = Topic {
+                    id,
+                    leaders: leaders.clone(),
+                };
+                self.topics.insert(topic.to_owned(), known);
                 Ok(leaders)
             }
             Some(ResponseError::UnknownTopicOrPartition) => Err(no_topic(topic)),
@@ -296,7 +322,7 @@ impl Client {
     }
 
     fn leader(&self, topic: &str, number: i32) -> Option<Leader> {
-        let leaders = self.leaders.get(topic)?;
+        let leaders = &self.topics.get(topic)?.leaders;
         *leaders.get(usize::try_from(number).ok()?)?
     }
 
@@ -353,11 +379,16 @@ impl Client {
     /// Asks whoever answers first: those that are connected, those that are known, those that are configured.
     async fn ask_around<R: Request>(&mut self, question: &R) -> Result<R::Response> {
         let mut addresses: Vec<String> = self.connections.keys().cloned().collect();
+        addresses.sort_unstable();
         for address in self.brokers.values().chain(&self.bootstrap) {
             if !addresses.contains(address) {
                 addresses.push(address.clone());
             }
         }
+        // Another each time: what one of them does not know the next one may.
+        let first = self.turn % addresses.len().max(1);
+        addresses.rotate_left(first);
+        self.turn = self.turn.wrapping_add(1);
         let (mut refused, mut last) = (None, None);
         for address in addresses {
             match self.ask_at(&address, question, i16::MAX).await {
@@ -381,6 +412,14 @@ impl Client {
             .code(codes::UNREACHABLE)
             .with("brokers", &self.named)
             .hint("check the host names and ports in `brokers`, the firewall, and what the brokers advertise")
+    }
+
+    /// The error of topics of which no partition can be read for long.
+    pub fn unreadable_topics(&self) -> Error {
+        Error::new(ErrorKind::Unavailable, "no partition can be read")
+            .code(codes::UNREACHABLE)
+            .with("brokers", &self.named)
+            .hint("see the cause; check the brokers, what they advertise, and whether the partitions have leaders")
     }
 
     /// What a fault amounts to.
@@ -431,6 +470,17 @@ pub fn no_topic(topic: &str) -> Error {
         .code(codes::NO_TOPIC)
         .with("topic", topic)
         .hint("create the topic, or mend its name in `topics`; without the right to describe it a topic looks missing")
+}
+
+/// The error of a topic that is not what it was while it was read.
+pub fn topic_gone(topic: &str, message: &'static str) -> Error {
+    Error::new(ErrorKind::PositionLost, message)
+        .code(codes::TOPIC_GONE)
+        .with("topic", topic)
+        .hint(
+            "if it was deleted on purpose, take it out of `topics`; to read it as it is now, drop the table's state in the \
+             target",
+        )
 }
 
 /// The error of a topic that the user may not read.

@@ -49,7 +49,7 @@ pub struct KafkaConfig {
     /// How often to look for new partitions. Default 30 s.
     #[serde(default = "default_discover_every")]
     pub discover_every: Period,
-    /// How long all brokers may be out of reach before the pipeline is restarted. Default 60 s.
+    /// How long there may be no partition that can be read before the pipeline is restarted. Default 60 s.
     #[serde(default = "default_unavailable_after")]
     pub unavailable_after: Period,
     /// How long to wait for an answer to one request. Default 10 s.
@@ -276,6 +276,9 @@ impl<'de> Deserialize<'de> for InOrder {
     }
 }
 
+/// Bytes of the buffer at least: less would hold nothing of what brokers send.
+const LEAST_BUFFER: u64 = 64 << 10;
+
 /// Bytes of a batch at most.
 const MOST_BATCH: u64 = 1 << 30;
 
@@ -308,6 +311,9 @@ impl KafkaConfig {
         if self.batch.bytes.0 > MOST_BATCH {
             // Arrow counts the bytes of a column in 31 bits.
             return Err(wrong("`batch.bytes` is more than 1 GiB".into()));
+        }
+        if self.buffer.0 < LEAST_BUFFER {
+            return Err(wrong("`buffer` is less than 64 KiB".into()));
         }
         for (name, period) in [
             ("discover_every", self.discover_every),
@@ -450,6 +456,7 @@ mod tests {
                 "`unavailable_after`",
             ),
             ("brokers: a\ntopics: [t]\ndecode: bytes\nbatch: {bytes: 2GiB}", "1 GiB"),
+            ("brokers: a\ntopics: [t]\ndecode: bytes\nbuffer: 1KiB", "64 KiB"),
             (
                 "brokers: a\ntopics: [t]\ndecode: bytes\n\
                  security: {sasl: {mechanism: PLAIN, username: u, password: p}}",

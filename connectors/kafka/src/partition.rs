@@ -73,6 +73,11 @@ impl ReadBy {
         self.silent_since.get_or_insert_with(Instant::now);
     }
 
+    /// Nothing could be heard of it meanwhile.
+    pub fn excuse(&mut self) {
+        self.silent_since = self.silent_since.map(|_| Instant::now());
+    }
+
     fn answered(&mut self) {
         self.silent_since = None;
     }
@@ -121,6 +126,11 @@ impl Partition {
             leader_epoch: leader.epoch,
             ..Cursor::new(self.topic(), self.number, self.next)
         }
+    }
+
+    /// It is read on without the epoch of what came last.
+    pub fn forget_epoch(&mut self) {
+        self.epoch = -1;
     }
 
     /// Whether there is something to pass on.

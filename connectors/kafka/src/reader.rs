@@ -4,7 +4,7 @@
 //! them, over a channel of one round. While that is full nothing more is taken, and the fetchers stop: so memory stays
 //! flat.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use kafka_protocol::ResponseError;
@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Client, Leader, denied_topic, unreadable};
+use crate::client::{Client, Leader, denied_topic, topic_gone, unreadable};
 use crate::codes;
 use crate::config::KafkaConfig;
 use crate::fetcher::{Came, Fetcher};
@@ -48,14 +48,15 @@ pub struct Reader {
 /// A topic that looks missing is looked at this often before it counts as gone.
 const LOOKS: u32 = if cfg!(test) { 3 } else { 6 };
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
-/// Partitions that nobody reads are looked after again after this time, which doubles up to the other.
+/// Partitions that nobody reads are looked after again after this time, which doubles up to a [`TICK`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// How often lags are told, and the time is looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// A partition that cannot be read for so long is told of, and then again after the other time.
 const WORTH_TELLING: Duration = Duration::from_secs(10);
 const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// A broker that refuses us so often without an answer in between means it. One that starts may refuse what it serves soon.
+const REFUSALS: u32 = 3;
 /// Bytes of an answer at most. A larger one spares nothing any more.
 const MOST_ANSWER: usize = 8 << 20;
 /// And at least, where the buffer is small or the brokers are many.
@@ -93,8 +94,11 @@ struct Run {
     next_look: Instant,
     discovered: Instant,
     check_topics: bool,
+    /// Partitions whose place every table knows, that had no leader when reading began, and since when.
+    unled: BTreeMap<(String, i32), Instant>,
     /// What went wrong last with a broker, and when it was told that partitions cannot be read.
     fault: Option<String>,
+    refusals: u32,
     told: Option<Instant>,
     /// Messages and bytes that came and were not passed on, and since when there is something to pass on.
     rows: usize,
@@ -104,6 +108,7 @@ struct Run {
 
 struct Fetching {
     number: u64,
+    address: String,
     cursors: mpsc::UnboundedSender<Cursor>,
     task: AbortHandle,
 }
@@ -123,7 +128,9 @@ impl Run {
             next_look: now + TICK,
             discovered: now,
             check_topics: false,
+            unled: BTreeMap::new(),
             fault: None,
+            refusals: 0,
             told: None,
             rows: 0,
             bytes: 0,
@@ -158,6 +165,7 @@ impl Run {
                         partition = number,
                         "a kafka partition has no leader"
                     );
+                    self.unled.insert((layout.topic.clone(), number), Instant::now());
                     continue;
                 }
                 wanted.push((number, held));
@@ -247,11 +255,11 @@ impl Run {
         }
     }
 
-    /// Whether nothing more is taken before a round was passed on. Four times as much may be in memory at once: what waits
-    /// here, a round that waits to be decoded, and those that are.
+    /// Whether nothing more is taken before a round was passed on. Four times as much may be in memory at once, for which
+    /// there is half of the buffer: what waits here, a round that waits to be decoded, and two that are.
     fn is_full(&self) -> bool {
         let Reader { config, .. } = &self.reader;
-        self.rows >= config.batch.rows || self.bytes >= config.batch.bytes.0.min(config.buffer.0 / 4)
+        self.rows >= config.batch.rows || self.bytes >= config.batch.bytes.0.min(config.buffer.0 / 8)
     }
 
     /// Takes what came of a broker.
@@ -260,6 +268,8 @@ impl Run {
             // Of one that was dismissed meanwhile, whose partitions are read by others.
             Came::Answer { fetcher, .. } | Came::Gone { fetcher, .. } if self.broker_of(fetcher).is_none() => Ok(()),
             Came::Answer { parts, stopped, .. } => {
+                self.refusals = 0;
+                let disturbed = !stopped.is_empty();
                 for part in parts {
                     let Some(partition) = self.partitions.get_mut(&part.topic, part.number) else {
                         continue;
@@ -281,13 +291,18 @@ impl Run {
                     if let Some(partition) = self.partitions.get_mut(&cursor.topic, cursor.number) {
                         partition.reader.turn_out();
                     }
+                }
+                if disturbed {
                     self.look_soon();
                 }
                 Ok(())
             }
             Came::Gone { fetcher, fault } => {
                 if fault.is_refusal() {
-                    return Err(self.client.explain(&fault));
+                    self.refusals += 1;
+                    if self.refusals == REFUSALS {
+                        return Err(self.client.explain(&fault));
+                    }
                 }
                 if let Some(broker) = self.broker_of(fetcher) {
                     let address = self.client.address(broker).unwrap_or_default();
@@ -322,7 +337,7 @@ impl Run {
     /// Partitions that nobody reads are to be looked after, and later each time that is of no use.
     fn look_soon(&mut self) {
         self.next_look = self.next_look.min(Instant::now() + self.pause);
-        self.pause = (self.pause * 2).min(LAST_PAUSE);
+        self.pause = (self.pause * 2).min(TICK);
     }
 
     fn round(&mut self) -> Round {
@@ -340,7 +355,18 @@ impl Run {
     async fn judge(&mut self, cursor: &Cursor, stop: Stop) -> Result<()> {
         let topic = &*cursor.topic;
         match stop {
-            Stop::Diverged | Stop::Error(ResponseError::OffsetOutOfRange) => Err(self.find_loss(cursor).await?),
+            Stop::Diverged => Err(self.find_loss(cursor).await?.unwrap_or_else(|| log_changed(cursor))),
+            Stop::Error(ResponseError::OffsetOutOfRange) => match self.find_loss(cursor).await? {
+                Some(lost) => Err(lost),
+                // Not all that speak the protocol can place an epoch: it is asked for once more without it.
+                None if cursor.epoch >= 0 => {
+                    if let Some(partition) = self.partitions.get_mut(topic, cursor.number) {
+                        partition.forget_epoch();
+                    }
+                    Ok(())
+                }
+                None => Err(log_changed(cursor)),
+            },
             Stop::Error(ResponseError::TopicAuthorizationFailed) => Err(denied_topic(topic)),
             Stop::Error(ResponseError::UnknownTopicOrPartition | ResponseError::UnknownTopicId) => {
                 self.check_topics = true;
@@ -358,34 +384,21 @@ impl Run {
                 .caused_by(damaged)),
             Stop::Error(error) => {
                 tracing::debug!(topic, partition = cursor.number, %error, "a kafka partition is not read on");
+                self.fault = Some(format!("partition {} of {topic}: {error}", cursor.number));
                 Ok(())
             }
         }
     }
 
-    /// What a partition lost of what was to be read next.
-    async fn find_loss(&mut self, cursor: &Cursor) -> Result<Error> {
+    /// What a partition lost of what was to be read next, if it lost anything.
+    async fn find_loss(&mut self, cursor: &Cursor) -> Result<Option<Error>> {
         let (topic, number, next) = (&*cursor.topic, cursor.number, cursor.next);
         let marks = self.client.watermarks(topic, &[number]).await?;
-        if let Some((marks, loss)) = marks
-            .get(&number)
-            .and_then(|marks| Some((*marks, Loss::of(next, *marks)?)))
-        {
-            return Ok(position_lost(topic, number, Lost { next, loss }, marks));
-        }
-        // The log ends before the next offset, or its leaders' history does not lead there, and has
-        // grown since: to go on from the same offset would pass over what was written anew.
-        Ok(Error::new(
-            ErrorKind::PositionLost,
-            "a broker refused an offset that its log has by now",
-        )
-        .code(codes::POSITION_LOST)
-        .with("topic", topic)
-        .with("partition", number)
-        .hint(
-            "the log was truncated or the topic created anew, and has grown since: find out which; if neither \
-                     is so, restart the pipeline, which goes on from the committed positions",
-        ))
+        let marks = marks.get(&number).copied();
+        Ok(marks.and_then(|marks| {
+            let loss = Loss::of(next, marks)?;
+            Some(position_lost(topic, number, Lost { next, loss }, marks))
+        }))
     }
 
     /// Looks after partitions that nobody reads, for those that are new, have moved or are gone, and at the time.
@@ -411,34 +424,41 @@ impl Run {
     /// # Errors
     /// `Unavailable` if none can, for too long.
     fn tell_silence(&mut self) -> Result<()> {
+        if self.is_full() {
+            // While nothing is taken, nothing is known.
+            self.partitions
+                .iter_mut()
+                .for_each(|partition| partition.reader.excuse());
+            return Ok(());
+        }
+        let unled = self.unled.values().map(Instant::elapsed);
         let silence = self.partitions.iter().map(|partition| partition.reader.silent_for());
+        let silence = silence.chain(unled);
         let (least, most) = silence.fold((Duration::MAX, Duration::ZERO), |(least, most), silence| {
             (least.min(silence), most.max(silence))
         });
         if least >= self.reader.config.unavailable_after.0 && least < Duration::MAX {
-            let error = self.client.unreachable();
-            return Err(match self.fault.take() {
-                Some(fault) => error.caused_by(fault),
-                None => error,
-            });
+            let fault = self.fault.take();
+            return Err(self
+                .client
+                .unreadable_topics()
+                .caused_by(fault.unwrap_or_else(|| "no partition has a leader".to_owned())));
         }
         if most.is_zero() {
             self.fault = None;
         }
-        // While nothing is taken, nothing is known.
-        let telling = most >= WORTH_TELLING && !self.is_full();
-        if telling && self.told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+        if most >= WORTH_TELLING && self.told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
             self.told = Some(Instant::now());
             let silent = |partition: &&Partition| partition.reader.silent_for() >= WORTH_TELLING;
-            if let Some(first) = self.partitions.iter().find(silent) {
-                tracing::warn!(
-                    topic = first.topic(),
-                    partition = first.number,
-                    partitions = self.partitions.iter().filter(silent).count(),
-                    fault = self.fault.as_deref().unwrap_or("nobody leads it"),
-                    "kafka partitions cannot be read"
-                );
-            }
+            let names = self.partitions.iter().filter(silent).map(|p| (p.topic(), p.number));
+            let unled = self.unled.keys().map(|(topic, number)| (topic.as_str(), *number));
+            let silent: Vec<_> = names.chain(unled).collect();
+            tracing::warn!(
+                first = ?silent.first(),
+                partitions = silent.len(),
+                fault = self.fault.as_deref().unwrap_or("nobody leads them"),
+                "kafka partitions cannot be read"
+            );
         }
         Ok(())
     }
@@ -459,7 +479,7 @@ impl Run {
         let found = match self.client.leaders_of_all(&topics).await {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::Unavailable => {
-                self.fault.get_or_insert_with(|| error.summary());
+                self.fault = Some(error.summary());
                 self.look_soon();
                 return Ok(());
             }
@@ -469,7 +489,7 @@ impl Run {
         for (topic, found) in topics.into_iter().zip(found) {
             match found {
                 Ok(found) => drop(leaders.insert(topic, found)),
-                Err(error) if error.kind() == ErrorKind::Unavailable => {}
+                Err(error) if error.kind() == ErrorKind::Unavailable => self.fault = Some(error.summary()),
                 Err(error) if error.error_code() == Some(codes::NO_TOPIC) => self.check_topics = true,
                 Err(error) => return Err(error),
             }
@@ -492,10 +512,14 @@ impl Run {
 
     /// Gives a partition to whoever reads from its leader; `false` if nobody can.
     fn assign(&mut self, at: usize, leader: Leader) -> bool {
+        let Some(address) = self.client.address(leader.broker).map(str::to_owned) else {
+            return false;
+        };
+        let fetching = self.fetchers.get(&leader.broker);
+        if fetching.is_some_and(|fetching| fetching.address != address) {
+            self.dismiss(leader.broker);
+        }
         if !self.fetchers.contains_key(&leader.broker) {
-            let Some(address) = self.client.address(leader.broker).map(str::to_owned) else {
-                return false;
-            };
             self.employ(leader.broker, address);
         }
         let partition = self.partitions.at(at);
@@ -512,14 +536,14 @@ impl Run {
     /// Has somebody read from a broker.
     fn employ(&mut self, broker: i32, address: String) {
         let (cursors, assigned) = mpsc::unbounded_channel();
-        // Each has two answers in memory, and as much again waits here.
-        let of_each = self.reader.config.buffer.0 / (2 * self.client.brokers().max(1) as u64 + 2);
+        // Each has two answers in memory, for which there is half of the buffer.
+        let of_each = self.reader.config.buffer.0 / (4 * self.client.brokers().max(1) as u64);
         let most = usize::try_from(of_each).map_or(MOST_ANSWER, |most| most.clamp(LEAST_ANSWER, MOST_ANSWER));
         let number = self.next_fetcher;
         self.next_fetcher += 1;
         let fetcher = Fetcher {
             number,
-            address,
+            address: address.clone(),
             connector: self.client.connector(),
             most: (most, most.min(MOST_OF_PARTITION)),
             timeout: self.reader.config.timeout.0,
@@ -527,7 +551,13 @@ impl Run {
             came: self.came.0.clone(),
         };
         let task = self.tasks.spawn(fetcher.run());
-        self.fetchers.insert(broker, Fetching { number, cursors, task });
+        let fetching = Fetching {
+            number,
+            address,
+            cursors,
+            task,
+        };
+        self.fetchers.insert(broker, fetching);
     }
 
     fn tell_lags(&self) {
@@ -560,7 +590,7 @@ impl Run {
                     return Ok(());
                 }
                 Err(error) if error.error_code() == Some(codes::NO_TOPIC) => {
-                    return Err(topic_gone(&layout.topic).caused_by(error));
+                    return Err(topic_gone(&layout.topic, "a topic that was being read is gone").caused_by(error));
                 }
                 Err(error) => return Err(error),
             };
@@ -589,7 +619,9 @@ impl Run {
                 Ok(located) => {
                     tracing::info!(topic = layout.topic, partitions = located.len(), "new kafka partitions");
                     for partition in located {
-                        self.add(partition?);
+                        let partition = partition?;
+                        self.unled.remove(&(layout.topic.clone(), partition.number));
+                        self.add(partition);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Unavailable => tracing::warn!(
@@ -645,11 +677,21 @@ fn held_partitions<'a>(reader: &'a Reader, layout: &'a Layout) -> impl Iterator<
         .filter_map(|(id, _)| number_of(id, &reader.source, layout))
 }
 
-fn topic_gone(topic: &str) -> Error {
-    Error::new(ErrorKind::PositionLost, "a topic that was being read is gone")
-        .code(codes::TOPIC_GONE)
-        .with("topic", topic)
-        .hint("if it was deleted on purpose, take it out of `topics`")
+/// The log ends before the next offset, or its leaders' history does not lead there, and has grown since: to go on from
+/// the same offset would pass over what was written anew.
+fn log_changed(cursor: &Cursor) -> Error {
+    Error::new(
+        ErrorKind::PositionLost,
+        "a broker refused an offset that its log has by now",
+    )
+    .code(codes::POSITION_LOST)
+    .with("topic", &cursor.topic)
+    .with("partition", cursor.number)
+    .with("offset", cursor.next)
+    .hint(
+        "the log was truncated or the topic created anew, and has grown since: find out which; if neither \
+         is so, restart the pipeline, which goes on from the committed positions",
+    )
 }
 
 fn partitions_gone(topic: &str, last: i32, count: usize) -> Error {

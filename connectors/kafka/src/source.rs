@@ -129,8 +129,8 @@ impl Source for KafkaSource {
                     Some(round) => decoding.begin(round),
                     None => more = false,
                 },
-                Some(event) = decoding.next() => {
-                    let event = event?;
+                event = decoding.next(), if !decoding.is_empty() => {
+                    let Some(event) = event.transpose()? else { continue };
                     count(&event, &pipeline, &source);
                     tokio::select! {
                         biased;

@@ -163,7 +163,15 @@ fn part_of(cursor: &mut Cursor, data: PartitionData) -> Result<Part, Stop> {
     let mut aborted = Aborted::new(data.aborted_transactions.unwrap_or_default());
     let mut log = data.records.unwrap_or_default();
     let mut batches = Vec::new();
-    while let Some(batch) = RecordBatch::take(&mut log).map_err(Stop::Damaged)? {
+    let asked_for = cursor.next;
+    loop {
+        let batch = match RecordBatch::take(&mut log) {
+            Ok(Some(batch)) => batch,
+            // What stands before it is good; it comes again, first.
+            Err(_) if cursor.next > asked_for => break,
+            Err(damaged) => return Err(Stop::Damaged(damaged)),
+            Ok(None) => break,
+        };
         if batch.last < cursor.next {
             continue;
         }
