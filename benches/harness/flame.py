@@ -32,16 +32,16 @@ STAGES = {
     "kernel: files": r"vfs_|ext4_|fsync|iomap_",
     "zstd": r"ZSTD_|zstd_safe",
     "Parquet encoding": r"(?<!millstream_)parquet::",
-    "librdkafka": r"rd_kafka_|rdkafka::",
-    "JSON into Arrow": r"millstream_kafka::decode|serde_json",
-    "Kafka: gathering": r"millstream_kafka::",
+    "JSON into Arrow": r"millstream_kafka::decode::|serde_json",
+    "Kafka: batches into records": r"millstream_kafka::wire|lz4_flex|crc32c",
+    "Kafka: records into rows": r"millstream_kafka::",
     "PostgreSQL: COPY into Arrow": r"millstream_postgres::(decode::copy|run::copy)",
     "PostgreSQL: pgoutput into Arrow": r"millstream_postgres::(decode|run)",
     "PostgreSQL: wire": r"millstream_postgres::wire",
     "DataFusion": r"datafusion|arrow_",
     "engine": r"millstream::engine|millstream_core",
     "lake": r"millstream_parquet::",
-    "allocator": r"mi_",
+    "allocator": r"^(malloc|free|realloc|calloc|_int_)",
 }
 BEFORE_S = 0.2
 # Less than this share of all is not drawn.
