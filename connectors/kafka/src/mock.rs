@@ -115,6 +115,13 @@ impl KafkaMock {
             .map_err(|error| failed("fail a topic", &error))
     }
 
+    /// Makes a broker, numbered from 1, the leader of a partition.
+    pub fn lead(&self, topic: &str, partition: i32, broker: i32) -> Result<()> {
+        self.cluster()
+            .partition_leader(topic, partition, Some(broker))
+            .map_err(|error| failed("move a partition", &error))
+    }
+
     /// Takes a broker away, numbered from 1.
     pub fn stop_broker(&self, broker: i32) -> Result<()> {
         self.cluster()

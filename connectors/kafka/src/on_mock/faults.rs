@@ -64,6 +64,42 @@ async fn a_backlog_survives_requests_that_fail() {
     }
 }
 
+/// Back and forth, while messages come: each is read once, and in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_moves_to_another_broker_is_read_on() {
+    let kafka = KafkaMock::start(3).unwrap();
+    kafka.create_topic("clicks", 2).unwrap();
+    let config = "topics: [clicks]\ndecode: bytes\nbatch: {linger: 10ms}";
+    let mut run = Run::start(
+        source(&kafka.brokers(), config),
+        resume_from("clicks", &[]),
+        1 << 20,
+        16,
+    );
+    let mut sent = 0;
+    let mut read: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for broker in [1, 2, 3, 1, 3] {
+        for number in [0, 1] {
+            kafka.lead("clicks", number, broker).unwrap();
+        }
+        for n in 0..40 {
+            kafka.send("clicks", Some(n % 2), None, Some(b"x")).unwrap();
+        }
+        kafka.flush().unwrap();
+        sent += 40;
+        let reading = run.read(40).await;
+        assert_eq!(reading.rows, 40, "after {sent} were sent");
+        for (partition, positions) in reading.positions {
+            read.entry(partition).or_default().extend(positions);
+        }
+    }
+    run.stop().await;
+    for (partition, positions) in read {
+        let offsets: Vec<i64> = positions.iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(offsets, (0..sent / 2).collect::<Vec<_>>(), "{partition}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_looks_missing_for_a_moment_is_read() {
     let clicks = Arc::new(Clicks::new());
