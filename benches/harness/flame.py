@@ -33,7 +33,7 @@ STAGES = {
     "zstd": r"ZSTD_|zstd_safe",
     "Parquet encoding": r"(?<!millstream_)parquet::",
     "JSON into Arrow": r"millstream_kafka::decode::|serde_json",
-    "Kafka: batches into records": r"millstream_kafka::wire|lz4_flex|crc32c",
+    "Kafka: batches into records": r"millstream_kafka::wire|lz4_flex|crc32c::",
     "Kafka: records into rows": r"millstream_kafka::",
     "PostgreSQL: COPY into Arrow": r"millstream_postgres::(decode::copy|run::copy)",
     "PostgreSQL: pgoutput into Arrow": r"millstream_postgres::(decode|run)",
