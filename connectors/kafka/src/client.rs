@@ -154,10 +154,13 @@ impl Client {
                         });
                     }
                 }
-                let id = found.topic_id.into_bytes();
+                let mut id = found.topic_id.into_bytes();
                 if let Some(before) = self.topics.get(topic) {
                     if id != before.id && id != [0; 16] && before.id != [0; 16] {
                         return Err(topic_gone(topic, "a topic that was being read was created anew"));
+                    }
+                    if id == [0; 16] {
+                        id = before.id;
                     }
                     // A broker that was cut off from the others, or is late, may say what was so before.
                     for (leader, before) in leaders.iter_mut().zip(&before.leaders) {

@@ -13,6 +13,10 @@ use crate::wire::{Connection, Connector, Cursor, HIGHEST_FETCH, Part, Stop, Wire
 /// How long a broker holds back an answer that has nothing to tell.
 const WAIT: Duration = Duration::from_millis(500);
 
+/// Where a quota is used up a broker says for how long it answers nothing more (KIP-219): asked meanwhile, it would look as
+/// if it were gone. It is not believed for longer than this.
+const MOST_THROTTLE: Duration = Duration::from_secs(60);
+
 /// What comes of a broker.
 pub enum Came {
     /// An answer.
@@ -80,8 +84,8 @@ impl Fetcher {
                 connection = self.connector.connect(&self.address).await?;
             }
             let answer = self.fetch(&mut connection, &cursors).await?;
-            // So long the broker answers nothing more, for a quota.
-            let throttled = Duration::from_millis(u64::try_from(answer.throttle_time_ms).unwrap_or(0));
+            let throttled = u64::try_from(answer.throttle_time_ms).unwrap_or(0);
+            let throttled = Duration::from_millis(throttled).min(MOST_THROTTLE);
             let (parts, stopped) = take(&mut cursors, answer);
             let answer = Came::Answer {
                 fetcher: self.number,
@@ -91,7 +95,9 @@ impl Fetcher {
             if self.came.send(answer).await.is_err() {
                 return Ok(());
             }
-            tokio::time::sleep(throttled).await;
+            if !throttled.is_zero() {
+                tokio::time::sleep(throttled).await;
+            }
         }
     }
 

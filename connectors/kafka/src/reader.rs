@@ -425,12 +425,15 @@ impl Run {
             let names = self.partitions.iter().filter(silent).map(|p| (p.topic(), p.number));
             let unled = self.unled.keys().map(|(topic, number)| (topic.as_str(), *number));
             let silent: Vec<_> = names.chain(unled).collect();
-            tracing::warn!(
-                first = ?silent.first(),
-                partitions = silent.len(),
-                fault = self.fault.as_deref().unwrap_or("nobody leads them"),
-                "kafka partitions cannot be read"
-            );
+            if let Some((topic, partition)) = silent.first() {
+                tracing::warn!(
+                    topic,
+                    partition,
+                    others = silent.len() - 1,
+                    fault = self.fault.as_deref().unwrap_or("nobody leads it"),
+                    "a kafka partition cannot be read"
+                );
+            }
         }
         Ok(())
     }
