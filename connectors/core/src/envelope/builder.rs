@@ -39,17 +39,30 @@ impl EnvelopeBuilder {
     /// Appends a row. `position` is the text of a [`Position::At`](crate::Position::At);
     /// `committed_at` counts microseconds since the Unix epoch.
     pub fn append(&mut self, op: Op, partition: &PartitionId, position: &str, ordinal: i64, committed_at: Option<i64>) {
-        self.ops.push(op);
-        self.ordinals.push(ordinal);
+        self.append_run(op, partition, position, &[ordinal], committed_at);
+    }
+
+    /// Appends rows that have all but their ordinals in common.
+    #[inline]
+    pub fn append_run(
+        &mut self,
+        op: Op,
+        partition: &PartitionId,
+        position: &str,
+        ordinals: &[i64],
+        committed_at: Option<i64>,
+    ) {
+        self.ops.resize(self.ops.len() + ordinals.len(), op);
+        self.ordinals.extend_from_slice(ordinals);
         match self.places.last_mut() {
             Some(last)
                 if last.committed_at == committed_at
                     && self.partitions[last.partition as usize] == *partition
                     && self.positions.as_bytes()[self.positions.len() - last.length..] == *position.as_bytes() =>
             {
-                last.rows += 1;
+                last.rows += ordinals.len();
             }
-            _ => self.begin_place(partition, position, committed_at),
+            _ => self.begin_place(partition, position, committed_at, ordinals.len()),
         }
     }
 
@@ -71,7 +84,7 @@ impl EnvelopeBuilder {
         self.append(op, partition, position, ordinal, committed_at);
     }
 
-    fn begin_place(&mut self, partition: &PartitionId, position: &str, committed_at: Option<i64>) {
+    fn begin_place(&mut self, partition: &PartitionId, position: &str, committed_at: Option<i64>, rows: usize) {
         let known = self.partitions.iter().position(|known| known == partition);
         let number = known.unwrap_or(self.partitions.len());
         if known.is_none() {
@@ -82,7 +95,7 @@ impl EnvelopeBuilder {
             partition: number as i32,
             committed_at,
             length: position.len(),
-            rows: 1,
+            rows,
         });
     }
 

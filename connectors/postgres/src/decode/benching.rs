@@ -47,8 +47,11 @@ impl Table {
     /// # Errors
     /// As the decoder's.
     pub fn copy(&mut self, content: &[u8]) -> Result<Option<ChangeBatch>> {
-        let mut rows = CopyDecoder::default();
-        rows.feed(content, |row| self.0.copy(&CONTEXT, &row).map(|_| ()))?;
+        let mut rows = CopyDecoder::new(self.0.types().len());
+        rows.feed([content], |rows| {
+            let ordinals = vec![0; rows.len()];
+            self.0.copy(CONTEXT.position, &ordinals, &rows)
+        })?;
         rows.finish()?;
         self.0.finish()
     }

@@ -1,8 +1,8 @@
 //! The stream of `COPY … TO STDOUT (FORMAT binary)`, read piece by piece.
 //!
 //! PostgreSQL manual, `COPY`, "Binary Format": a signature, flags, an extension area, then
-//! rows of length-prefixed fields, then a field count of -1. The server happens to send a
-//! row per message; nothing here depends on it.
+//! rows of length-prefixed fields, then a field count of -1. The server sends a row per message
+//! (55.2.6 "COPY Operations"), which is fast here; but nothing depends on it.
 
 use std::ops::Range;
 
@@ -14,80 +14,134 @@ const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 const CRITICAL_FLAGS: u32 = 0xFFFF_0000;
 
 /// Cuts a copy stream into rows. Feed it every `CopyData` message in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct CopyDecoder {
     stage: Stage,
+    /// How many fields each row has.
+    columns: usize,
     /// The start of a row, or of the header, whose rest has not arrived.
     partial: Vec<u8>,
-    /// Where the fields of the present row are.
-    fields: Vec<Field>,
 }
 
-/// A field's place among the bytes of its row; `None` is SQL NULL.
-type Field = Option<Range<usize>>;
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    #[default]
     Header,
     Rows,
     Ended,
 }
 
-/// One row of a copy stream.
+/// A field's bytes; `None` is SQL NULL.
+type Field<'a> = Option<&'a [u8]>;
+
+/// Rows of a copy stream that follow each other.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct CopyRow<'a> {
-    fields: &'a [Field],
-    bytes: &'a [u8],
+pub(crate) struct CopyRows<'a> {
+    rows: usize,
+    /// How many fields each row has among `fields`, of which the first `skipped` are not shown.
+    stride: usize,
+    skipped: usize,
+    /// Row by row.
+    fields: &'a [Field<'a>],
 }
 
-impl<'a> CopyRow<'a> {
-    /// The first field, and the row without it.
+impl<'a> CopyRows<'a> {
+    /// How many rows there are.
+    pub(crate) fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// How many fields each row has.
+    pub(crate) fn columns(&self) -> usize {
+        self.stride - self.skipped
+    }
+
+    /// The field number `index` of each row.
+    ///
+    /// # Panics
+    /// If the rows have no such field.
+    pub(crate) fn column(&self, index: usize) -> impl Iterator<Item = Field<'a>> + use<'a> {
+        assert!(index < self.columns(), "{index} of {}", self.columns());
+        let fields = self.fields.get(self.skipped + index..).unwrap_or_default();
+        fields.iter().step_by(self.stride).copied()
+    }
+
+    /// The fields of the row number `index`.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub(crate) fn row(&self, index: usize) -> &'a [Field<'a>] {
+        let row = &self.fields[index * self.stride..(index + 1) * self.stride];
+        &row[self.skipped..]
+    }
+
+    /// Some of the rows.
+    ///
+    /// # Panics
+    /// If there are fewer rows.
+    pub(crate) fn slice(&self, rows: Range<usize>) -> Self {
+        Self {
+            rows: rows.len(),
+            fields: &self.fields[rows.start * self.stride..rows.end * self.stride],
+            ..*self
+        }
+    }
+
+    /// The rows without their first field.
     ///
     /// # Errors
-    /// If there is no field.
-    pub(crate) fn split_first(self) -> Result<(Option<&'a [u8]>, Self), ProtocolError> {
-        let (first, fields) = self
-            .fields
-            .split_first()
-            .ok_or(ProtocolError::ColumnCount { expected: 1, found: 0 })?;
-        let first = first.clone().map(|place| &self.bytes[place]);
-        Ok((first, Self { fields, ..self }))
-    }
-
-    /// How many fields there are.
-    pub(crate) fn len(&self) -> usize {
-        self.fields.len()
-    }
-
-    /// The fields; `None` is SQL NULL.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Option<&'a [u8]>> + Clone + use<'a> {
-        let bytes = self.bytes;
-        self.fields
-            .iter()
-            .map(move |place| place.clone().map(|place| &bytes[place]))
+    /// If there is none.
+    pub(crate) fn without_first(&self) -> Result<Self, ProtocolError> {
+        if self.columns() == 0 {
+            return Err(ProtocolError::ColumnCount { expected: 1, found: 0 });
+        }
+        Ok(Self {
+            skipped: self.skipped + 1,
+            ..*self
+        })
     }
 }
 
 impl CopyDecoder {
-    /// Takes the next bytes of the stream and calls `row` for each row that they complete.
+    /// Of a stream whose rows have `columns` fields.
+    pub(crate) fn new(columns: usize) -> Self {
+        Self {
+            stage: Stage::Header,
+            columns,
+            partial: Vec::new(),
+        }
+    }
+
+    /// Takes the next messages of the stream and calls `take` for the rows that they complete, as
+    /// many at once as there are.
     ///
     /// # Errors
-    /// A [`ProtocolError`], or the first error of `row`. The decoder is of no use afterwards.
-    pub(crate) fn feed<E: From<ProtocolError>>(
+    /// A [`ProtocolError`], or the first error of `take`. The decoder is of no use afterwards.
+    pub(crate) fn feed<'a, E: From<ProtocolError>>(
         &mut self,
-        bytes: &[u8],
-        mut row: impl FnMut(CopyRow<'_>) -> Result<(), E>,
+        messages: impl IntoIterator<Item = &'a [u8]>,
+        mut take: impl FnMut(CopyRows<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        if self.partial.is_empty() {
-            let used = consume(&mut self.stage, &mut self.fields, bytes, &mut row)?;
-            self.partial.extend_from_slice(&bytes[used..]);
-        } else {
-            self.partial.extend_from_slice(bytes);
-            let used = consume(&mut self.stage, &mut self.fields, &self.partial, &mut row)?;
-            self.partial.drain(..used);
+        let mut found = Found::default();
+        for message in messages {
+            if self.partial.is_empty() {
+                let used = match found.read(&mut self.stage, self.columns, message) {
+                    Ok(used) => used,
+                    Err(error) => {
+                        found.give(self.columns, &mut take)?;
+                        return Err(error.into());
+                    }
+                };
+                self.partial.extend_from_slice(&message[used..]);
+            } else {
+                found.give(self.columns, &mut take)?;
+                self.partial.extend_from_slice(message);
+                let mut joined = Found::default();
+                let read = joined.read(&mut self.stage, self.columns, &self.partial);
+                joined.give(self.columns, &mut take)?;
+                self.partial.drain(..read?);
+            }
         }
-        Ok(())
+        found.give(self.columns, &mut take)
     }
 
     /// Whether the trailer was read.
@@ -108,40 +162,59 @@ impl CopyDecoder {
     }
 }
 
-/// Reads as many whole items as `bytes` holds and returns how many bytes they took.
-fn consume<E: From<ProtocolError>>(
-    stage: &mut Stage,
-    fields: &mut Vec<Field>,
-    bytes: &[u8],
-    row: &mut impl FnMut(CopyRow<'_>) -> Result<(), E>,
-) -> Result<usize, E> {
-    let mut reader = Reader::new(bytes);
-    loop {
-        let mut ahead = reader;
-        let item = match stage {
-            Stage::Ended if ahead.rest().is_empty() => break,
-            Stage::Ended => return Err(ProtocolError::Trailing.into()),
-            Stage::Header => read_header(&mut ahead).map(|()| *stage = Stage::Rows),
-            Stage::Rows => match read_row(&mut ahead, fields) {
-                Ok(Some(bytes)) => {
-                    row(CopyRow { fields, bytes })?;
-                    Ok(())
+/// Rows that were read and not given on.
+#[derive(Default)]
+struct Found<'a> {
+    rows: usize,
+    fields: Vec<Field<'a>>,
+}
+
+impl<'a> Found<'a> {
+    /// Reads as many whole items as `bytes` holds and returns how many bytes they took.
+    fn read(&mut self, stage: &mut Stage, columns: usize, bytes: &'a [u8]) -> Result<usize, ProtocolError> {
+        let mut reader = Reader::new(bytes);
+        loop {
+            let mut ahead = reader;
+            let before = self.fields.len();
+            let item = match stage {
+                Stage::Ended if ahead.rest().is_empty() => break,
+                Stage::Ended => return Err(ProtocolError::Trailing),
+                Stage::Header => read_header(&mut ahead).map(|()| *stage = Stage::Rows),
+                Stage::Rows => read_row(&mut ahead, columns, &mut self.fields).map(|is_row| match is_row {
+                    true => self.rows += 1,
+                    false => *stage = Stage::Ended,
+                }),
+            };
+            match item {
+                Ok(()) => reader = ahead,
+                Err(error) => {
+                    self.fields.truncate(before);
+                    match error {
+                        // The rest of the item comes with the next message.
+                        ProtocolError::Truncated => break,
+                        error => return Err(error),
+                    }
                 }
-                Ok(None) => {
-                    *stage = Stage::Ended;
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            },
-        };
-        match item {
-            Ok(()) => reader = ahead,
-            // The rest of the item comes with the next message.
-            Err(ProtocolError::Truncated) => break,
-            Err(error) => return Err(error.into()),
+            }
         }
+        Ok(bytes.len() - reader.rest().len())
     }
-    Ok(bytes.len() - reader.rest().len())
+
+    /// Gives the rows on, if there are any.
+    fn give<E>(&mut self, columns: usize, take: &mut impl FnMut(CopyRows<'_>) -> Result<(), E>) -> Result<(), E> {
+        if self.rows == 0 {
+            return Ok(());
+        }
+        let taken = take(CopyRows {
+            rows: self.rows,
+            stride: columns,
+            skipped: 0,
+            fields: &self.fields,
+        });
+        self.rows = 0;
+        self.fields.clear();
+        taken
+    }
 }
 
 fn read_header(reader: &mut Reader<'_>) -> Result<(), ProtocolError> {
@@ -158,27 +231,33 @@ fn read_header(reader: &mut Reader<'_>) -> Result<(), ProtocolError> {
     reader.bytes(extension).map(drop)
 }
 
-/// The bytes of the next row, whose fields are put into `fields`; `None` for the trailer.
-fn read_row<'a>(reader: &mut Reader<'a>, fields: &mut Vec<Field>) -> Result<Option<&'a [u8]>, ProtocolError> {
-    let count = match reader.i16()? {
-        -1 => return Ok(None),
-        count => u16::try_from(count).map_err(|_| ProtocolError::UnknownContent("a row's field count"))?,
-    };
-    let row = reader.rest();
-    fields.clear();
-    for _ in 0..count {
-        let length = reader.i32()?;
-        let start = row.len() - reader.rest().len();
-        fields.push(match length {
+/// Puts the fields of the next row behind `fields`; `false` for the trailer.
+fn read_row<'a>(reader: &mut Reader<'a>, columns: usize, fields: &mut Vec<Field<'a>>) -> Result<bool, ProtocolError> {
+    let count = reader.i16()?;
+    if count == -1 {
+        return Ok(false);
+    }
+    match usize::try_from(count) {
+        Ok(found) if found == columns => {}
+        Ok(found) => {
+            return Err(ProtocolError::ColumnCount {
+                expected: columns,
+                found,
+            });
+        }
+        Err(_) => return Err(ProtocolError::UnknownContent("a row's field count")),
+    }
+    fields.reserve(columns);
+    for _ in 0..columns {
+        fields.push(match reader.i32()? {
             -1 => None,
             length => {
                 let length = usize::try_from(length).map_err(|_| ProtocolError::UnknownContent("a field's length"))?;
-                reader.bytes(length)?;
-                Some(start..start + length)
+                Some(reader.bytes(length)?)
             }
         });
     }
-    Ok(Some(&row[..row.len() - reader.rest().len()]))
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -210,10 +289,19 @@ mod tests {
         out
     }
 
-    fn feed(decoder: &mut CopyDecoder, bytes: &[u8], rows: &mut Rows) -> Result<(), ProtocolError> {
-        decoder.feed(bytes, |row| {
-            assert_eq!(row.iter().count(), row.len());
-            rows.push(row.iter().map(|field| field.map(<[u8]>::to_vec)).collect());
+    fn feed<'a>(
+        decoder: &mut CopyDecoder,
+        messages: impl IntoIterator<Item = &'a [u8]>,
+        rows: &mut Rows,
+    ) -> Result<(), ProtocolError> {
+        decoder.feed(messages, |found| {
+            for index in 0..found.len() {
+                let row = found.row(index);
+                for (number, field) in row.iter().enumerate() {
+                    assert_eq!(found.column(number).nth(index), Some(*field));
+                }
+                rows.push(row.iter().map(|field| field.map(<[u8]>::to_vec)).collect());
+            }
             Ok(())
         })
     }
@@ -221,8 +309,8 @@ mod tests {
     #[test]
     fn a_stream_without_its_trailer_is_refused() {
         let bytes = stream(&vec![vec![Some(b"a".to_vec())]]);
-        let mut decoder = CopyDecoder::default();
-        feed(&mut decoder, &bytes[..bytes.len() - 1], &mut Vec::new()).unwrap();
+        let mut decoder = CopyDecoder::new(1);
+        feed(&mut decoder, [&bytes[..bytes.len() - 1]], &mut Vec::new()).unwrap();
         assert_eq!(decoder.finish(), Err(ProtocolError::NoTrailer));
     }
 
@@ -230,34 +318,66 @@ mod tests {
     fn other_formats_and_bytes_after_the_trailer_are_refused() {
         let mut rows = Vec::new();
         assert_eq!(
-            feed(&mut CopyDecoder::default(), b"1\ttext\n", &mut rows),
+            feed(&mut CopyDecoder::new(1), [&b"1\ttext\n"[..]], &mut rows),
             Err(ProtocolError::NoSignature)
         );
         let mut bytes = stream(&Vec::new());
         bytes.push(0);
         assert_eq!(
-            feed(&mut CopyDecoder::default(), &bytes, &mut rows),
+            feed(&mut CopyDecoder::new(1), [&bytes[..]], &mut rows),
             Err(ProtocolError::Trailing)
         );
         bytes[12] = 1;
         assert!(matches!(
-            feed(&mut CopyDecoder::default(), &bytes, &mut rows),
+            feed(&mut CopyDecoder::new(1), [&bytes[..]], &mut rows),
             Err(ProtocolError::UnknownContent(_))
         ));
     }
 
+    #[test]
+    fn rows_of_another_number_of_fields_are_refused() {
+        let bytes = stream(&vec![vec![None; 2], vec![None; 3]]);
+        let mut rows = Vec::new();
+        assert_eq!(
+            feed(&mut CopyDecoder::new(2), [&bytes[..]], &mut rows),
+            Err(ProtocolError::ColumnCount { expected: 2, found: 3 })
+        );
+        assert_eq!(rows, [[None, None]], "what came before is not lost");
+    }
+
+    #[test]
+    fn rows_are_cut_and_lose_their_first_field() {
+        let fields = [b"a", b"b", b"c", b"d", b"e", b"f"].map(|name| Some(&name[..]));
+        let all = CopyRows {
+            rows: 3,
+            stride: 2,
+            skipped: 0,
+            fields: &fields,
+        };
+        let rows = all.slice(1..3).without_first().unwrap();
+        assert_eq!((rows.len(), rows.columns()), (2, 1));
+        assert_eq!(rows.column(0).collect::<Vec<_>>(), [Some(&b"d"[..]), Some(b"f")]);
+        assert_eq!(rows.row(1), [Some(&b"f"[..])]);
+        assert!(rows.without_first().unwrap().without_first().is_err());
+    }
+
+    fn rows() -> impl Strategy<Value = (usize, Rows)> {
+        (0usize..4).prop_flat_map(|columns| {
+            let field = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..12));
+            let row = proptest::collection::vec(field, columns);
+            (Just(columns), proptest::collection::vec(row, 0..6))
+        })
+    }
+
     proptest! {
         #[test]
-        fn rows_survive_any_cut(
-            rows in proptest::collection::vec(
-                proptest::collection::vec(
-                    proptest::option::of(proptest::collection::vec(any::<u8>(), 0..12)), 0..4), 0..6),
-            piece in 1usize..40,
-        ) {
-            let mut decoder = CopyDecoder::default();
+        fn rows_survive_any_cut((columns, rows) in rows(), piece in 1usize..40, at_once in 1usize..5) {
+            let bytes = stream(&rows);
+            let messages: Vec<_> = bytes.chunks(piece).collect();
+            let mut decoder = CopyDecoder::new(columns);
             let mut found = Vec::new();
-            for part in stream(&rows).chunks(piece) {
-                feed(&mut decoder, part, &mut found).unwrap();
+            for some in messages.chunks(at_once) {
+                feed(&mut decoder, some.iter().copied(), &mut found).unwrap();
             }
             prop_assert!(decoder.is_complete());
             prop_assert_eq!(found, rows);
@@ -265,12 +385,11 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(body in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..200) {
-            let mut decoder = CopyDecoder::default();
-            let mut rows = Vec::new();
-            let bytes = [&SIGNATURE[..], &[0; 8], &body].concat();
-            let (first, second) = bytes.split_at(cut.min(bytes.len()));
-            if feed(&mut decoder, first, &mut rows).is_ok() {
-                let _ = feed(&mut decoder, second, &mut rows);
+            for columns in 0..3 {
+                let mut rows = Vec::new();
+                let bytes = [&SIGNATURE[..], &[0; 8], &body].concat();
+                let (first, second) = bytes.split_at(cut.min(bytes.len()));
+                let _ = feed(&mut CopyDecoder::new(columns), [first, second], &mut rows);
             }
         }
     }

@@ -321,20 +321,12 @@ pub fn copy(data: &[u8]) {
     };
     let fed = |pieces: &mut dyn Iterator<Item = &[u8]>| {
         let (mut decoder, mut rows) = (table(false), 0);
-        let mut copy = CopyDecoder::default();
-        let context = ChangeContext {
-            position: "0000000000000001",
-            ordinal: 0,
-            committed_at: None,
-        };
+        let mut copy = CopyDecoder::new(decoder.types().len());
         let mut failed = false;
         while let Some(piece) = pieces.next().filter(|_| !failed) {
-            let fed = copy.feed(piece, |row| {
-                assert_eq!(row.iter().count(), row.len());
-                if let Ok(taken) = decoder.copy(&context, &row) {
-                    rows += taken;
-                }
-                Ok::<_, ProtocolError>(())
+            let fed = copy.feed([piece], |found| {
+                rows += found.len() as i64;
+                decoder.copy("0000000000000001", &vec![0; found.len()], &found)
             });
             failed = fed.is_err();
         }

@@ -52,7 +52,7 @@ mod server_tests;
 
 pub(crate) use catalog_type::{Catalog, CatalogType};
 pub(crate) use column_type::ColumnType;
-pub(crate) use copy::{CopyDecoder, CopyRow};
+pub(crate) use copy::{CopyDecoder, CopyRows};
 pub(crate) use forms::Forms;
 pub(crate) use lsn::Lsn;
 pub(crate) use protocol_error::ProtocolError;

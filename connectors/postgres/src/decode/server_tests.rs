@@ -298,15 +298,14 @@ async fn copy_both(client: &Client, r#type: &ColumnType) -> (ArrayRef, ArrayRef,
     pin_mut!(stream);
     let (mut binary, mut text) = (ColumnBuilder::new(r#type), ColumnBuilder::new(r#type));
     let mut texts = Vec::new();
-    let mut decoder = CopyDecoder::default();
+    let mut decoder = CopyDecoder::new(2);
     while let Some(piece) = stream.next().await {
-        let fed = decoder.feed(&piece.unwrap(), |row| {
-            let fields: Vec<_> = row.iter().collect();
+        let piece = piece.unwrap();
+        let mut take = |fields: &[Option<&[u8]>]| {
             let (Some(wire), Some(shown)) = (fields[0], fields[1]) else {
                 binary.append_null();
                 text.append_null();
-                texts.push(None);
-                return Ok::<_, ProtocolError>(());
+                return texts.push(None);
             };
             texts.push(Some(String::from_utf8(shown.to_vec()).unwrap()));
             let appended = if r#type.needs_text() {
@@ -317,7 +316,10 @@ async fn copy_both(client: &Client, r#type: &ColumnType) -> (ArrayRef, ArrayRef,
             appended.unwrap_or_else(|error| panic!("{} {texts:?}: {error}", r#type.name()));
             text.append_text(shown)
                 .unwrap_or_else(|error| panic!("{} {texts:?}: {error}", r#type.name()));
-            Ok(())
+        };
+        let fed = decoder.feed([&piece[..]], |rows| {
+            (0..rows.len()).for_each(|row| take(rows.row(row)));
+            Ok::<_, ProtocolError>(())
         });
         fed.unwrap();
     }
@@ -399,20 +401,17 @@ async fn a_real_server_s_values_are_decoded_exactly() {
 
 async fn copy_table(client: &Client, query: &str, columns: Vec<(String, ColumnType)>) -> millstream_core::ChangeBatch {
     let mut decoder = table_decoder(columns, &["id"], false);
-    let context = ChangeContext {
-        position: "0000000000000001",
-        ordinal: 0,
-        committed_at: None,
-    };
     let stream = client
         .copy_out(&format!("COPY ({query}) TO STDOUT (FORMAT binary)"))
         .await
         .unwrap();
     pin_mut!(stream);
-    let mut copy = CopyDecoder::default();
+    let mut copy = CopyDecoder::new(decoder.types().len());
     while let Some(piece) = stream.next().await {
-        copy.feed(&piece.unwrap(), |row| decoder.copy(&context, &row).map(drop))
-            .unwrap();
+        copy.feed([&piece.unwrap()[..]], |rows| {
+            decoder.copy("0000000000000001", &vec![0; rows.len()], &rows)
+        })
+        .unwrap();
     }
     copy.finish().unwrap();
     assert!(decoder.finish_rejects().unwrap().is_none());

@@ -353,11 +353,11 @@ pub struct CopyOut<'a> {
 }
 
 impl CopyOut<'_> {
-    /// The content of the next CopyData message; `None` at the end, when the connection can be
-    /// used again.
+    /// The CopyData messages that were read already, at least one; `None` at the end, when the
+    /// connection can be used again.
     ///
-    /// Cancel safe.
-    pub async fn next(&mut self) -> Result<Option<&[u8]>, WireError> {
+    /// Those that are left of them when this is called again are lost. Cancel safe.
+    pub async fn next(&mut self) -> Result<Option<CopyMessages<'_>>, WireError> {
         let connection = &mut *self.connection;
         consume(&mut connection.inbound, &mut self.consumed);
         loop {
@@ -367,9 +367,9 @@ impl CopyOut<'_> {
                     // What comes while this is decoded is to wake nobody.
                     connection.stream.rest();
                 }
-                Some((b'd', length)) => {
-                    self.consumed = length;
-                    return Ok(Some(&self.connection.inbound[5..length]));
+                Some((b'd', _)) => {
+                    self.consumed = copy_data(&connection.inbound);
+                    return Ok(Some(CopyMessages(&self.connection.inbound[..self.consumed])));
                 }
                 Some(_) => break,
             }
@@ -383,6 +383,21 @@ impl CopyOut<'_> {
                 (other, _) => return Err(unexpected(other, "during COPY")),
             }
         }
+    }
+}
+
+/// The contents of CopyData messages that follow each other.
+#[derive(Debug, Clone)]
+pub struct CopyMessages<'a>(&'a [u8]);
+
+impl<'a> Iterator for CopyMessages<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (_, length) = frame(self.0).ok().flatten()?;
+        let (message, rest) = self.0.split_at(length);
+        self.0 = rest;
+        Some(&message[5..])
     }
 }
 
@@ -464,7 +479,7 @@ impl ReplicationStream {
     }
 }
 
-/// Removes the message at the start of `buffer` that was given out, if one was. The memory of a
+/// Removes the messages at the start of `buffer` that were given out, if any were. The memory of a
 /// huge one is given back: the buffer would keep it as long as the connection lives.
 fn consume(buffer: &mut BytesMut, consumed: &mut usize) {
     let length = std::mem::take(consumed);
@@ -485,6 +500,15 @@ fn frame(buffer: &[u8]) -> Result<Option<(u8, usize)>, WireError> {
         return Err(WireError::Protocol(format!("a message of {length} bytes")));
     }
     Ok((buffer.len() > length).then_some((header[0], length + 1)))
+}
+
+/// How many bytes the whole CopyData messages at the start of `buffer` have.
+fn copy_data(buffer: &[u8]) -> usize {
+    let mut end = 0;
+    while let Ok(Some((b'd', length))) = frame(&buffer[end..]) {
+        end += length;
+    }
+    end
 }
 
 /// `15.4 (Debian …)` is 150004, `16devel` is 160000.

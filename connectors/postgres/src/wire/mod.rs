@@ -15,7 +15,7 @@ mod socket;
 mod tcp;
 mod tls;
 
-pub use connection::{Connection, CopyOut, ReplicationStream, Session};
+pub use connection::{Connection, CopyMessages, CopyOut, ReplicationStream, Session};
 pub use error::{ServerError, WireError};
 pub use options::{ChannelBindingMode, ConnectOptions, Host, InvalidUrl, TlsMode};
 pub use row::Row;

@@ -13,7 +13,7 @@ use super::purpose::{Purpose, horizon_partition, horizon_position};
 use super::ranges::{Range, is_range, line, ranges};
 use crate::catalog::{CatalogTable, TableFile as File};
 use crate::config::Settings;
-use crate::decode::{Catalog, ChangeContext, ColumnType, Lsn, TableDecoder};
+use crate::decode::{Catalog, ChangeContext, ColumnType, CopyDecoder, Lsn, TableDecoder};
 use crate::plan::copy_partition;
 use crate::run::tables::{batches, rows_counter};
 use crate::shape::Shape;
@@ -153,6 +153,11 @@ impl TableJob {
     /// An empty decoder of rows of `partition`.
     pub(super) fn decoder(&self, partition: &PartitionId) -> TableDecoder {
         TableDecoder::new(self.schema.clone(), self.types.clone(), partition.clone())
+    }
+
+    /// What cuts the stream of a statement into rows, which begin with their address.
+    pub(super) fn rows_of_copies(&self) -> CopyDecoder {
+        CopyDecoder::new(1 + self.types.len())
     }
 
     /// The events that make the target forget the rows that it has.

@@ -16,10 +16,13 @@ use super::ranges::Range;
 use super::statement::{Selection, statement};
 use crate::catalog::TableFile as File;
 use crate::config::Settings;
-use crate::decode::{ChangeContext, CopyDecoder, Lsn, ProtocolError, TableDecoder};
+use crate::decode::{CopyDecoder, CopyRows, Lsn, ProtocolError, TableDecoder};
 use crate::fault;
 use crate::run::tables::batches;
-use crate::wire::Connection;
+use crate::wire::{Connection, CopyMessages};
+
+/// Rows that are decoded together, so few that where their fields are stays in the processor's cache.
+const ROWS_AT_ONCE: usize = 256;
 
 /// What the sessions of one snapshot share.
 pub(super) struct Round {
@@ -92,15 +95,13 @@ impl Round {
         let places = Places::new(self.held, range.file.node);
         let mut piece = Piece::new(job, &range.partition, places, range.read);
         let failed = |error| explain(error, &self.settings, job);
-        let mut rows = CopyDecoder::default();
+        let mut rows = job.rows_of_copies();
         let mut stream = sql
             .copy_out(&statement(job, &range.file, &selection))
             .await
             .map_err(failed)?;
-        while let Some(content) = stream.next().await.map_err(failed)? {
-            rows.feed(content, |row| piece.take(row, &range.file))?;
-            piece.bytes += content.len();
-            if piece.is_full(&self.settings) {
+        while let Some(mut messages) = stream.next().await.map_err(failed)? {
+            while piece.take_some(&mut messages, &mut rows, &range.file, &self.settings)? {
                 let before = range.blocks_read();
                 range.read = piece.last;
                 self.pace.take(piece.bytes).await;
@@ -152,12 +153,10 @@ impl Round {
         let places = Places::moved(self.held, file.node);
         let mut piece = Piece::new(job, &job.root, places, Tid::start_of(first));
         let failed = |error| explain(error, &self.settings, job);
-        let mut rows = CopyDecoder::default();
+        let mut rows = job.rows_of_copies();
         let mut stream = sql.copy_out(&statement(job, file, &selection)).await.map_err(failed)?;
-        while let Some(content) = stream.next().await.map_err(failed)? {
-            rows.feed(content, |row| piece.take(row, file))?;
-            piece.bytes += content.len();
-            if piece.is_full(&self.settings) {
+        while let Some(mut messages) = stream.next().await.map_err(failed)? {
+            while piece.take_some(&mut messages, &mut rows, file, &self.settings)? {
                 self.pace.take(piece.bytes).await;
                 let up_to = piece.last;
                 self.hand_on(job, &mut piece, up_to, 0).await?;
@@ -216,6 +215,8 @@ struct Piece {
     cut: Tid,
     /// The last row.
     last: Tid,
+    /// The numbers of rows of the last row's block that the decoder is still to take.
+    ordinals: Vec<i64>,
     rows: u64,
     bytes: usize,
 }
@@ -229,23 +230,69 @@ impl Piece {
             place: (LAST_BLOCK, String::new()),
             cut: from,
             last: from,
+            ordinals: Vec::new(),
             rows: 0,
             bytes: 0,
         }
     }
 
-    /// Takes a row that begins with its address. In a file without addresses the rows are counted instead.
-    fn take(&mut self, row: crate::decode::CopyRow<'_>, file: &File) -> Result<()> {
-        let (address, row) = row.split_first()?;
-        let tid = if file.addressable {
-            let parts = address.and_then(|bytes| bytes.split_first_chunk::<4>());
+    /// Takes rows of `messages` until the piece is full, which is told, or none are left.
+    fn take_some(
+        &mut self,
+        messages: &mut CopyMessages<'_>,
+        rows: &mut CopyDecoder,
+        file: &File,
+        settings: &Settings,
+    ) -> Result<bool> {
+        while !self.is_full(settings) {
+            let room = settings.batch.rows.saturating_sub(self.rows as usize);
+            let mut bytes = 0;
+            let some = messages.by_ref().take(room.clamp(1, ROWS_AT_ONCE));
+            let some = some.inspect(|message| bytes += message.len());
+            rows.feed(some, |rows| self.take(&rows, file))?;
+            if bytes == 0 {
+                return Ok(false);
+            }
+            self.bytes += bytes;
+        }
+        Ok(true)
+    }
+
+    /// Takes rows that begin with their address. In a file without addresses the rows are counted instead.
+    fn take(&mut self, rows: &CopyRows<'_>, file: &File) -> Result<()> {
+        let values = rows.without_first()?;
+        // Where the rows of the present block begin.
+        let mut begin = 0;
+        for (index, address) in rows.column(0).enumerate() {
+            let tid = self.address(address, file)?;
+            if tid <= self.last {
+                return Err(
+                    Error::new(ErrorKind::Internal, "the server sent rows of a copy out of their order")
+                        .hint("report it, with what EXPLAIN says of the statement"),
+                );
+            }
+            if tid.block != self.last.block {
+                self.take_of_block(&values.slice(begin..index))?;
+                begin = index;
+            }
+            self.ordinals.push(tid.row.into());
+            self.last = tid;
+        }
+        self.take_of_block(&values.slice(begin..rows.len()))
+    }
+
+    /// The address of the next row.
+    fn address(&self, sent: Option<&[u8]>, file: &File) -> Result<Tid> {
+        if file.addressable {
+            let parts = sent.and_then(|bytes| bytes.split_first_chunk::<4>());
             let (block, rest) = parts.ok_or(ProtocolError::UnknownContent("a row's address"))?;
             let row = rest.try_into().map(u16::from_be_bytes);
-            Tid {
+            return Ok(Tid {
                 block: u32::from_be_bytes(*block),
                 row: row.map_err(|_| ProtocolError::UnknownContent("a row's address"))?,
-            }
-        } else if self.last.row == u16::MAX - 1 {
+            });
+        }
+        Ok(if self.last.row == u16::MAX - 1 {
             Tid {
                 block: self.last.block + 1,
                 row: 1,
@@ -255,24 +302,21 @@ impl Piece {
                 row: self.last.row + 1,
                 ..self.last
             }
-        };
-        if tid <= self.last {
-            return Err(
-                Error::new(ErrorKind::Internal, "the server sent rows of a copy out of their order")
-                    .hint("report it, with what EXPLAIN says of the statement"),
-            );
+        })
+    }
+
+    /// Takes rows of the block of the last row, whose numbers are in `ordinals`.
+    fn take_of_block(&mut self, rows: &CopyRows<'_>) -> Result<()> {
+        if rows.len() == 0 {
+            return Ok(());
         }
-        if self.place.0 != tid.block || self.rows == 0 {
-            self.place = (tid.block, self.places.rows(tid.block, self.behind(tid.block)));
+        let block = self.last.block;
+        if self.place.0 != block || self.rows == 0 {
+            self.place = (block, self.places.rows(block, self.behind(block)));
         }
-        let context = ChangeContext {
-            position: &self.place.1,
-            ordinal: tid.row.into(),
-            committed_at: None,
-        };
-        self.decoder.copy(&context, &row)?;
-        self.last = tid;
-        self.rows += 1;
+        self.decoder.copy(&self.place.1, &self.ordinals, rows)?;
+        self.ordinals.clear();
+        self.rows += rows.len() as u64;
         Ok(())
     }
 

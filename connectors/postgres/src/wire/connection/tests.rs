@@ -91,7 +91,7 @@ async fn the_servers_last_words_are_not_lost() {
     assert_eq!(code(connection.copy_out("COPY").await.err().unwrap()), "57P01");
     let (mut connection, _theirs) = after(&fatal(b"H\0\0\0\x07\0\0\0d\0\0\0\x05x")).await;
     let mut copy = connection.copy_out("COPY").await.unwrap();
-    assert_eq!(copy.next().await.unwrap(), Some(&b"x"[..]));
+    assert_eq!(copy.next().await.unwrap().unwrap().collect::<Vec<_>>(), [b"x"]);
     assert_eq!(code(copy.next().await.unwrap_err()), "57P01");
     let (connection, _theirs) = after(&fatal(b"")).await;
     assert_eq!(code(connection.replicate("START").await.err().unwrap()), "57P01");
