@@ -8,7 +8,6 @@ use std::fmt::Write;
 
 use arrow_buffer::i256;
 
-use super::reader::Reader;
 use super::value_error::{Result, ValueError};
 
 const MALFORMED: ValueError = ValueError::Malformed("not a numeric");
@@ -19,6 +18,17 @@ const NEGATIVE: u16 = 0x4000;
 const NAN: u16 = 0xC000;
 const INFINITY: u16 = 0xD000;
 const NEGATIVE_INFINITY: u16 = 0xF000;
+
+/// Those that 64 bits hold.
+const POWERS_OF_TEN: [u64; 20] = {
+    let mut powers = [1; 20];
+    let mut exponent = 1;
+    while exponent < powers.len() {
+        powers[exponent] = powers[exponent - 1] * 10;
+        exponent += 1;
+    }
+    powers
+};
 
 /// The integers that decimals are stored in.
 pub(super) trait Unscaled: Copy {
@@ -66,21 +76,41 @@ struct Wire<'a> {
 
 impl<'a> Wire<'a> {
     fn read(bytes: &'a [u8]) -> Result<Self> {
-        let mut reader = Reader::new(bytes);
-        let mut fields = || Ok((reader.u16()?, reader.i16()?, reader.u16()?, reader.u16()?));
-        let (count, weight, sign, display_scale) = fields().map_err(|_: super::ProtocolError| ValueError::Length)?;
-        let (digits, []) = reader.rest().as_chunks::<2>() else {
+        let (pairs, []) = bytes.as_chunks::<2>() else {
             return Err(ValueError::Length);
         };
-        if digits.len() != usize::from(count) {
+        let ([count, weight, sign, display_scale], digits) = pairs.split_first_chunk().ok_or(ValueError::Length)?;
+        if digits.len() != usize::from(u16::from_be_bytes(*count)) {
             return Err(ValueError::Length);
         }
         Ok(Self {
-            weight: i32::from(weight),
-            sign,
-            display_scale,
+            weight: i32::from(i16::from_be_bytes(*weight)),
+            sign: u16::from_be_bytes(*sign),
+            display_scale: u16::from_be_bytes(*display_scale),
             digits,
         })
+    }
+
+    /// The unscaled integer in a decimal of `precision` and `scale`, if the number is as most are:
+    /// with few digits, of which none is wrong or lost. `None` says nothing.
+    fn short(&self, precision: u8, scale: u8) -> Option<u64> {
+        let count = i32::try_from(self.digits.len()).ok().filter(|count| *count <= 4)?;
+        let mut sum = 0;
+        for digit in self.digits {
+            sum = sum * 10_000 + Some(u64::from(u16::from_be_bytes(*digit))).filter(|digit| *digit < 10_000)?;
+        }
+        // The power of ten of the last decimal place, relative to the scale.
+        let exponent = (self.weight + 1 - count) * 4 + i32::from(scale);
+        let power = *POWERS_OF_TEN.get(exponent.unsigned_abs() as usize)?;
+        let unscaled = if exponent >= 0 {
+            sum.checked_mul(power)?
+        } else if sum.is_multiple_of(power) {
+            sum / power
+        } else {
+            return None;
+        };
+        let limit = POWERS_OF_TEN.get(usize::from(precision)).copied();
+        limit.is_none_or(|limit| unscaled < limit).then_some(unscaled)
     }
 
     fn digit(&self, index: usize) -> Result<u64> {
@@ -102,6 +132,15 @@ pub(super) fn unscaled_from_wire<T: Unscaled>(bytes: &[u8], precision: u8, scale
         NAN | INFINITY | NEGATIVE_INFINITY => return Err(ValueError::NotFinite),
         _ => return Err(MALFORMED),
     };
+    let short = wire.short(precision, scale);
+    if let Some(unscaled) = short.and_then(|unscaled| T::ZERO.scale_add(1, unscaled)) {
+        return Ok(if negative { unscaled.negate() } else { unscaled });
+    }
+    from_digits(&wire, negative, precision, scale)
+}
+
+/// As [`unscaled_from_wire`], however many digits there are.
+fn from_digits<T: Unscaled>(wire: &Wire<'_>, negative: bool, precision: u8, scale: u8) -> Result<T> {
     let mut sum = Digits::<T>::new(precision);
     // The power of ten of a digit's last decimal place, relative to the scale.
     let mut exponent = wire.weight * 4 + i32::from(scale);
@@ -408,6 +447,19 @@ mod tests {
             let mut shown = String::new();
             write_text(&mut shown, &encode(&text)).unwrap();
             prop_assert_eq!(shown, text);
+        }
+
+        #[test]
+        fn few_digits_are_read_as_many_are(
+            digits in proptest::collection::vec(prop_oneof![8 => 0u16..10_000, 1 => Just(0), 1 => 9_999u16..10_002], 0..6),
+            weight in -6i16..8,
+            precision in 1u8..=38,
+            scale in 0u8..=38,
+        ) {
+            let fields = [digits.len() as u16, weight as u16, 0, 0];
+            let bytes: Vec<u8> = fields.iter().chain(&digits).flat_map(|field| field.to_be_bytes()).collect();
+            let slow = from_digits::<i128>(&Wire::read(&bytes).unwrap(), false, precision, scale);
+            prop_assert_eq!(unscaled_from_wire::<i128>(&bytes, precision, scale), slow);
         }
 
         #[test]
