@@ -12,7 +12,7 @@ use super::column::ColumnBuilder;
 use super::forms::{ArrayForm, Forms, NumericForm};
 use super::pgoutput::{self, Message};
 use super::text_form::write_any;
-use super::{ChangeContext, ColumnType, CopyDecoder, ProtocolError, TableDecoder};
+use super::{ChangeContext, ColumnType, CopyDecoder, TableDecoder};
 
 /// OIDs of a catalog of our own: one of each kind of type that is not built in.
 const ENUM: u32 = 20_000;

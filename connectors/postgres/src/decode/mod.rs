@@ -8,7 +8,7 @@
 //! | [`numeric`], [`calendar`], [`network`] | the values themselves |
 //! | [`text_form`], [`float`], [`geometry`], [`search`], [`nested`], [`extension`] | their text, as PostgreSQL writes it |
 //! | [`pgoutput`], [`tuple`] | messages of logical replication |
-//! | [`copy`] | the `COPY … (FORMAT binary)` stream |
+//! | [`copy`], [`copied`] | the `COPY … (FORMAT binary)` stream, and its columns |
 //! | [`rows`], [`raw_row`] | changes of one table, and the rows that were rejected |
 //! | [`gaps`] | values that were left out of them |
 
@@ -19,6 +19,7 @@ pub(crate) mod calendar;
 pub(crate) mod catalog_type;
 mod column;
 pub(crate) mod column_type;
+mod copied;
 pub(crate) mod copy;
 mod extension;
 mod float;

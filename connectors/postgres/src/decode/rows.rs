@@ -12,6 +12,7 @@ use millstream_core::quarantine::{QuarantineBuilder, Raw, RowPlace};
 use millstream_core::{ChangeBatch, EnvelopeBuilder, Error, ErrorKind, Op, PartitionId, Result, TableSchema};
 
 use super::column::ColumnBuilder;
+use super::copied::append_copied;
 use super::gaps::{Gap, Gaps, KeyValue, Transaction};
 use super::pgoutput::OldTuple;
 use super::raw_row::row_as_json;
@@ -512,28 +513,6 @@ fn whole<'a>(old: Option<&'a OldTuple<'a>>) -> Option<&'a Tuple<'a>> {
     match old {
         Some(OldTuple::Full(tuple)) => Some(tuple),
         _ => None,
-    }
-}
-
-/// Appends the fields of a copy to a column, each as a value or as a null. One that is refused is
-/// told with its row, and a null stands in its place.
-fn append_copied<'a>(
-    column: &mut ColumnBuilder,
-    r#type: &ColumnType,
-    fields: impl Iterator<Item = Option<&'a [u8]>>,
-    mut refuse: impl FnMut(usize, ValueError),
-) {
-    let as_text = r#type.needs_text();
-    for (row, field) in fields.enumerate() {
-        let appended = match field {
-            None => Ok(column.append_null()),
-            Some(text) if as_text => column.append_text(text),
-            Some(bytes) => column.append_binary(bytes),
-        };
-        if let Err(error) = appended {
-            column.append_null();
-            refuse(row, error);
-        }
     }
 }
 

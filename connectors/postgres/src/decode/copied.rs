@@ -1,0 +1,130 @@
+//! The fields of a copy into a column: the type is chosen once for many values.
+
+use arrow_array::ArrowPrimitiveType;
+use arrow_array::builder::PrimitiveBuilder;
+
+use super::column::ColumnBuilder;
+use super::text_form::exactly;
+use super::value_error::{Result, ValueError};
+use super::{ColumnType, calendar, numeric};
+
+/// Appends each of `fields` to a column of type `r#type`, as a value or as a null. One that is
+/// refused is told to `refuse` with its number, and a null stands in its place.
+pub(super) fn append_copied<'a>(
+    column: &mut ColumnBuilder,
+    r#type: &ColumnType,
+    fields: impl Iterator<Item = Option<&'a [u8]>>,
+    mut refuse: impl FnMut(usize, ValueError),
+) {
+    let fields = fields.enumerate();
+    // Those that most tables consist of. A value must become what `append_binary` makes of it.
+    match column {
+        _ if r#type.needs_text() => {}
+        ColumnBuilder::Int32(values) => {
+            return append_each(values, fields, refuse, |bytes| exactly(bytes).map(i32::from_be_bytes));
+        }
+        ColumnBuilder::Int64(values) => {
+            return append_each(values, fields, refuse, |bytes| exactly(bytes).map(i64::from_be_bytes));
+        }
+        ColumnBuilder::Float64(values) => {
+            return append_each(values, fields, refuse, |bytes| exactly(bytes).map(f64::from_be_bytes));
+        }
+        ColumnBuilder::Date(values) => {
+            return append_each(values, fields, refuse, |bytes| {
+                calendar::days_from_wire(i32::from_be_bytes(exactly(bytes)?))
+            });
+        }
+        ColumnBuilder::Timestamp(values) => {
+            return append_each(values, fields, refuse, |bytes| {
+                calendar::micros_from_wire(i64::from_be_bytes(exactly(bytes)?))
+            });
+        }
+        ColumnBuilder::Decimal128 {
+            values,
+            precision,
+            scale,
+        } => {
+            return append_each(values, fields, refuse, |bytes| {
+                numeric::unscaled_from_wire(bytes, *precision, *scale)
+            });
+        }
+        _ => {}
+    }
+    for (number, field) in fields {
+        let appended = match field {
+            None => {
+                column.append_null();
+                continue;
+            }
+            Some(text) if r#type.needs_text() => column.append_text(text),
+            Some(bytes) => column.append_binary(bytes),
+        };
+        if let Err(error) = appended {
+            column.append_null();
+            refuse(number, error);
+        }
+    }
+}
+
+fn append_each<'a, T: ArrowPrimitiveType>(
+    values: &mut PrimitiveBuilder<T>,
+    fields: impl Iterator<Item = (usize, Option<&'a [u8]>)>,
+    mut refuse: impl FnMut(usize, ValueError),
+    read: impl Fn(&[u8]) -> Result<T::Native>,
+) {
+    for (number, field) in fields {
+        match field.map(&read) {
+            None => values.append_null(),
+            Some(Ok(value)) => values.append_value(value),
+            Some(Err(error)) => {
+                values.append_null();
+                refuse(number, error);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::Catalog;
+    use super::*;
+
+    proptest! {
+        /// Values of the right length, of others, and nulls.
+        #[test]
+        fn a_column_at_once_is_what_its_values_are_one_by_one(
+            fields in proptest::collection::vec(
+                proptest::option::of(prop_oneof![
+                    proptest::collection::vec(any::<u8>(), 0..12),
+                    proptest::collection::vec(any::<u8>(), 4),
+                    proptest::collection::vec(any::<u8>(), 8),
+                    (-99_999_999i64..99_999_999).prop_map(|number| numeric::encode(&format!("{}.{:02}", number / 100, number.abs() % 100))),
+                ]),
+                0..40,
+            ),
+        ) {
+            for oid in [16, 17, 20, 21, 23, 25, 26, 700, 701, 790, 1082, 1083, 1114, 1184, 1700, 1007] {
+                let r#type = ColumnType::resolve(oid, (20 << 16 | 2) + 4, &Catalog::new());
+                let (mut at_once, mut one_by_one) = (ColumnBuilder::new(&r#type), ColumnBuilder::new(&r#type));
+                let (mut refused, mut expected) = (Vec::new(), Vec::new());
+                let values = fields.iter().map(|field| field.as_deref());
+                append_copied(&mut at_once, &r#type, values.clone(), |number, error| refused.push((number, error)));
+                for (number, value) in values.enumerate() {
+                    let appended = match value {
+                        None => Err(None),
+                        Some(text) if r#type.needs_text() => one_by_one.append_text(text).map_err(Some),
+                        Some(bytes) => one_by_one.append_binary(bytes).map_err(Some),
+                    };
+                    if let Err(error) = appended {
+                        one_by_one.append_null();
+                        expected.extend(error.map(|error| (number, error)));
+                    }
+                }
+                prop_assert_eq!(refused, expected);
+                prop_assert_eq!(&at_once.finish(), &one_by_one.finish());
+            }
+        }
+    }
+}
