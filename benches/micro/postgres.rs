@@ -19,12 +19,15 @@ const COLUMNS: &[(&str, u32, i32)] = &[
 
 /// `COPY (FORMAT binary)` into a batch.
 pub fn copy(criterion: &mut Criterion) {
-    let content = copy_content();
+    let messages = copy_messages();
     let mut table = Table::new(COLUMNS);
     let mut group = criterion.benchmark_group("postgres");
     group.throughput(Throughput::Elements(ROWS as u64));
     group.bench_function("copy_into_arrow", |bencher| {
-        bencher.iter_with_large_drop(|| table.copy(black_box(&content)).unwrap().expect("rows"));
+        bencher.iter_with_large_drop(|| {
+            let messages = messages.iter().map(Vec::as_slice);
+            table.copy(black_box(messages)).unwrap().expect("rows")
+        });
     });
 }
 
@@ -44,21 +47,26 @@ pub fn stream(criterion: &mut Criterion) {
 
 /// The rows as a batch.
 pub fn batch() -> ChangeBatch {
-    Table::new(COLUMNS).copy(&copy_content()).unwrap().expect("rows")
+    let messages = copy_messages();
+    let messages = messages.iter().map(Vec::as_slice);
+    Table::new(COLUMNS).copy(messages).unwrap().expect("rows")
 }
 
-/// PostgreSQL manual, `COPY`, "Binary Format".
-fn copy_content() -> Vec<u8> {
-    let mut content = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
-    for row in 0..ROWS {
-        content.extend((COLUMNS.len() as i16).to_be_bytes());
+/// PostgreSQL manual, `COPY`, "Binary Format": a row each, the header with the first.
+fn copy_messages() -> Vec<Vec<u8>> {
+    let mut header = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
+    let rows = (0..ROWS).map(|row| {
+        let mut message = std::mem::take(&mut header);
+        message.extend((COLUMNS.len() as i16).to_be_bytes());
         for value in values(row) {
-            content.extend((value.len() as i32).to_be_bytes());
-            content.extend(value);
+            message.extend((value.len() as i32).to_be_bytes());
+            message.extend(value);
         }
-    }
-    content.extend((-1_i16).to_be_bytes());
-    content
+        message
+    });
+    let mut messages: Vec<_> = rows.collect();
+    messages.push((-1_i16).to_be_bytes().to_vec());
+    messages
 }
 
 /// PostgreSQL manual, 55.9, `Insert` and `TupleData`.

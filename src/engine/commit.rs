@@ -54,7 +54,7 @@ impl Running {
         self.publish(prepared).await?;
         fail_point!("engine::before-acknowledge", crash);
         self.acknowledge();
-        self.urgent_since = None;
+        self.urgent = None;
         metrics::histogram!("millstream_commit_duration_seconds", "pipeline" => self.pipeline.clone())
             .record(started.elapsed().as_secs_f64());
         Ok(())

@@ -41,8 +41,9 @@ const EVENTS_IN_FLIGHT: usize = 256;
 /// it is read again at the next start.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long an urgent boundary waits for others of its kind: a source announces all partitions
-/// of a topic in a row.
+/// How long urgent boundaries wait for another of their kind, and the first of them at most: a source announces
+/// all partitions of a topic in a row.
+const URGENT_QUIET: Duration = Duration::from_millis(5);
 const URGENT_AFTER: Duration = Duration::from_millis(50);
 
 /// How often timers are looked at: freshness, drains.
@@ -83,8 +84,8 @@ pub(super) struct Running {
     pub(super) board: StatusBoard,
     /// When the source committed the newest change of this epoch, in µs since the Unix epoch.
     pub(super) newest_commit: Option<i64>,
-    /// When a boundary came that asks to be committed at once.
-    pub(super) urgent_since: Option<Instant>,
+    /// Boundaries that ask to be committed at once.
+    pub(super) urgent: Option<Urgent>,
     /// Whether a source has other tables to read.
     tables_changed: bool,
     /// Where copies are asked for, as long as the pipeline runs.
@@ -139,7 +140,7 @@ async fn start(mut spec: PipelineSpec, board: StatusBoard, cancel: &Cancellation
         sinks: spec.sinks,
         board,
         newest_commit: None,
-        urgent_since: None,
+        urgent: None,
         tables_changed: false,
         desks: Some(desks),
     };
@@ -193,7 +194,7 @@ impl Running {
             let draining = give_up_at.is_some();
             let cut = draining || self.wants_cut();
             if cut && self.inlets.at_boundary() {
-                let everything = draining || self.tables_changed || self.urgent_since.is_some();
+                let everything = draining || self.tables_changed || self.urgent.is_some();
                 self.commit(if everything { Extent::Everything } else { Extent::Due })
                     .await?;
                 if draining {
@@ -289,7 +290,7 @@ impl Running {
         }
         self.newest_commit = self.newest_commit.max(boundary.committed_at);
         if boundary.urgent {
-            self.urgent_since.get_or_insert_with(Instant::now);
+            self.urgent = Some(Urgent::after(self.urgent, Instant::now()));
         }
         Ok(())
     }
@@ -374,19 +375,57 @@ impl Running {
     }
 
     fn wants_cut(&self) -> bool {
-        let urgent = self.urgent_since.is_some_and(|since| since.elapsed() >= URGENT_AFTER);
+        let urgent = self
+            .urgent
+            .is_some_and(|urgent| urgent.time_left(Instant::now()).is_zero());
         urgent || self.tables_changed || (0..self.sinks.len()).any(|sink| self.is_due(sink))
     }
 
     fn time_to_cut(&self) -> Option<Duration> {
-        let urgent = self
-            .urgent_since
-            .map(|since| URGENT_AFTER.saturating_sub(since.elapsed()));
         self.sinks
             .iter()
             .enumerate()
             .filter_map(|(index, sink)| sink.commit.time_left(&self.gathered(index)))
-            .chain(urgent)
+            .chain(self.urgent.map(|urgent| urgent.time_left(Instant::now())))
             .min()
+    }
+}
+
+/// When the first and the last urgent boundary came that no commit has followed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Urgent {
+    first: Instant,
+    last: Instant,
+}
+
+impl Urgent {
+    /// With one more, which comes `now`.
+    fn after(before: Option<Self>, now: Instant) -> Self {
+        let first = before.map_or(now, |before| before.first);
+        Self { first, last: now }
+    }
+
+    /// How long until the commit is due.
+    fn time_left(self, now: Instant) -> Duration {
+        let due = (self.last + URGENT_QUIET).min(self.first + URGENT_AFTER);
+        due.saturating_duration_since(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urgent_boundaries_wait_for_each_other_but_not_for_long() {
+        let start = Instant::now();
+        let one = Urgent::after(None, start);
+        assert_eq!(one.time_left(start), URGENT_QUIET);
+        assert!(one.time_left(start + URGENT_QUIET).is_zero());
+        let next = start + URGENT_QUIET / 2;
+        let two = Urgent::after(Some(one), next);
+        assert_eq!(two.time_left(next), URGENT_QUIET);
+        let late = Urgent::after(Some(two), start + URGENT_AFTER - Duration::from_millis(1));
+        assert!(late.time_left(start + URGENT_AFTER).is_zero());
     }
 }

@@ -9,7 +9,7 @@ use arrow_array::{ArrayRef, DictionaryArray, Int32Array, Int64Array, StringArray
 use super::Op;
 use crate::PartitionId;
 
-/// Builds the six reserved columns, one row at a time.
+/// Builds the six reserved columns, of one row or several at a time.
 ///
 /// Rows that follow each other have their place in common, all of a block of a first copy and
 /// all of a transaction. So places are kept as runs, and written out when the columns are.
@@ -43,7 +43,6 @@ impl EnvelopeBuilder {
     }
 
     /// Appends rows that have all but their ordinals in common.
-    #[inline]
     pub fn append_run(
         &mut self,
         op: Op,
@@ -185,6 +184,19 @@ mod tests {
         unchanged: Vec<&'static str>,
     }
 
+    /// The rows from `first` on that differ from it by their ordinals at most, and have all that was sent.
+    fn run(rows: &[Row], first: usize) -> &[Row] {
+        let alike = |row: &&Row| {
+            row.unchanged.is_empty()
+                && Row {
+                    ordinal: rows[first].ordinal,
+                    ..(*row).clone()
+                } == rows[first]
+        };
+        let length = rows[first..].iter().take_while(alike).count();
+        &rows[first..first + length]
+    }
+
     fn row() -> impl Strategy<Value = Row> {
         let op = prop::sample::select(vec![Op::Read, Op::Create, Op::Update, Op::Delete, Op::Truncate]);
         // Each may end as another does.
@@ -247,13 +259,30 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_columns_hold_the_rows(batches in prop::collection::vec(prop::collection::vec(row(), 0..20), 1..4)) {
+        fn the_columns_hold_the_rows(
+            batches in prop::collection::vec(prop::collection::vec((row(), 1..4_i64), 0..20), 1..4),
+            in_runs in any::<bool>(),
+        ) {
             let mut builder = EnvelopeBuilder::default();
             for rows in batches {
-                for row in &rows {
+                // Each comes a few times, with ordinals that go on.
+                let repeated = rows.into_iter().flat_map(|(row, times)| {
+                    (0..times).map(move |more| Row { ordinal: row.ordinal + more, ..row.clone() })
+                });
+                let rows: Vec<Row> = repeated.collect();
+                let mut index = 0;
+                while let Some(row) = rows.get(index) {
                     let partition = PartitionId::new("s", row.partition);
                     let Row { op, position, ordinal, committed_at, .. } = *row;
-                    builder.append_partial(op, &partition, position, ordinal, committed_at, &row.unchanged);
+                    let run = run(&rows, index);
+                    if in_runs && !run.is_empty() {
+                        let ordinals: Vec<_> = run.iter().map(|row| row.ordinal).collect();
+                        builder.append_run(op, &partition, position, &ordinals, committed_at);
+                        index += run.len();
+                    } else {
+                        builder.append_partial(op, &partition, position, ordinal, committed_at, &row.unchanged);
+                        index += 1;
+                    }
                 }
                 prop_assert_eq!(builder.len(), rows.len());
                 prop_assert_eq!(read(builder.finish()), rows);

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use arrow_schema::Schema;
-use millstream_core::{ChangeBatch, PartitionId, Result, TableId, TableSchema};
+use millstream_core::{ChangeBatch, Error, PartitionId, Result, TableId, TableSchema};
 
 use super::catalog_type::Catalog;
 use super::pgoutput::{self, Message};
 use super::{ChangeContext, ColumnType, CopyDecoder, TableDecoder};
+
+/// Narrow rows of one block of 8 KiB, about.
+const ROWS_OF_BLOCK: usize = 128;
 
 /// The place of all rows.
 const CONTEXT: ChangeContext<'static> = ChangeContext {
@@ -42,17 +45,23 @@ impl Table {
         Self(TableDecoder::new(Arc::new(schema), types, partition))
     }
 
-    /// The rows of `COPY … TO STDOUT (FORMAT binary)`.
+    /// The rows of `COPY … TO STDOUT (FORMAT binary)`, which lie in blocks.
     ///
     /// # Errors
     /// As the decoder's.
-    pub fn copy(&mut self, content: &[u8]) -> Result<Option<ChangeBatch>> {
-        let mut rows = CopyDecoder::new(self.0.types().len());
-        rows.feed([content], |rows| {
-            let ordinals = vec![0; rows.len()];
-            self.0.copy(CONTEXT.position, &ordinals, &rows)
+    pub fn copy<'a>(&mut self, messages: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<ChangeBatch>> {
+        let mut decoder = CopyDecoder::new(self.0.types().len());
+        let mut block = 0;
+        decoder.feed(messages, |rows| {
+            for first in (0..rows.len()).step_by(ROWS_OF_BLOCK) {
+                let of_block = rows.slice(first..rows.len().min(first + ROWS_OF_BLOCK));
+                let ordinals: Vec<_> = (0..of_block.len() as i64).collect();
+                self.0.copy(&format!("{block:016}"), &ordinals, &of_block)?;
+                block += 1;
+            }
+            Ok::<_, Error>(())
         })?;
-        rows.finish()?;
+        decoder.finish()?;
         self.0.finish()
     }
 

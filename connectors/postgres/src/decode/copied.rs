@@ -4,9 +4,10 @@ use arrow_array::ArrowPrimitiveType;
 use arrow_array::builder::PrimitiveBuilder;
 
 use super::column::ColumnBuilder;
+use super::rows::append_value;
 use super::text_form::exactly;
 use super::value_error::{Result, ValueError};
-use super::{ColumnType, calendar, numeric};
+use super::{ColumnType, TupleValue, calendar, numeric};
 
 /// Appends each of `fields` to a column of type `r#type`, as a value or as a null. One that is
 /// refused is told to `refuse` with its number, and a null stands in its place.
@@ -14,52 +15,56 @@ pub(super) fn append_copied<'a>(
     column: &mut ColumnBuilder,
     r#type: &ColumnType,
     fields: impl Iterator<Item = Option<&'a [u8]>>,
-    mut refuse: impl FnMut(usize, ValueError),
+    refuse: impl FnMut(usize, ValueError),
 ) {
-    let fields = fields.enumerate();
-    // Those that most tables consist of. A value must become what `append_binary` makes of it.
+    if r#type.needs_text() {
+        return append_others(column, r#type, fields, refuse);
+    }
+    // Types that most tables consist of. A value must become what `append_binary` makes of it.
     match column {
-        _ if r#type.needs_text() => {}
         ColumnBuilder::Int32(values) => {
-            return append_each(values, fields, refuse, |bytes| exactly(bytes).map(i32::from_be_bytes));
+            append_each(values, fields, refuse, |bytes| exactly(bytes).map(i32::from_be_bytes));
         }
         ColumnBuilder::Int64(values) => {
-            return append_each(values, fields, refuse, |bytes| exactly(bytes).map(i64::from_be_bytes));
+            append_each(values, fields, refuse, |bytes| exactly(bytes).map(i64::from_be_bytes));
         }
         ColumnBuilder::Float64(values) => {
-            return append_each(values, fields, refuse, |bytes| exactly(bytes).map(f64::from_be_bytes));
+            append_each(values, fields, refuse, |bytes| exactly(bytes).map(f64::from_be_bytes));
         }
-        ColumnBuilder::Date(values) => {
-            return append_each(values, fields, refuse, |bytes| {
-                calendar::days_from_wire(i32::from_be_bytes(exactly(bytes)?))
-            });
-        }
-        ColumnBuilder::Timestamp(values) => {
-            return append_each(values, fields, refuse, |bytes| {
-                calendar::micros_from_wire(i64::from_be_bytes(exactly(bytes)?))
-            });
-        }
+        ColumnBuilder::Date(values) => append_each(values, fields, refuse, |bytes| {
+            calendar::days_from_wire(i32::from_be_bytes(exactly(bytes)?))
+        }),
+        ColumnBuilder::Timestamp(values) => append_each(values, fields, refuse, |bytes| {
+            calendar::micros_from_wire(i64::from_be_bytes(exactly(bytes)?))
+        }),
         ColumnBuilder::Decimal128 {
             values,
             precision,
             scale,
-        } => {
-            return append_each(values, fields, refuse, |bytes| {
-                numeric::unscaled_from_wire(bytes, *precision, *scale)
-            });
-        }
-        _ => {}
+        } => append_each(values, fields, refuse, |bytes| {
+            numeric::unscaled_from_wire(bytes, *precision, *scale)
+        }),
+        other => append_others(other, r#type, fields, refuse),
     }
-    for (number, field) in fields {
-        let appended = match field {
-            None => {
-                column.append_null();
-                continue;
-            }
-            Some(text) if r#type.needs_text() => column.append_text(text),
-            Some(bytes) => column.append_binary(bytes),
-        };
-        if let Err(error) = appended {
+}
+
+/// A field as it was sent.
+pub(super) fn value<'a>(field: Option<&'a [u8]>, r#type: &ColumnType) -> TupleValue<'a> {
+    match field {
+        None => TupleValue::Null,
+        Some(bytes) if r#type.needs_text() => TupleValue::Text(bytes),
+        Some(bytes) => TupleValue::Binary(bytes),
+    }
+}
+
+fn append_others<'a>(
+    column: &mut ColumnBuilder,
+    r#type: &ColumnType,
+    fields: impl Iterator<Item = Option<&'a [u8]>>,
+    mut refuse: impl FnMut(usize, ValueError),
+) {
+    for (number, field) in fields.enumerate() {
+        if let Err(error) = append_value(column, value(field, r#type)) {
             column.append_null();
             refuse(number, error);
         }
@@ -68,11 +73,11 @@ pub(super) fn append_copied<'a>(
 
 fn append_each<'a, T: ArrowPrimitiveType>(
     values: &mut PrimitiveBuilder<T>,
-    fields: impl Iterator<Item = (usize, Option<&'a [u8]>)>,
+    fields: impl Iterator<Item = Option<&'a [u8]>>,
     mut refuse: impl FnMut(usize, ValueError),
     read: impl Fn(&[u8]) -> Result<T::Native>,
 ) {
-    for (number, field) in fields {
+    for (number, field) in fields.enumerate() {
         match field.map(&read) {
             None => values.append_null(),
             Some(Ok(value)) => values.append_value(value),
@@ -111,15 +116,10 @@ mod tests {
                 let (mut refused, mut expected) = (Vec::new(), Vec::new());
                 let values = fields.iter().map(|field| field.as_deref());
                 append_copied(&mut at_once, &r#type, values.clone(), |number, error| refused.push((number, error)));
-                for (number, value) in values.enumerate() {
-                    let appended = match value {
-                        None => Err(None),
-                        Some(text) if r#type.needs_text() => one_by_one.append_text(text).map_err(Some),
-                        Some(bytes) => one_by_one.append_binary(bytes).map_err(Some),
-                    };
-                    if let Err(error) = appended {
+                for (number, field) in values.enumerate() {
+                    if let Err(error) = append_value(&mut one_by_one, value(field, &r#type)) {
                         one_by_one.append_null();
-                        expected.extend(error.map(|error| (number, error)));
+                        expected.push((number, error));
                     }
                 }
                 prop_assert_eq!(refused, expected);

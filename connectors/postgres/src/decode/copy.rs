@@ -12,6 +12,9 @@ use super::reader::Reader;
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 /// Bits 16–31 change the format; bit 16 says that rows carry an OID, which PostgreSQL 12 dropped.
 const CRITICAL_FLAGS: u32 = 0xFFFF_0000;
+/// Rows that are given on at once: where the fields of so many are stays in the processor's cache,
+/// unless there are very many columns.
+const ROWS_AT_ONCE: usize = 256;
 
 /// Cuts a copy stream into rows. Feed it every `CopyData` message in order.
 #[derive(Debug)]
@@ -34,7 +37,7 @@ enum Stage {
 type Field<'a> = Option<&'a [u8]>;
 
 /// Rows of a copy stream that follow each other.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct CopyRows<'a> {
     rows: usize,
     /// How many fields each row has among `fields`, of which the first `skipped` are not shown.
@@ -68,7 +71,7 @@ impl<'a> CopyRows<'a> {
     /// The fields of the row number `index`.
     ///
     /// # Panics
-    /// If there is no such row.
+    /// If there is no such row, and they have fields.
     pub(crate) fn row(&self, index: usize) -> &'a [Field<'a>] {
         let row = &self.fields[index * self.stride..(index + 1) * self.stride];
         &row[self.skipped..]
@@ -77,7 +80,7 @@ impl<'a> CopyRows<'a> {
     /// Some of the rows.
     ///
     /// # Panics
-    /// If there are fewer rows.
+    /// If there are fewer rows, and they have fields.
     pub(crate) fn slice(&self, rows: Range<usize>) -> Self {
         Self {
             rows: rows.len(),
@@ -92,7 +95,7 @@ impl<'a> CopyRows<'a> {
     /// If there is none.
     pub(crate) fn without_first(&self) -> Result<Self, ProtocolError> {
         if self.columns() == 0 {
-            return Err(ProtocolError::ColumnCount { expected: 1, found: 0 });
+            return Err(ProtocolError::FieldCount { expected: 1, found: 0 });
         }
         Ok(Self {
             skipped: self.skipped + 1,
@@ -111,37 +114,32 @@ impl CopyDecoder {
         }
     }
 
-    /// Takes the next messages of the stream and calls `take` for the rows that they complete, as
-    /// many at once as there are.
+    /// Takes the next messages of the stream and calls `take` for the rows that they complete, many at
+    /// once.
     ///
     /// # Errors
-    /// A [`ProtocolError`], or the first error of `take`. The decoder is of no use afterwards.
+    /// A [`ProtocolError`], or the first error of `take`. The decoder is of no use afterwards, and
+    /// rows in front of what is wrong may not have been given.
     pub(crate) fn feed<'a, E: From<ProtocolError>>(
         &mut self,
         messages: impl IntoIterator<Item = &'a [u8]>,
         mut take: impl FnMut(CopyRows<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut found = Found::default();
+        let mut found = Found::new(self.columns);
         for message in messages {
             if self.partial.is_empty() {
-                let used = match found.read(&mut self.stage, self.columns, message) {
-                    Ok(used) => used,
-                    Err(error) => {
-                        found.give(self.columns, &mut take)?;
-                        return Err(error.into());
-                    }
-                };
+                let used = found.read(&mut self.stage, message, &mut take)?;
                 self.partial.extend_from_slice(&message[used..]);
             } else {
-                found.give(self.columns, &mut take)?;
+                found.give(&mut take)?;
                 self.partial.extend_from_slice(message);
-                let mut joined = Found::default();
-                let read = joined.read(&mut self.stage, self.columns, &self.partial);
-                joined.give(self.columns, &mut take)?;
-                self.partial.drain(..read?);
+                let mut joined = Found::new(self.columns);
+                let used = joined.read(&mut self.stage, &self.partial, &mut take)?;
+                joined.give(&mut take)?;
+                self.partial.drain(..used);
             }
         }
-        found.give(self.columns, &mut take)
+        found.give(&mut take)
     }
 
     /// Whether the trailer was read.
@@ -163,57 +161,72 @@ impl CopyDecoder {
 }
 
 /// Rows that were read and not given on.
-#[derive(Default)]
 struct Found<'a> {
+    columns: usize,
     rows: usize,
     fields: Vec<Field<'a>>,
 }
 
 impl<'a> Found<'a> {
-    /// Reads as many whole items as `bytes` holds and returns how many bytes they took.
-    fn read(&mut self, stage: &mut Stage, columns: usize, bytes: &'a [u8]) -> Result<usize, ProtocolError> {
+    fn new(columns: usize) -> Self {
+        Self {
+            columns,
+            rows: 0,
+            fields: Vec::new(),
+        }
+    }
+
+    /// Reads as many whole items as `bytes` holds and returns how many bytes they took. Gives rows on
+    /// whenever there are many.
+    fn read<E: From<ProtocolError>>(
+        &mut self,
+        stage: &mut Stage,
+        bytes: &'a [u8],
+        take: &mut impl FnMut(CopyRows<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
         let mut reader = Reader::new(bytes);
         loop {
             let mut ahead = reader;
-            let before = self.fields.len();
+            let whole = self.fields.len();
             let item = match stage {
                 Stage::Ended if ahead.rest().is_empty() => break,
-                Stage::Ended => return Err(ProtocolError::Trailing),
+                Stage::Ended => return Err(ProtocolError::Trailing.into()),
                 Stage::Header => read_header(&mut ahead).map(|()| *stage = Stage::Rows),
-                Stage::Rows => read_row(&mut ahead, columns, &mut self.fields).map(|is_row| match is_row {
+                Stage::Rows => read_row(&mut ahead, self.columns, &mut self.fields).map(|is_row| match is_row {
                     true => self.rows += 1,
                     false => *stage = Stage::Ended,
                 }),
             };
             match item {
                 Ok(()) => reader = ahead,
-                Err(error) => {
-                    self.fields.truncate(before);
-                    match error {
-                        // The rest of the item comes with the next message.
-                        ProtocolError::Truncated => break,
-                        error => return Err(error),
-                    }
+                // The rest of the item comes with the next message.
+                Err(ProtocolError::Truncated) => {
+                    self.fields.truncate(whole);
+                    break;
                 }
+                Err(error) => return Err(error.into()),
+            }
+            if self.rows == ROWS_AT_ONCE {
+                self.give(take)?;
             }
         }
         Ok(bytes.len() - reader.rest().len())
     }
 
     /// Gives the rows on, if there are any.
-    fn give<E>(&mut self, columns: usize, take: &mut impl FnMut(CopyRows<'_>) -> Result<(), E>) -> Result<(), E> {
+    fn give<E>(&mut self, take: &mut impl FnMut(CopyRows<'_>) -> Result<(), E>) -> Result<(), E> {
         if self.rows == 0 {
             return Ok(());
         }
-        let taken = take(CopyRows {
+        take(CopyRows {
             rows: self.rows,
-            stride: columns,
+            stride: self.columns,
             skipped: 0,
             fields: &self.fields,
-        });
+        })?;
         self.rows = 0;
         self.fields.clear();
-        taken
+        Ok(())
     }
 }
 
@@ -240,7 +253,7 @@ fn read_row<'a>(reader: &mut Reader<'a>, columns: usize, fields: &mut Vec<Field<
     match usize::try_from(count) {
         Ok(found) if found == columns => {}
         Ok(found) => {
-            return Err(ProtocolError::ColumnCount {
+            return Err(ProtocolError::FieldCount {
                 expected: columns,
                 found,
             });
@@ -340,9 +353,8 @@ mod tests {
         let mut rows = Vec::new();
         assert_eq!(
             feed(&mut CopyDecoder::new(2), [&bytes[..]], &mut rows),
-            Err(ProtocolError::ColumnCount { expected: 2, found: 3 })
+            Err(ProtocolError::FieldCount { expected: 2, found: 3 })
         );
-        assert_eq!(rows, [[None, None]], "what came before is not lost");
     }
 
     #[test]
@@ -383,14 +395,38 @@ mod tests {
             prop_assert_eq!(found, rows);
         }
 
+        /// Rows that begin as they should, and bytes behind that mean now this and now that.
         #[test]
-        fn no_bytes_panic(body in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..200) {
-            for columns in 0..3 {
-                let mut rows = Vec::new();
-                let bytes = [&SIGNATURE[..], &[0; 8], &body].concat();
-                let (first, second) = bytes.split_at(cut.min(bytes.len()));
-                let _ = feed(&mut CopyDecoder::new(columns), [first, second], &mut rows);
+        fn no_bytes_panic(
+            columns in 0u16..3,
+            fields in proptest::collection::vec((-2i32..9, proptest::collection::vec(any::<u8>(), 0..9)), 0..20),
+            cut in 0usize..200,
+        ) {
+            let mut bytes = [&SIGNATURE[..], &[0; 8]].concat();
+            for (index, (length, content)) in fields.iter().enumerate() {
+                if index % usize::from(columns.max(1)) == 0 {
+                    bytes.extend(columns.to_be_bytes());
+                }
+                bytes.extend(length.to_be_bytes());
+                // Often as long as is said.
+                bytes.extend(&content[..content.len().min(usize::try_from(*length).unwrap_or(0))]);
             }
+            let (first, second) = bytes.split_at(cut.min(bytes.len()));
+            let _ = feed(&mut CopyDecoder::new(columns.into()), [first, second], &mut Vec::new());
+        }
+
+        #[test]
+        fn many_rows_are_given_on_in_parts(rows in 0..3 * ROWS_AT_ONCE, cut in 1usize..900) {
+            let rows: Rows = (0..rows).map(|row| vec![Some(row.to_be_bytes().to_vec())]).collect();
+            let bytes = stream(&rows);
+            let (mut decoder, mut found) = (CopyDecoder::new(1), Vec::new());
+            let given = decoder.feed(bytes.chunks(cut), |rows| {
+                assert!((1..=ROWS_AT_ONCE).contains(&rows.len()));
+                found.extend(rows.column(0).map(|field| vec![field.map(<[u8]>::to_vec)]));
+                Ok::<_, ProtocolError>(())
+            });
+            prop_assert_eq!(given, Ok(()));
+            prop_assert_eq!(found, rows);
         }
     }
 }

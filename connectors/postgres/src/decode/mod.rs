@@ -9,9 +9,10 @@
 //! | [`text_form`], [`float`], [`geometry`], [`search`], [`nested`], [`extension`] | their text, as PostgreSQL writes it |
 //! | [`pgoutput`], [`tuple`] | messages of logical replication |
 //! | [`copy`], [`copied`] | the `COPY … (FORMAT binary)` stream, and its columns |
-//! | [`rows`], [`raw_row`] | changes of one table, and the rows that were rejected |
+//! | [`rows`], [`before_image`], [`raw_row`] | changes of one table, what rows were before, and those that were rejected |
 //! | [`gaps`] | values that were left out of them |
 
+mod before_image;
 #[cfg(feature = "benching")]
 pub mod benching;
 mod built_in;

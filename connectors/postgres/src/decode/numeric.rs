@@ -94,13 +94,15 @@ impl<'a> Wire<'a> {
     /// The unscaled integer in a decimal of `precision` and `scale`, if the number is as most are:
     /// with few digits, of which none is wrong or lost. `None` says nothing.
     fn short(&self, precision: u8, scale: u8) -> Option<u64> {
-        let count = i32::try_from(self.digits.len()).ok().filter(|count| *count <= 4)?;
+        if self.digits.len() > 4 {
+            return None;
+        }
         let mut sum = 0;
-        for digit in self.digits {
-            sum = sum * 10_000 + Some(u64::from(u16::from_be_bytes(*digit))).filter(|digit| *digit < 10_000)?;
+        for index in 0..self.digits.len() {
+            sum = sum * 10_000 + self.digit(index).ok()?;
         }
         // The power of ten of the last decimal place, relative to the scale.
-        let exponent = (self.weight + 1 - count) * 4 + i32::from(scale);
+        let exponent = (self.weight + 1 - self.digits.len() as i32) * 4 + i32::from(scale);
         let power = *POWERS_OF_TEN.get(exponent.unsigned_abs() as usize)?;
         let unscaled = if exponent >= 0 {
             sum.checked_mul(power)?

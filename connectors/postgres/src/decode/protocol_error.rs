@@ -29,6 +29,14 @@ pub(crate) enum ProtocolError {
         /// Columns of the row.
         found: usize,
     },
+    /// A row of a copy has another number of fields than was asked for.
+    #[error("a row of the copy has {found} fields where {expected} were asked for")]
+    FieldCount {
+        /// Fields that were asked for.
+        expected: usize,
+        /// Fields of the row.
+        found: usize,
+    },
     /// A stream that does not begin with the signature of `COPY … (FORMAT binary)`.
     #[error("the copy stream does not begin with its signature")]
     NoSignature,

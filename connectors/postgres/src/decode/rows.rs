@@ -4,21 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, StructArray};
-use arrow_buffer::NullBufferBuilder;
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow_schema::{DataType, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use millstream_core::quarantine::{QuarantineBuilder, Raw, RowPlace};
 use millstream_core::{ChangeBatch, EnvelopeBuilder, Error, ErrorKind, Op, PartitionId, Result, TableSchema};
 
+use super::before_image::BeforeImage;
 use super::column::ColumnBuilder;
-use super::copied::append_copied;
 use super::gaps::{Gap, Gaps, KeyValue, Transaction};
 use super::pgoutput::OldTuple;
 use super::raw_row::row_as_json;
 use super::tuple::TupleValues;
 use super::value_error::ValueError;
-use super::{ColumnType, CopyRows, ProtocolError, Tuple, TupleValue};
+use super::{ColumnType, CopyRows, ProtocolError, Tuple, TupleValue, copied};
 use crate::clock;
 
 /// The `check` under which quarantine files rows that could not be decoded.
@@ -42,8 +41,8 @@ pub(crate) struct ChangeContext<'a> {
 
 /// Collects changes of one table with one set of columns.
 ///
-/// Each call that takes a change returns how many ordinals it used: 2 for an update that moved
-/// a row to another key, which is a delete and a create, else 1. A row that cannot be decoded
+/// Each call that takes a change of the stream returns how many ordinals it used: 2 for an update that
+/// moved a row to another key, which is a delete and a create, else 1. A row that cannot be decoded
 /// uses its ordinal too and goes to the rejected rows with the column, its type and the
 /// reason. Their `Err` means that the stream itself makes no sense.
 ///
@@ -80,11 +79,6 @@ struct Room {
     bytes: Vec<usize>,
 }
 
-struct BeforeImage {
-    columns: Vec<ColumnBuilder>,
-    nulls: NullBufferBuilder,
-}
-
 /// A row to append: its values, what fills the values that were not sent, and what it was before.
 struct Row<'a> {
     op: Op,
@@ -111,11 +105,7 @@ impl TableDecoder {
                 .zip(&types)
                 .all(|(f, t)| *f.data_type() == t.arrow())
         );
-        let builders = || types.iter().map(ColumnBuilder::new).collect::<Vec<_>>();
-        let before = schema.before_image.then(|| BeforeImage {
-            columns: builders(),
-            nulls: NullBufferBuilder::new(0),
-        });
+        let before = schema.before_image.then(|| BeforeImage::new(&types));
         Self {
             batch_schema: schema.batch_schema(),
             key: schema
@@ -125,7 +115,7 @@ impl TableDecoder {
                 .map(|field| schema.key.contains(field.name()))
                 .collect(),
             keyed: !schema.key.is_empty(),
-            columns: builders(),
+            columns: types.iter().map(ColumnBuilder::new).collect(),
             before,
             schema,
             types,
@@ -162,10 +152,10 @@ impl TableDecoder {
         &self.schema
     }
 
-    /// Takes rows of a first copy that have one position. Columns that need text must have been
-    /// copied as text.
+    /// Takes rows of a first copy that have one position, and each an ordinal of its own, of which
+    /// there are as many. Columns that need text must have been copied as text.
     ///
-    /// A column at a time, which takes half the time of a row at a time.
+    /// A column at a time, so that its type is chosen once.
     ///
     /// # Errors
     /// `Corrupt` if the rows have another number of columns than the table; so for all changes.
@@ -182,7 +172,7 @@ impl TableDecoder {
             let refuse = |row, error| {
                 refusals.entry(row).or_insert(Refusal { column: index, error });
             };
-            append_copied(column, r#type, rows.column(index), refuse);
+            copied::append_copied(column, r#type, rows.column(index), refuse);
         }
         self.envelope
             .append_run(Op::Read, &self.partition, position, ordinals, None);
@@ -293,10 +283,7 @@ impl TableDecoder {
         });
         arrays.extend(self.envelope.finish());
         if let Some(before) = &mut self.before {
-            let fields = self.schema.columns.fields().clone();
-            let columns = before.columns.iter_mut().map(ColumnBuilder::finish).collect();
-            let image =
-                StructArray::try_new_with_length(fields, columns, before.nulls.finish(), total).map_err(fault)?;
+            let image = before.finish(self.schema.columns.fields(), total).map_err(fault)?;
             arrays.push(Arc::new(image));
         }
         let mut rows = RecordBatch::try_new(self.batch_schema.clone(), arrays).map_err(fault)?;
@@ -467,26 +454,6 @@ impl TableDecoder {
         let names: Vec<&str> = unchanged.iter().map(|index| fields[*index].name().as_str()).collect();
         self.envelope
             .append_partial(op, &self.partition, position, ordinal, committed_at, &names);
-    }
-}
-
-impl BeforeImage {
-    /// Appends the row number `at`; a null where there is none, or none that can be decoded.
-    fn append(&mut self, image: Option<&Tuple<'_>>, at: usize) {
-        if image.is_some_and(|image| self.append_values(image).is_ok()) {
-            return self.nulls.append_non_null();
-        }
-        for column in &mut self.columns {
-            if column.len() == at {
-                column.append_null();
-            }
-        }
-        self.nulls.append_null();
-    }
-
-    fn append_values(&mut self, image: &Tuple<'_>) -> Result<(), ValueError> {
-        let mut pairs = self.columns.iter_mut().zip(image.iter());
-        pairs.try_for_each(|(column, value)| append_value(column, value))
     }
 }
 

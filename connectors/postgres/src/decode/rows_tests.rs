@@ -6,9 +6,9 @@ use arrow_array::types::{Int32Type, Int64Type};
 use arrow_schema::Schema;
 use millstream_core::{TableId, envelope};
 
-use super::super::Catalog;
 use super::super::reader::Reader;
 use super::super::tuple::encode;
+use super::super::{Catalog, numeric};
 use super::TupleValue::{Binary, Null, Text, Unchanged};
 use super::*;
 
@@ -60,6 +60,72 @@ fn found(batch: &ChangeBatch) -> Found {
         ids: batch.rows().column(0).as_primitive::<Int32Type>().iter().collect(),
         notes: notes.iter().map(|note| note.map(str::to_owned)).collect(),
     }
+}
+
+/// Some rows of a first copy, each with its three fields.
+fn take_copied(decoder: &mut TableDecoder, position: &str, ordinals: &[i64], rows: &[[Option<&[u8]>; 3]]) {
+    let mut stream = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
+    for row in rows {
+        stream.extend(3u16.to_be_bytes());
+        for field in row {
+            stream.extend(field.map_or(-1, |bytes| bytes.len() as i32).to_be_bytes());
+            stream.extend(field.unwrap_or_default());
+        }
+    }
+    let mut copy = super::super::CopyDecoder::new(3);
+    copy.feed([&stream[..]], |rows| decoder.copy(position, ordinals, &rows))
+        .unwrap();
+}
+
+#[test]
+fn copied_rows_are_taken_together_and_refused_one_by_one() {
+    let mut decoder = decoder(true);
+    let amount = numeric::encode("1.50");
+    let row = |id: &'static [u8], note: &'static [u8]| [Some(id), Some(note), Some(&amount[..])];
+    take_copied(
+        &mut decoder,
+        "P1",
+        &[3, 7],
+        &[row(&[0, 0, 0, 1], b"a"), row(&[0, 0, 0, 2], b"b")],
+    );
+    let rows = [
+        row(&[0, 0, 0, 3], b"c"),
+        // Two of its values are refused: the first counts.
+        row(&[4], b"\xff"),
+        [Some(&[0, 0, 0, 5]), None, None],
+        row(&[0, 0, 0, 6], b"\xfe"),
+        row(&[0, 0, 0, 7], b"f"),
+    ];
+    take_copied(&mut decoder, "P2", &[1, 2, 5, 6, 9], &rows);
+
+    let batch = decoder.finish().unwrap().unwrap();
+    let found = found(&batch);
+    assert_eq!(found.ops, ["r"; 5]);
+    assert_eq!(found.ordinals, [3, 7, 1, 5, 9]);
+    assert_eq!(found.ids, [1, 2, 3, 5, 7].map(Some));
+    let notes = [Some("a"), Some("b"), Some("c"), None, Some("f")];
+    assert_eq!(found.notes, notes.map(|note| note.map(str::to_owned)));
+    let positions: Vec<_> = batch.positions().iter().flatten().collect();
+    assert_eq!(positions, ["P1", "P1", "P2", "P2", "P2"]);
+    let before = batch.rows().column_by_name(envelope::BEFORE).unwrap();
+    assert_eq!(before.null_count(), 5);
+
+    let rejects = decoder.finish_rejects().unwrap().unwrap();
+    assert_eq!(rejects.ordinals().values(), &[2, 6]);
+    assert_eq!(rejects.positions().iter().flatten().collect::<Vec<_>>(), ["P2", "P2"]);
+    let column = |name| rejects.rows().column_by_name(name).unwrap();
+    let reasons: Vec<_> = column("reason").as_string::<i32>().iter().flatten().collect();
+    assert!(reasons[0].starts_with("column `id` (int4)"), "{reasons:?}");
+    assert!(reasons[1].starts_with("column `note` (text)"), "{reasons:?}");
+    let raw = column("raw").as_binary::<i32>();
+    assert_eq!(
+        raw.value(0),
+        br#"{"__op":"r","id":{"hex":"04"},"note":{"hex":"ff"},"amount":"1.50"}"#
+    );
+    assert_eq!(
+        raw.value(1),
+        br#"{"__op":"r","id":"6","note":{"hex":"fe"},"amount":"1.50"}"#
+    );
 }
 
 #[test]

@@ -18,9 +18,13 @@ use super::session_attrs::ServerState;
 use super::socket::{Duplex, Socket};
 use super::{ConnectOptions, SessionAttrs, WireError, auth};
 
+mod copy_out;
+
+pub use copy_out::{CopyMessages, CopyOut};
+
 /// Room for one read. Large, since a system call costs more than the copy.
 const READ_BYTES: usize = 256 * 1024;
-/// A longer message than this is not left in the buffer's memory.
+/// When more than this is taken out of the buffer at once, its memory is given back.
 const LONGEST_KEPT: usize = 1 << 20;
 /// A server that claims a longer message than this is not a PostgreSQL (its limit is 1 GiB).
 const LONGEST_MESSAGE: usize = (1 << 30) + 1024;
@@ -215,10 +219,7 @@ impl Connection {
     pub async fn copy_out(&mut self, sql: &str) -> Result<CopyOut<'_>, WireError> {
         self.send(|out| frontend::query(sql, out)).await?;
         self.expect(b'H', "in reply to COPY").await?;
-        Ok(CopyOut {
-            connection: self,
-            consumed: 0,
-        })
+        Ok(CopyOut::of(self))
     }
 
     /// Starts a `START_REPLICATION …`; the connection serves nothing else afterwards.
@@ -346,61 +347,6 @@ impl Connection {
     }
 }
 
-/// A running `COPY … TO STDOUT`. Dropped before its end, it leaves the connection unusable.
-pub struct CopyOut<'a> {
-    connection: &'a mut Connection,
-    consumed: usize,
-}
-
-impl CopyOut<'_> {
-    /// The CopyData messages that were read already, at least one; `None` at the end, when the
-    /// connection can be used again.
-    ///
-    /// Those that are left of them when this is called again are lost. Cancel safe.
-    pub async fn next(&mut self) -> Result<Option<CopyMessages<'_>>, WireError> {
-        let connection = &mut *self.connection;
-        consume(&mut connection.inbound, &mut self.consumed);
-        loop {
-            match frame(&connection.inbound)? {
-                None => {
-                    connection.fill().await?;
-                    // What comes while this is decoded is to wake nobody.
-                    connection.stream.rest();
-                }
-                Some((b'd', _)) => {
-                    self.consumed = copy_data(&connection.inbound);
-                    return Ok(Some(CopyMessages(&self.connection.inbound[..self.consumed])));
-                }
-                Some(_) => break,
-            }
-        }
-        let mut failure = None;
-        loop {
-            match connection.message().await? {
-                (b'c' | b'C', _) => {}
-                (b'E', body) => failure = Some(ServerError::parse(&body)),
-                (b'Z', _) => return failure.map_or(Ok(None), |error| Err(error.into())),
-                (other, _) => return Err(unexpected(other, "during COPY")),
-            }
-        }
-    }
-}
-
-/// The contents of CopyData messages that follow each other.
-#[derive(Debug, Clone)]
-pub struct CopyMessages<'a>(&'a [u8]);
-
-impl<'a> Iterator for CopyMessages<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let (_, length) = frame(self.0).ok().flatten()?;
-        let (message, rest) = self.0.split_at(length);
-        self.0 = rest;
-        Some(&message[5..])
-    }
-}
-
 /// A running replication stream.
 pub struct ReplicationStream {
     connection: Connection,
@@ -479,8 +425,8 @@ impl ReplicationStream {
     }
 }
 
-/// Removes the messages at the start of `buffer` that were given out, if any were. The memory of a
-/// huge one is given back: the buffer would keep it as long as the connection lives.
+/// Removes the bytes at the start of `buffer` whose messages were given out. The memory of a huge
+/// message is given back: the buffer would keep it as long as the connection lives.
 fn consume(buffer: &mut BytesMut, consumed: &mut usize) {
     let length = std::mem::take(consumed);
     if length > LONGEST_KEPT {
@@ -500,15 +446,6 @@ fn frame(buffer: &[u8]) -> Result<Option<(u8, usize)>, WireError> {
         return Err(WireError::Protocol(format!("a message of {length} bytes")));
     }
     Ok((buffer.len() > length).then_some((header[0], length + 1)))
-}
-
-/// How many bytes the whole CopyData messages at the start of `buffer` have.
-fn copy_data(buffer: &[u8]) -> usize {
-    let mut end = 0;
-    while let Ok(Some((b'd', length))) = frame(&buffer[end..]) {
-        end += length;
-    }
-    end
 }
 
 /// `15.4 (Debian …)` is 150004, `16devel` is 160000.

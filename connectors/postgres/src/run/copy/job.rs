@@ -156,7 +156,7 @@ impl TableJob {
     }
 
     /// What cuts the stream of a statement into rows, which begin with their address.
-    pub(super) fn rows_of_copies(&self) -> CopyDecoder {
+    pub(super) fn copy_decoder(&self) -> CopyDecoder {
         CopyDecoder::new(1 + self.types.len())
     }
 

@@ -1,6 +1,7 @@
 //! A session that reads ranges, one after the other, and hands them on in pieces.
 
 use std::collections::VecDeque;
+use std::iter;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use millstream_core::{CopyBoard, Error, ErrorKind, PartitionId, Position, Result, SourceEvent};
@@ -15,14 +16,11 @@ use super::purpose::Purpose;
 use super::ranges::Range;
 use super::statement::{Selection, statement};
 use crate::catalog::TableFile as File;
-use crate::config::Settings;
+use crate::config::{BatchLimits, Settings};
 use crate::decode::{CopyDecoder, CopyRows, Lsn, ProtocolError, TableDecoder};
 use crate::fault;
 use crate::run::tables::batches;
 use crate::wire::{Connection, CopyMessages};
-
-/// Rows that are decoded together, so few that where their fields are stays in the processor's cache.
-const ROWS_AT_ONCE: usize = 256;
 
 /// What the sessions of one snapshot share.
 pub(super) struct Round {
@@ -95,13 +93,13 @@ impl Round {
         let places = Places::new(self.held, range.file.node);
         let mut piece = Piece::new(job, &range.partition, places, range.read);
         let failed = |error| explain(error, &self.settings, job);
-        let mut rows = job.rows_of_copies();
+        let mut decoder = job.copy_decoder();
         let mut stream = sql
             .copy_out(&statement(job, &range.file, &selection))
             .await
             .map_err(failed)?;
         while let Some(mut messages) = stream.next().await.map_err(failed)? {
-            while piece.take_some(&mut messages, &mut rows, &range.file, &self.settings)? {
+            while piece.take_some(&mut messages, &mut decoder, &range.file, &self.settings.batch)? {
                 let before = range.blocks_read();
                 range.read = piece.last;
                 self.pace.take(piece.bytes).await;
@@ -112,7 +110,7 @@ impl Round {
                 }
             }
         }
-        rows.finish()?;
+        decoder.finish()?;
         let before = range.blocks_read();
         range.read = Tid::end_of(range.last);
         self.pace.take(piece.bytes).await;
@@ -153,16 +151,16 @@ impl Round {
         let places = Places::moved(self.held, file.node);
         let mut piece = Piece::new(job, &job.root, places, Tid::start_of(first));
         let failed = |error| explain(error, &self.settings, job);
-        let mut rows = job.rows_of_copies();
+        let mut decoder = job.copy_decoder();
         let mut stream = sql.copy_out(&statement(job, file, &selection)).await.map_err(failed)?;
         while let Some(mut messages) = stream.next().await.map_err(failed)? {
-            while piece.take_some(&mut messages, &mut rows, file, &self.settings)? {
+            while piece.take_some(&mut messages, &mut decoder, file, &self.settings.batch)? {
                 self.pace.take(piece.bytes).await;
                 let up_to = piece.last;
                 self.hand_on(job, &mut piece, up_to, 0).await?;
             }
         }
-        rows.finish()?;
+        decoder.finish()?;
         self.hand_on(job, &mut piece, last, 0).await
     }
 
@@ -240,22 +238,23 @@ impl Piece {
     fn take_some(
         &mut self,
         messages: &mut CopyMessages<'_>,
-        rows: &mut CopyDecoder,
+        decoder: &mut CopyDecoder,
         file: &File,
-        settings: &Settings,
+        limits: &BatchLimits,
     ) -> Result<bool> {
-        while !self.is_full(settings) {
-            let room = settings.batch.rows.saturating_sub(self.rows as usize);
-            let mut bytes = 0;
-            let some = messages.by_ref().take(room.clamp(1, ROWS_AT_ONCE));
-            let some = some.inspect(|message| bytes += message.len());
-            rows.feed(some, |rows| self.take(&rows, file))?;
-            if bytes == 0 {
-                return Ok(false);
-            }
-            self.bytes += bytes;
-        }
-        Ok(true)
+        // Several sessions have a piece each, in the place of the stream's one batch.
+        let most_bytes = limits.bytes.0.div_ceil(2) as usize;
+        let room = limits.rows.saturating_sub(self.rows as usize);
+        let mut bytes = self.bytes;
+        let next = || {
+            let message = (bytes < most_bytes).then(|| messages.next()).flatten()?;
+            bytes += message.len();
+            Some(message)
+        };
+        // A message has one row at most.
+        decoder.feed(iter::from_fn(next).take(room), |rows| self.take(&rows, file))?;
+        self.bytes = bytes;
+        Ok(self.rows >= limits.rows as u64 || self.bytes >= most_bytes)
     }
 
     /// Takes rows that begin with their address. In a file without addresses the rows are counted instead.
@@ -327,11 +326,6 @@ impl Piece {
         } else {
             0
         }
-    }
-
-    fn is_full(&self, settings: &Settings) -> bool {
-        // Several sessions have a piece each, in the place of the stream's one batch.
-        self.rows >= settings.batch.rows as u64 || self.bytes as u64 >= settings.batch.bytes.0.div_ceil(2)
     }
 
     fn finish(&mut self) -> Result<Vec<SourceEvent>> {

@@ -97,6 +97,32 @@ async fn the_servers_last_words_are_not_lost() {
     assert_eq!(code(connection.replicate("START").await.err().unwrap()), "57P01");
 }
 
+/// The contents of the next messages, `most` of them at most.
+async fn some(copy: &mut CopyOut<'_>, most: usize) -> Option<Vec<Vec<u8>>> {
+    let messages = copy.next().await.unwrap()?;
+    Some(messages.take(most).map(<[u8]>::to_vec).collect())
+}
+
+#[tokio::test]
+async fn rows_of_a_copy_come_as_they_are_there_and_none_is_lost() {
+    let begin = b"H\0\0\0\x07\0\0\0d\0\0\0\x05ad\0\0\0\x04d\0\0\0\x06bbN\0\0\0\x05\0d\0\0\0\x05cd\0\0\0\x05";
+    let (mut connection, _) = after(b"").await;
+    let (ours, mut theirs) = tokio::io::duplex(1024);
+    connection.stream = Box::new(ours);
+    theirs.write_all(begin).await.unwrap();
+    let mut copy = connection.copy_out("COPY").await.unwrap();
+    assert_eq!(some(&mut copy, 1).await.unwrap(), [b"a"]);
+    assert_eq!(some(&mut copy, 0).await.unwrap(), [b""; 0]);
+    assert_eq!(some(&mut copy, 9).await.unwrap(), [&b""[..], b"bb"]);
+    assert_eq!(some(&mut copy, 9).await.unwrap(), [b"c"], "behind a notice");
+    theirs
+        .write_all(b"dc\0\0\0\x04C\0\0\0\x05\0Z\0\0\0\x05I")
+        .await
+        .unwrap();
+    assert_eq!(some(&mut copy, 9).await.unwrap(), [b"d"], "whose last byte came apart");
+    assert_eq!(some(&mut copy, 9).await, None);
+}
+
 #[test]
 fn versions_are_read() {
     assert_eq!(version_number("15.4 (Debian 15.4-1)"), 150_004);
