@@ -183,6 +183,11 @@ impl Output {
         (self.moved && self.gathered.owed() == 0).then_some(self.last_commit)
     }
 
+    /// Whether the table's position has moved since its last commit.
+    pub fn has_moved(&self) -> bool {
+        self.moved
+    }
+
     /// The advance that the next commit records.
     fn pending(&self) -> CheckpointDelta {
         self.writer.checkpoint().delta_to(&self.reached)

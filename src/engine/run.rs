@@ -41,10 +41,11 @@ const EVENTS_IN_FLIGHT: usize = 256;
 /// it is read again at the next start.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long urgent boundaries wait for another of their kind, and the first of them at most: a source announces
-/// all partitions of a topic in a row.
+/// How long an urgent boundary waits for another of its kind: a source announces all partitions of a topic in a row.
 const URGENT_QUIET: Duration = Duration::from_millis(5);
-const URGENT_AFTER: Duration = Duration::from_millis(50);
+
+/// How long the first of them waits at most.
+const URGENT_AT_MOST: Duration = Duration::from_millis(50);
 
 /// How often timers are looked at: freshness, drains.
 const TICK: Duration = Duration::from_secs(1);
@@ -289,7 +290,8 @@ impl Running {
             output.advance(boundary)?;
         }
         self.newest_commit = self.newest_commit.max(boundary.committed_at);
-        if boundary.urgent {
+        // All partitions may have come with the announcement of one, and a commit cuts the files of every table.
+        if boundary.urgent && self.outputs.iter().any(Output::has_moved) {
             self.urgent = Some(Urgent::after(self.urgent, Instant::now()));
         }
         Ok(())
@@ -407,7 +409,7 @@ impl Urgent {
 
     /// How long until the commit is due.
     fn time_left(self, now: Instant) -> Duration {
-        let due = (self.last + URGENT_QUIET).min(self.first + URGENT_AFTER);
+        let due = (self.last + URGENT_QUIET).min(self.first + URGENT_AT_MOST);
         due.saturating_duration_since(now)
     }
 }
@@ -425,7 +427,7 @@ mod tests {
         let next = start + URGENT_QUIET / 2;
         let two = Urgent::after(Some(one), next);
         assert_eq!(two.time_left(next), URGENT_QUIET);
-        let late = Urgent::after(Some(two), start + URGENT_AFTER - Duration::from_millis(1));
-        assert!(late.time_left(start + URGENT_AFTER).is_zero());
+        let late = Urgent::after(Some(two), start + URGENT_AT_MOST - Duration::from_millis(1));
+        assert!(late.time_left(start + URGENT_AT_MOST).is_zero());
     }
 }

@@ -5,7 +5,6 @@ use arrow_buffer::NullBufferBuilder;
 use arrow_schema::{ArrowError, Fields};
 
 use super::column::ColumnBuilder;
-use super::rows::append_value;
 use super::value_error::ValueError;
 use super::{ColumnType, Tuple};
 
@@ -39,7 +38,7 @@ impl BeforeImage {
 
     fn append_values(&mut self, image: &Tuple<'_>) -> Result<(), ValueError> {
         let mut pairs = self.columns.iter_mut().zip(image.iter());
-        pairs.try_for_each(|(column, value)| append_value(column, value))
+        pairs.try_for_each(|(column, value)| column.append(value))
     }
 
     /// The column of `rows` rows, with the table's fields; the builder is empty afterwards.

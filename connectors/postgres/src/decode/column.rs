@@ -14,7 +14,7 @@ use super::list::ListColumn;
 use super::text_form::{exactly, utf8, versioned, write_char, write_text_form};
 use super::value_error::{Result, ValueError};
 use super::vector::VectorColumn;
-use super::{calendar, numeric};
+use super::{TupleValue, calendar, numeric};
 
 /// Most bytes that one column of one batch holds: Arrow's offsets have 31 bits.
 const MAX_COLUMN_BYTES: usize = i32::MAX as usize;
@@ -139,6 +139,18 @@ impl ColumnBuilder {
             Self::Bytes { values, .. } => *values = BinaryBuilder::with_capacity(rows, bytes),
             Self::Text { values, .. } => *values = StringBuilder::with_capacity(rows, bytes),
             Self::List(_) | Self::Vector(_) => {}
+        }
+    }
+
+    /// Appends a value as it was sent; a null for one that was not.
+    pub(super) fn append(&mut self, value: TupleValue<'_>) -> Result<()> {
+        match value {
+            TupleValue::Null | TupleValue::Unchanged => {
+                self.append_null();
+                Ok(())
+            }
+            TupleValue::Text(text) => self.append_text(text),
+            TupleValue::Binary(bytes) => self.append_binary(bytes),
         }
     }
 
@@ -325,7 +337,8 @@ impl ColumnBuilder {
     }
 }
 
-fn append_str(values: &mut StringBuilder, text: &str) -> Result<()> {
+/// Appends a text, unless the column would be too large with it.
+pub(super) fn append_str(values: &mut StringBuilder, text: &str) -> Result<()> {
     if values.values_slice().len() + text.len() > MAX_COLUMN_BYTES {
         return Err(ValueError::OutOfRange(
             "the batch has no room for a text of this length",

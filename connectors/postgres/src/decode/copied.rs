@@ -1,11 +1,11 @@
 //! The fields of a copy into a column: the type is chosen once for many values.
 
 use arrow_array::ArrowPrimitiveType;
-use arrow_array::builder::PrimitiveBuilder;
+use arrow_array::builder::{PrimitiveBuilder, StringBuilder};
 
-use super::column::ColumnBuilder;
-use super::rows::append_value;
-use super::text_form::exactly;
+use super::column::{ColumnBuilder, append_str};
+use super::column_type::TextForm;
+use super::text_form::{exactly, utf8};
 use super::value_error::{Result, ValueError};
 use super::{ColumnType, TupleValue, calendar, numeric};
 
@@ -14,13 +14,10 @@ use super::{ColumnType, TupleValue, calendar, numeric};
 pub(super) fn append_copied<'a>(
     column: &mut ColumnBuilder,
     r#type: &ColumnType,
-    fields: impl Iterator<Item = Option<&'a [u8]>>,
+    fields: impl Iterator<Item = Option<&'a [u8]>> + Clone,
     refuse: impl FnMut(usize, ValueError),
 ) {
-    if r#type.needs_text() {
-        return append_others(column, r#type, fields, refuse);
-    }
-    // Types that most tables consist of. A value must become what `append_binary` makes of it.
+    // Types that most tables consist of, none of which is copied as text. A value must become what `append_binary` makes of it.
     match column {
         ColumnBuilder::Int32(values) => {
             append_each(values, fields, refuse, |bytes| exactly(bytes).map(i32::from_be_bytes));
@@ -44,6 +41,11 @@ pub(super) fn append_copied<'a>(
         } => append_each(values, fields, refuse, |bytes| {
             numeric::unscaled_from_wire(bytes, *precision, *scale)
         }),
+        ColumnBuilder::Text {
+            values,
+            form: TextForm::Verbatim,
+            ..
+        } => append_texts(values, fields, refuse),
         other => append_others(other, r#type, fields, refuse),
     }
 }
@@ -64,7 +66,7 @@ fn append_others<'a>(
     mut refuse: impl FnMut(usize, ValueError),
 ) {
     for (number, field) in fields.enumerate() {
-        if let Err(error) = append_value(column, value(field, r#type)) {
+        if let Err(error) = column.append(value(field, r#type)) {
             column.append_null();
             refuse(number, error);
         }
@@ -89,6 +91,35 @@ fn append_each<'a, T: ArrowPrimitiveType>(
     }
 }
 
+/// Texts are checked together: many are too short for a check of each to be fast.
+fn append_texts<'a>(
+    values: &mut StringBuilder,
+    fields: impl Iterator<Item = Option<&'a [u8]>> + Clone,
+    mut refuse: impl FnMut(usize, ValueError),
+) {
+    let mut bytes = Vec::new();
+    fields
+        .clone()
+        .flatten()
+        .for_each(|field| bytes.extend_from_slice(field));
+    let all = simdutf8::basic::from_utf8(&bytes).unwrap_or_default();
+    let mut start = 0;
+    for (number, field) in fields.enumerate() {
+        let Some(field) = field else {
+            values.append_null();
+            continue;
+        };
+        // Not there where something is wrong, or where a character begins in one text and ends in the next.
+        let checked = all.get(start..start + field.len());
+        start += field.len();
+        let text = checked.map_or_else(|| utf8(field), Ok);
+        if let Err(error) = text.and_then(|text| append_str(values, text)) {
+            values.append_null();
+            refuse(number, error);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -105,6 +136,9 @@ mod tests {
                     proptest::collection::vec(any::<u8>(), 0..12),
                     proptest::collection::vec(any::<u8>(), 4),
                     proptest::collection::vec(any::<u8>(), 8),
+                    "[aé]{0,4}".prop_map(String::into_bytes),
+                    // The halves of a character.
+                    prop::sample::select(vec![vec![b'a', 0xC3], vec![0xA9, b'a']]),
                     (-99_999_999i64..99_999_999).prop_map(|number| numeric::encode(&format!("{}.{:02}", number / 100, number.abs() % 100))),
                 ]),
                 0..40,
@@ -117,7 +151,15 @@ mod tests {
                 let values = fields.iter().map(|field| field.as_deref());
                 append_copied(&mut at_once, &r#type, values.clone(), |number, error| refused.push((number, error)));
                 for (number, field) in values.enumerate() {
-                    if let Err(error) = append_value(&mut one_by_one, value(field, &r#type)) {
+                    let appended = match field {
+                        None => {
+                            one_by_one.append_null();
+                            continue;
+                        }
+                        Some(text) if r#type.needs_text() => one_by_one.append_text(text),
+                        Some(bytes) => one_by_one.append_binary(bytes),
+                    };
+                    if let Err(error) = appended {
                         one_by_one.append_null();
                         expected.push((number, error));
                     }

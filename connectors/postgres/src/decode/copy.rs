@@ -62,7 +62,7 @@ impl<'a> CopyRows<'a> {
     ///
     /// # Panics
     /// If the rows have no such field.
-    pub(crate) fn column(&self, index: usize) -> impl Iterator<Item = Field<'a>> + use<'a> {
+    pub(crate) fn column(&self, index: usize) -> impl Iterator<Item = Field<'a>> + Clone + use<'a> {
         assert!(index < self.columns(), "{index} of {}", self.columns());
         let fields = self.fields.get(self.skipped + index..).unwrap_or_default();
         fields.iter().step_by(self.stride).copied()

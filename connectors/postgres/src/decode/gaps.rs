@@ -9,7 +9,6 @@ use arrow_select::interleave::interleave;
 use arrow_select::take::take_record_batch;
 
 use super::column::ColumnBuilder;
-use super::rows::append_value;
 use super::{ColumnType, Lsn, TupleValue};
 
 /// A transaction, as its Begin message tells of it.
@@ -123,7 +122,7 @@ impl<'a> Filler<'a> {
             TupleValue::Binary(value)
         };
         let (values, places) = self.columns[column].get_or_insert_with(|| (ColumnBuilder::new(r#type), Vec::new()));
-        let filled = append_value(values, value).is_ok();
+        let filled = values.append(value).is_ok();
         if filled {
             places.push(row);
         }

@@ -178,15 +178,8 @@ impl TableDecoder {
             .append_run(Op::Read, &self.partition, position, ordinals, None);
         for (row, refusal) in refusals {
             self.refused.push(at + row);
-            let values = rows
-                .row(row)
-                .iter()
-                .zip(&self.types)
-                .map(|(field, r#type)| match field {
-                    None => TupleValue::Null,
-                    Some(bytes) if r#type.needs_text() => TupleValue::Text(bytes),
-                    Some(bytes) => TupleValue::Binary(bytes),
-                });
+            let fields = rows.row(row).iter().zip(&self.types);
+            let values = fields.map(|(field, r#type)| copied::value(*field, r#type));
             let context = ChangeContext {
                 position,
                 ordinal: ordinals[row],
@@ -423,7 +416,7 @@ impl TableDecoder {
             if value == TupleValue::Unchanged {
                 unchanged.push(index);
             }
-            match append_value(column, value) {
+            match column.append(value) {
                 Ok(()) => {}
                 Err(_) if row.op == Op::Delete && self.keyed && !self.key[index] => column.append_null(),
                 Err(error) => return Err(Refusal { column: index, error }),
@@ -480,17 +473,6 @@ fn whole<'a>(old: Option<&'a OldTuple<'a>>) -> Option<&'a Tuple<'a>> {
     match old {
         Some(OldTuple::Full(tuple)) => Some(tuple),
         _ => None,
-    }
-}
-
-pub(super) fn append_value(column: &mut ColumnBuilder, value: TupleValue<'_>) -> Result<(), ValueError> {
-    match value {
-        TupleValue::Null | TupleValue::Unchanged => {
-            column.append_null();
-            Ok(())
-        }
-        TupleValue::Text(text) => column.append_text(text),
-        TupleValue::Binary(bytes) => column.append_binary(bytes),
     }
 }
 

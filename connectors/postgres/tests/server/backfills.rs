@@ -54,6 +54,15 @@ async fn a_table_or_a_part_of_it_is_copied_again_while_the_stream_runs() {
     let whole = backfilled(&run.target, "orders").len();
     assert!((1999..=2000).contains(&whole), "{whole}");
 
+    let of_backfill = run.target.boundaries.iter();
+    let of_backfill = of_backfill.filter(|boundary| boundary.partition.within_source().starts_with("backfill/"));
+    let urgent: Vec<bool> = of_backfill.map(|boundary| boundary.urgent).collect();
+    let (first, last) = (urgent.first().unwrap(), urgent.last().unwrap());
+    assert!(
+        *first && *last && urgent.iter().filter(|urgent| **urgent).count() == 2,
+        "{urgent:?}"
+    );
+
     let condition = "amount = 3 AND note <> ')' -- the rest is a comment";
     run.ask("shop.public.orders", Some(condition)).await.unwrap();
     run.until(|target| backfilled(target, "orders").len() > whole && is_done(target, "orders"))

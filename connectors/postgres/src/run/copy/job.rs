@@ -212,9 +212,10 @@ impl TableJob {
 
     /// The boundary that ends the copy; `is_last` says that no first copy is left under its snapshot.
     ///
-    /// Behind the last of the first copies a commit would wait in vain for more rows.
+    /// Behind the last of the first copies, and behind a copy that was asked for, a commit would wait in
+    /// vain for more rows, while the target may have been emptied for them.
     pub(super) fn ending(&self, is_last: bool) -> SourceEvent {
-        let urgent = is_last && matches!(self.purpose, Purpose::First);
+        let urgent = is_last || matches!(self.purpose, Purpose::Backfill { .. });
         self.boundary_that_gives(Vec::new(), &self.root, self.purpose.end(self.held), urgent)
     }
 

@@ -234,7 +234,8 @@ impl Piece {
         }
     }
 
-    /// Takes rows of `messages` until the piece is full, which is told, or none are left.
+    /// Takes rows of `messages`, and tells whether the piece is full. If not, the next messages are to be
+    /// asked for: some of these may be left, and come again.
     fn take_some(
         &mut self,
         messages: &mut CopyMessages<'_>,
@@ -251,7 +252,7 @@ impl Piece {
             bytes += message.len();
             Some(message)
         };
-        // A message has one row at most.
+        // PostgreSQL's messages have one row at most. Of others the limit is passed by a message's rows.
         decoder.feed(iter::from_fn(next).take(room), |rows| self.take(&rows, file))?;
         self.bytes = bytes;
         Ok(self.rows >= limits.rows as u64 || self.bytes >= most_bytes)

@@ -27,7 +27,7 @@ impl<'a> CopyOut<'a> {
     /// The CopyData messages that are here and were not taken yet, at least one; `None` at the end,
     /// when the connection can be used again.
     ///
-    /// Cancel safe while there are messages.
+    /// Cancel safe, but that a call that is dropped at the end may lose the server's error.
     pub async fn next(&mut self) -> Result<Option<CopyMessages<'_>>, WireError> {
         let connection = &mut *self.connection;
         consume(&mut connection.inbound, &mut self.consumed);

@@ -123,6 +123,23 @@ async fn rows_of_a_copy_come_as_they_are_there_and_none_is_lost() {
     assert_eq!(some(&mut copy, 9).await, None);
 }
 
+#[tokio::test]
+async fn what_is_wrong_behind_rows_is_told_after_them() {
+    for (behind, told) in [
+        (&b"d\0\0\0\x03"[..], "3 bytes"),
+        (b"?\0\0\0\x04", "message `?` during COPY"),
+        (b"E\0\0\0\x17SERROR\0C22012\0Moh\0\0Z\0\0\0\x05I", "22012"),
+    ] {
+        let rows = b"H\0\0\0\x07\0\0\0d\0\0\0\x05ad\0\0\0\x05b";
+        let (mut connection, _theirs) = after(&[&rows[..], behind].concat()).await;
+        let mut copy = connection.copy_out("COPY").await.unwrap();
+        assert_eq!(some(&mut copy, 1).await.unwrap(), [b"a"]);
+        assert_eq!(some(&mut copy, 9).await.unwrap(), [b"b"]);
+        let error = copy.next().await.unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+}
+
 #[test]
 fn versions_are_read() {
     assert_eq!(version_number("15.4 (Debian 15.4-1)"), 150_004);
