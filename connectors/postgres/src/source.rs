@@ -67,7 +67,7 @@ impl Source for PostgresSource {
             .await
             .map_err(|error| fault::explain(error, "cannot connect", &self.settings.connect))?;
         let tables = selection::resolve(&mut sql, &self.settings).await?;
-        let (shapes, types) = run::describe(&self.settings, &mut sql, &tables, None).await?;
+        let (shapes, types) = run::describe(&self.settings, &mut sql, &tables).await?;
         sql.close().await;
         self.planned = Some(tables);
         shapes.iter().map(|shape| shape.schema(&types.catalog)).collect()

@@ -15,6 +15,9 @@ pub(crate) struct TableFile {
     pub(crate) blocks: u32,
     /// Whether its rows can be read by their address (`ctid`).
     pub(crate) addressable: bool,
+    /// Whether values of its rows lie elsewhere, so that a few blocks may stand for very many bytes
+    /// (PostgreSQL manual, chapter "Database Physical Storage", "TOAST").
+    pub(crate) toasted: bool,
 }
 
 /// The files that hold the rows of `table`, or of these of its `partitions`, and the bytes of a block.
@@ -38,7 +41,7 @@ pub(crate) async fn read_files(
          SELECT pg_catalog.pg_relation_filenode(c.oid), pg_catalog.format('%I.%I', n.nspname, c.relname), \
          pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::int8, am.amname = 'heap', \
          pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'), \
-         current_setting('block_size'), c.oid \
+         current_setting('block_size'), c.oid, COALESCE(pg_catalog.pg_relation_size(c.reltoastrelid), 0) > 0 \
          FROM leaf JOIN pg_catalog.pg_class c ON c.oid = leaf.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam WHERE c.relkind = 'r' ORDER BY c.oid",
         wanted = partitions.map(joined).unwrap_or_default(),
@@ -57,6 +60,7 @@ pub(crate) async fn read_files(
             filter: None,
             blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
             addressable: row.is_true(3),
+            toasted: row.is_true(7),
         });
     }
     if !readable && table.kind == "p" {
@@ -71,6 +75,7 @@ pub(crate) async fn read_files(
             filter,
             blocks,
             addressable: false,
+            toasted: files.iter().any(|file| file.toasted),
         }];
     }
     Ok((files, block_bytes))

@@ -17,7 +17,7 @@ use super::vector::VectorColumn;
 use super::{TupleValue, calendar, numeric};
 
 /// Most bytes that one column of one batch holds: Arrow's offsets have 31 bits.
-const MAX_COLUMN_BYTES: usize = i32::MAX as usize;
+pub(super) const MAX_COLUMN_BYTES: usize = i32::MAX as usize;
 
 /// Collects the values of one column.
 ///

@@ -260,15 +260,17 @@ fn read_row<'a>(reader: &mut Reader<'a>, columns: usize, fields: &mut Vec<Field<
         }
         Err(_) => return Err(ProtocolError::UnknownContent("a row's field count")),
     }
-    fields.reserve(columns);
-    for _ in 0..columns {
-        fields.push(match reader.i32()? {
+    let first = fields.len();
+    // Room is made for all of them, rather than looked for with each.
+    fields.resize(first + columns, None);
+    for field in &mut fields[first..] {
+        *field = match reader.i32()? {
             -1 => None,
             length => {
                 let length = usize::try_from(length).map_err(|_| ProtocolError::UnknownContent("a field's length"))?;
                 Some(reader.bytes(length)?)
             }
-        });
+        };
     }
     Ok(true)
 }

@@ -2,8 +2,8 @@
 
 use millstream_core::{Error, ErrorKind, Result, TableId};
 
-use super::read_tables;
 use super::snapshot::LONGEST_LOCK;
+use super::{connect, read_tables};
 use crate::catalog::{self, CatalogTable};
 use crate::config::Settings;
 use crate::decode::Catalog;
@@ -11,8 +11,21 @@ use crate::fault;
 use crate::shape::{Shape, TypeNames};
 use crate::wire::Connection;
 
-/// The tables' present columns, and the types they have: of those that a snapshot has `locked` what it
-/// found, of all others what `sql` tells.
+/// The tables' present columns, and the types they have, as `sql` tells.
+///
+/// # Errors
+/// Those of [`read_tables`].
+pub(crate) async fn describe(
+    settings: &Settings,
+    sql: &mut Connection,
+    wanted: &[TableId],
+) -> Result<(Vec<Shape>, TypeNames)> {
+    let (found, types) = read(settings, sql, wanted).await?;
+    shapes(settings, wanted, found.iter(), types)
+}
+
+/// The same, where a snapshot has `locked` tables: of those it is what the snapshot found, and of all
+/// others what a session of its own is told.
 ///
 /// The server locks a table to tell what of it is published. Whoever waits for our snapshot's locks, to
 /// change a table, lets nobody pass: without a limit we would wait for him, and he for us, in two
@@ -20,34 +33,48 @@ use crate::wire::Connection;
 ///
 /// # Errors
 /// Those of [`read_tables`]; `Unavailable` if another table's lock is not to be had soon.
-pub(crate) async fn describe(
+pub(super) async fn describe_beside(
     settings: &Settings,
-    sql: &mut Connection,
     wanted: &[TableId],
-    locked: Option<(&[CatalogTable], &Catalog)>,
+    (locked, locked_types): (&[CatalogTable], &Catalog),
 ) -> Result<(Vec<Shape>, TypeNames)> {
-    let failed = |error| fault::explain(error, "cannot read the catalog", &settings.connect);
-    let known = locked.map_or(&[][..], |(tables, _)| tables);
-    let is_known = |id: &TableId| known.iter().any(|table| table.id == *id);
-    let others: Vec<TableId> = wanted.iter().filter(|id| !is_known(id)).cloned().collect();
-    let mut types = TypeNames::default();
-    let mut found = Vec::new();
+    let is_locked = |id: &TableId| locked.iter().any(|table| table.id == *id);
+    let others: Vec<TableId> = wanted.iter().filter(|id| !is_locked(id)).cloned().collect();
+    let (mut found, mut types) = (Vec::new(), Catalog::default());
     if !others.is_empty() {
-        if locked.is_some() {
-            let limit = format!("SET lock_timeout = {}", LONGEST_LOCK.as_millis());
-            sql.query(&limit).await.map_err(failed)?;
-        }
-        found = read_tables(settings, sql, &others).await?;
-        let used = found.iter().flat_map(CatalogTable::types);
-        types.catalog = catalog::read_types(sql, used).await.map_err(failed)?;
+        let failed = |error| fault::explain(error, "cannot read the catalog", &settings.connect);
+        let mut sql = connect(settings).await?;
+        let limit = format!("SET lock_timeout = {}", LONGEST_LOCK.as_millis());
+        sql.query(&limit).await.map_err(failed)?;
+        (found, types) = read(settings, &mut sql, &others).await?;
+        sql.close().await;
     }
-    if let Some((_, known)) = locked {
-        types.catalog.extend(known.clone());
-    }
+    types.extend(locked_types.clone());
+    shapes(settings, wanted, locked.iter().chain(&found), types)
+}
+
+async fn read(settings: &Settings, sql: &mut Connection, wanted: &[TableId]) -> Result<(Vec<CatalogTable>, Catalog)> {
+    let found = read_tables(settings, sql, wanted).await?;
+    let used = found.iter().flat_map(CatalogTable::types);
+    let types = catalog::read_types(sql, used)
+        .await
+        .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
+    Ok((found, types))
+}
+
+fn shapes<'a>(
+    settings: &Settings,
+    wanted: &[TableId],
+    found: impl Iterator<Item = &'a CatalogTable> + Clone,
+    catalog: Catalog,
+) -> Result<(Vec<Shape>, TypeNames)> {
+    let mut types = TypeNames {
+        catalog,
+        ..TypeNames::default()
+    };
     let mut shapes = Vec::with_capacity(wanted.len());
     for id in wanted {
-        let mut tables = known.iter().chain(&found);
-        let table = tables.find(|table| table.id == *id).ok_or_else(|| {
+        let table = found.clone().find(|table| table.id == *id).ok_or_else(|| {
             // `read_tables` has an error for each that is missing.
             Error::new(ErrorKind::Internal, "a table was read and is not among those read").with("table", id)
         })?;

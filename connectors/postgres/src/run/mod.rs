@@ -44,6 +44,7 @@ use self::assembler::Assembler;
 use self::copies::Copies;
 use self::copy::Begun;
 pub(crate) use self::describe::describe;
+use self::describe::describe_beside;
 use self::feed::Feed;
 pub(crate) use self::governor::Governor;
 pub(crate) use self::identify::identify;
@@ -146,6 +147,7 @@ async fn start<'a>(
         recopy: settings.recopy,
         lost_slot: settings.lost_slot,
     };
+    let sender_timeout = wal_sender_timeout(&mut sql).await.map_err(catalog_failed)?;
     standby::refuse(sql.server_version(), server.log_end.is_none(), settings.care.failover)?;
     let plan = plan(&server, &tables, &context.resume)?;
     repair::announce(settings, source, &plan);
@@ -176,11 +178,15 @@ async fn start<'a>(
         None => None,
     };
 
-    let mut sql = connect(settings).await?;
-    let locked = snapshot.as_ref().map(|snapshot| (&*snapshot.tables, &snapshot.types));
-    let (shapes, types) = describe(settings, &mut sql, &wanted, locked).await?;
-    let sender_timeout = wal_sender_timeout(&mut sql).await.map_err(catalog_failed)?;
-    sql.close().await;
+    let (shapes, types) = match &snapshot {
+        Some(snapshot) => describe_beside(settings, &wanted, (&snapshot.tables, &snapshot.types)).await?,
+        None => {
+            let mut sql = connect(settings).await?;
+            let described = describe(settings, &mut sql, &wanted).await?;
+            sql.close().await;
+            described
+        }
+    };
     let starts: Vec<TableStart> = tables
         .iter()
         .zip(shapes)

@@ -37,10 +37,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Snapshot {
     point: Lsn,
     pub(super) sql: Connection,
-    /// By this name other sessions enter it, as long as `sql` lives.
-    pub(super) name: String,
-    /// The statements that lock its tables.
-    lock: String,
+    /// Where other sessions enter it, as long as `sql` lives.
+    pub(super) entrance: Entrance,
     /// Every transaction before this one had ended when it was taken: `pg_snapshot_xmin`.
     pub(super) horizon: u64,
     /// The tables, and the types they have.
@@ -54,7 +52,10 @@ impl Snapshot {
     pub(super) async fn of(settings: &Settings, wanted: &[TableId], mut make_slot: bool) -> Result<Self> {
         let failed = |error| fault::explain(error, "cannot take a snapshot", &settings.connect);
         let unlocked = look(settings, wanted, None).await?;
-        let (mut before, mut versions) = unlocked.ok_or_else(|| Error::new(ErrorKind::Unavailable, NO_LOOK))?;
+        let unlocked = unlocked.ok_or_else(|| Error::new(ErrorKind::Unavailable, NO_LOOK))?;
+        let (looking, mut before, mut versions) = unlocked;
+        // To make a slot may take long.
+        looking.close().await;
         for _ in 0..ATTEMPTS {
             let (point, mut sql) = enter(settings, make_slot).await.map_err(failed)?;
             // LOCK TABLE would want the privilege to read the whole table, and not its published columns alone.
@@ -67,7 +68,7 @@ impl Snapshot {
                 Err(error) if error.sqlstate() == Some("42P01") => false,
                 locked => locked.map(|_| true).map_err(failed)?,
             };
-            let Some((tables, versions_now)) = look(settings, wanted, Some(LONGEST_LOCK)).await? else {
+            let Some((mut reader, tables, versions_now)) = look(settings, wanted, Some(LONGEST_LOCK)).await? else {
                 // Whoever waits for our locks has others wait behind him.
                 tracing::info!("a lock on a table is waited for: taking another snapshot");
                 sql.close().await;
@@ -78,7 +79,6 @@ impl Snapshot {
             // Locked was what had the names before, and is read by those that it has now.
             let names = |tables: &[CatalogTable]| tables.iter().map(|table| table.present.clone()).collect::<Vec<_>>();
             if is_locked && versions == versions_now && names(&before) == names(&tables) {
-                let mut reader = super::connect(settings).await?;
                 let used = tables.iter().flat_map(CatalogTable::types);
                 let types = catalog::read_types(&mut reader, used).await.map_err(failed)?;
                 reader.close().await;
@@ -86,8 +86,10 @@ impl Snapshot {
                 let exported = exported.first().ok_or_else(|| failed(not_exported()))?;
                 return Ok(Self {
                     point,
-                    lock,
-                    name: exported.get(0).unwrap_or_default().to_owned(),
+                    entrance: Entrance {
+                        name: exported.get(0).unwrap_or_default().to_owned(),
+                        lock,
+                    },
                     horizon: exported.parse(1).map_err(failed)?,
                     sql,
                     tables,
@@ -95,6 +97,7 @@ impl Snapshot {
                 });
             }
             tracing::info!("a table was rewritten or renamed while its snapshot was taken: taking another");
+            reader.close().await;
             sql.close().await;
             (before, versions, make_slot) = (tables, versions_now, false);
             // The temporary slot of this turn has to be gone before the next one makes its own.
@@ -109,10 +112,27 @@ impl Snapshot {
         .hint("start it while nothing alters the tables that it copies"))
     }
 
+    /// The last commit that it includes: every transaction whose commit record begins before its
+    /// point is in it.
+    pub(super) fn held(&self) -> Lsn {
+        Lsn(self.point.0.saturating_sub(1))
+    }
+}
+
+/// How further sessions come into a snapshot.
+#[derive(Debug, Clone)]
+pub(super) struct Entrance {
+    /// Of the exported snapshot.
+    name: String,
+    /// The statements that lock its tables.
+    lock: String,
+}
+
+impl Entrance {
     /// Another session in the snapshot, with locks of its own on the tables. `None` where somebody
-    /// waits for the locks of `sql`, to truncate a table for one: a session that came behind him
-    /// would wait for him, and `sql` for that session.
-    pub(super) async fn join(&mut self, settings: &Settings) -> Result<Option<Connection>, WireError> {
+    /// waits for the locks of the first session, to truncate a table for one: a session that came behind
+    /// him would wait for him, and the first for that session.
+    pub(super) async fn join(&self, settings: &Settings) -> Result<Option<Connection>, WireError> {
         let mut session = join(settings, &self.name).await?;
         let limit = LONGEST_LOCK.as_millis();
         let lock = format!(
@@ -127,12 +147,6 @@ impl Snapshot {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// The last commit that it includes: every transaction whose commit record begins before its
-    /// point is in it.
-    pub(super) fn held(&self) -> Lsn {
-        Lsn(self.point.0.saturating_sub(1))
     }
 }
 
@@ -165,13 +179,13 @@ fn not_exported() -> WireError {
 
 const NO_LOOK: &str = "the tables cannot be looked at";
 
-/// The tables as they are now, and the versions of their columns. `None` if a lock was not to be had within
-/// `patience`.
+/// The tables as they are now, and the versions of their columns, with the session that read them. `None`
+/// if a lock was not to be had within `patience`.
 async fn look(
     settings: &Settings,
     wanted: &[TableId],
     patience: Option<Duration>,
-) -> Result<Option<(Vec<CatalogTable>, Vec<(u32, String)>)>> {
+) -> Result<Option<(Connection, Vec<CatalogTable>, Vec<(u32, String)>)>> {
     let failed = |error| fault::explain(error, "cannot read the catalog", &settings.connect);
     let mut sql = super::connect(settings).await?;
     let looking = async {
@@ -181,13 +195,14 @@ async fn look(
         let versions = catalog::read_column_versions(&mut sql, &tables).await?;
         Ok::<_, WireError>((tables, versions))
     };
-    let looked = match looking.await {
-        Ok((tables, versions)) => Some((super::judged(settings, wanted, tables)?, versions)),
-        Err(error) if error.sqlstate() == Some("55P03") => None,
-        Err(error) => return Err(failed(error)),
-    };
-    sql.close().await;
-    Ok(looked)
+    match looking.await {
+        Ok((tables, versions)) => Ok(Some((sql, super::judged(settings, wanted, tables)?, versions))),
+        Err(error) if error.sqlstate() == Some("55P03") => {
+            sql.close().await;
+            Ok(None)
+        }
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// Makes a slot and opens a session in its snapshot. Returns the snapshot's place in the log too.

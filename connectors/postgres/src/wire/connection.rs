@@ -215,9 +215,19 @@ impl Connection {
         }
     }
 
-    /// Starts a `COPY … TO STDOUT`.
-    pub async fn copy_out(&mut self, sql: &str) -> Result<CopyOut<'_>, WireError> {
-        self.send(|out| frontend::query(sql, out)).await?;
+    /// Has the server begin a `COPY … TO STDOUT`, which [`copy_out`](Self::copy_out) has to follow. Until then
+    /// it sends as much as the socket takes.
+    ///
+    /// Not cancel safe: after a dropped call the connection must be dropped too.
+    pub async fn begin_copy_out(&mut self, sql: &str) -> Result<(), WireError> {
+        self.send(|out| frontend::query(sql, out)).await
+    }
+
+    /// The copy that the server was told to begin.
+    ///
+    /// # Errors
+    /// What the server says of it.
+    pub async fn copy_out(&mut self) -> Result<CopyOut<'_>, WireError> {
         self.expect(b'H', "in reply to COPY").await?;
         Ok(CopyOut::of(self))
     }

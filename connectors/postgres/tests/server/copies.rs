@@ -1,5 +1,6 @@
 //! Copies that are cut anywhere, while a writer changes, moves and deletes rows across their ranges.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -66,10 +67,13 @@ async fn write(url: String, name: String, mut dice: Dice, count: u64) {
 async fn history(cluster: &TestCluster, seed: u64) {
     let mut dice = Dice::new(seed);
     let name = format!("t{seed}");
+    // Whole blocks are read at a time where no value lies outside of them, and a batch has room for one.
+    let by_blocks = dice.roll(2) == 0;
+    let storage = if by_blocks { "EXTENDED" } else { "EXTERNAL" };
     cluster
         .psql(&format!(
             "CREATE TABLE {name} (id int PRIMARY KEY, n int, note text, body text); \
-             ALTER TABLE {name} ALTER body SET STORAGE EXTERNAL; \
+             ALTER TABLE {name} ALTER body SET STORAGE {storage}; \
              INSERT INTO {name} SELECT i, 0, repeat('x', i % 400), repeat(md5(i::text), CASE WHEN i % 3 = 0 THEN 100 ELSE 1 END) \
              FROM generate_series(1, 200) i; CREATE INDEX ON {name} (n); CREATE PUBLICATION p{seed} FOR TABLE {name}"
         ))
@@ -83,6 +87,10 @@ async fn history(cluster: &TestCluster, seed: u64) {
         // A snapshot for each piece and session.
         config["batch"]["rows"] = 30.into();
         config["copy"]["snapshot_for"] = "1ms".into();
+    }
+    if by_blocks {
+        config["batch"]["rows"] = 300.into();
+        config["batch"]["bytes"] = (4000 + 4000 * dice.roll(10)).to_string().into();
     }
     let mut target = Target::of(&[&name]);
     let lives = dice.roll(4);
@@ -150,6 +158,66 @@ async fn a_copy_that_is_cut_anywhere_makes_the_table_that_its_source_has() {
         }
     });
     join_all(lanes).await;
+}
+
+/// How many places rows of a first copy have.
+fn places(target: &Target, name: &str) -> usize {
+    let copied = target.tables[&table(name)].rows.iter().filter(|row| row.op == "r");
+    copied.map(|row| &row.position).collect::<BTreeSet<_>>().len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_told_apart_by_blocks_where_few_may_stand_for_much() {
+    let cluster = TestCluster::new().unwrap();
+    cluster
+        .psql(
+            "CREATE TABLE plain (id int PRIMARY KEY, note text); CREATE TABLE large (LIKE plain INCLUDING ALL); \
+             ALTER TABLE large ALTER note SET STORAGE EXTERNAL; CREATE PUBLICATION p FOR ALL TABLES; \
+             INSERT INTO plain SELECT i, repeat('x', 100) FROM generate_series(1, 10000) i; \
+             INSERT INTO large SELECT * FROM plain; INSERT INTO large VALUES (0, repeat('x', 9000))",
+        )
+        .unwrap();
+    let config = config(&cluster, &["plain", "large"]);
+    let mut run = Running::start(source(&config), Target::of(&["plain", "large"]));
+    run.until_copied().await;
+    let target = run.stop().await;
+    for name in ["plain", "large"] {
+        assert_eq!(target.folded(name, "id"), present(&cluster, name, &["id", "note"]));
+    }
+    // Of over 150 blocks.
+    assert!(places(&target, "plain") < 10, "{}", places(&target, "plain"));
+    assert!(places(&target, "large") > 150, "{}", places(&target, "large"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_cut_inside_a_block_goes_on_with_whole_ones() {
+    let cluster = TestCluster::new().unwrap();
+    cluster
+        .psql(
+            "CREATE TABLE orders (id int PRIMARY KEY, note text); CREATE PUBLICATION p FOR ALL TABLES; \
+             INSERT INTO orders SELECT i, repeat('x', 100) FROM generate_series(1, 5000) i",
+        )
+        .unwrap();
+    let mut config = config(&cluster, &["orders"]);
+    for sent in [1, 20] {
+        config["slot"] = format!("slot_{sent}").into();
+        config["batch"] = serde_json::json!({"rows": 7});
+        let mut run = Running::start(source(&config), Target::of(&["orders"]));
+        run.until(|target| target.boundaries.len() > sent).await;
+        let target = run.kill();
+        let inside = target.tables[&table("orders")].checkpoint.iter();
+        let inside = inside.filter(|(_, position)| position.ordered().is_some_and(|place| place.contains('+')));
+        assert_ne!(inside.count(), 0, "it is inside of a block");
+        config["batch"] = serde_json::json!({});
+        let mut run = Running::start(source(&config), target);
+        run.until_copied().await;
+        let target = run.stop().await;
+        assert_eq!(
+            target.folded("orders", "id"),
+            present(&cluster, "orders", &["id", "note"])
+        );
+        assert_eq!(target.tables[&table("orders")].rows.len(), 5000, "none was read again");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use millstream_core::{
     TableSchema,
 };
 
+use super::piece::Addresses;
 use super::place::Tid;
 use super::purpose::{Purpose, horizon_partition, horizon_position};
 use super::ranges::{Range, is_range, line, ranges};
@@ -155,9 +156,9 @@ impl TableJob {
         TableDecoder::new(self.schema.clone(), self.types.clone(), partition.clone())
     }
 
-    /// What cuts the stream of a statement into rows, which begin with their address.
-    pub(super) fn copy_decoder(&self) -> CopyDecoder {
-        CopyDecoder::new(1 + self.types.len())
+    /// What cuts the stream of a statement into rows.
+    pub(super) fn copy_decoder(&self, addresses: Addresses) -> CopyDecoder {
+        CopyDecoder::new(usize::from(addresses.are_sent()) + self.types.len())
     }
 
     /// The events that make the target forget the rows that it has.

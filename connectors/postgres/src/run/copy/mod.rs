@@ -7,11 +7,13 @@
 
 mod job;
 mod pace;
+mod piece;
 mod place;
 mod purpose;
 mod ranges;
 mod reader;
 mod statement;
+mod stride;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -28,7 +30,7 @@ pub(super) use self::purpose::{Purpose, Rows};
 use self::ranges::Range;
 use self::reader::{Round, Task};
 pub(super) use self::statement::selects;
-use super::snapshot::Snapshot;
+use super::snapshot::{Entrance, Snapshot};
 use crate::catalog;
 use crate::config::Settings;
 use crate::decode::Lsn;
@@ -239,23 +241,14 @@ impl Copier {
     }
 
     /// Has up to so many `workers` read what the `round` has to do.
-    async fn read(&mut self, mut snapshot: Snapshot, workers: usize, round: &Arc<Round>) -> Result<()> {
-        let settings = self.settings.clone();
-        let failed = |error| fault::explain(error, "the copy failed", &settings.connect);
-        let mut sessions: Vec<Connection> = Vec::with_capacity(workers);
+    async fn read(&mut self, snapshot: Snapshot, workers: usize, round: &Arc<Round>) -> Result<()> {
+        let Snapshot { sql, entrance, .. } = snapshot;
+        let mut readers: JoinSet<Result<Option<Connection>>> = JoinSet::new();
+        let first = round.clone().work(sql);
+        readers.spawn(async move { first.await.map(Some) });
+        // Each takes its time to come, in which the first reads.
         for _ in 1..workers {
-            match snapshot.join(&settings).await.map_err(failed)? {
-                Some(session) => sessions.push(session),
-                None => {
-                    tracing::info!("a lock on a table is waited for: copying with fewer sessions");
-                    break;
-                }
-            }
-        }
-        sessions.push(snapshot.sql);
-        let mut readers: JoinSet<Result<Connection>> = JoinSet::new();
-        for session in sessions {
-            readers.spawn(round.clone().work(session));
+            readers.spawn(come_and_work(self.settings.clone(), entrance.clone(), round.clone()));
         }
         // The locks of the snapshot belong to one of the sessions: none is closed before all are done.
         let mut idle = Vec::with_capacity(workers);
@@ -264,7 +257,7 @@ impl Copier {
             tokio::select! {
                 ended = readers.join_next() => match ended {
                     None => break,
-                    Some(Ok(session)) => idle.push(session?),
+                    Some(Ok(session)) => idle.extend(session?),
                     Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
                 },
                 () = sleep(PROGRESS_EVERY) => {}
@@ -322,6 +315,18 @@ impl Copier {
             }
             let percent = (copy.ratio * 100.0).floor();
             tracing::info!(%table, percent, rows = copy.rows, bytes = copy.bytes, of = copy.total_bytes, seconds_left = copy.seconds_left, "copying");
+        }
+    }
+}
+
+/// Has another session work in the snapshot of `entrance`, if it comes into it.
+async fn come_and_work(settings: Arc<Settings>, entrance: Entrance, round: Arc<Round>) -> Result<Option<Connection>> {
+    let failed = |error| fault::explain(error, "the copy failed", &settings.connect);
+    match entrance.join(&settings).await.map_err(failed)? {
+        Some(session) => round.work(session).await.map(Some),
+        None => {
+            tracing::info!("a lock on a table is waited for: copying with fewer sessions");
+            Ok(None)
         }
     }
 }

@@ -25,7 +25,7 @@ impl Pace {
     /// Waits until `bytes`, which were just read, and all before them, are within the rate.
     ///
     /// Cancel safe: the bytes count all the same.
-    pub(super) async fn take(&self, bytes: usize) {
+    pub(super) async fn take(&self, bytes: u64) {
         let Some(rate) = self.rate else { return };
         let ready_at = {
             let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,6 +47,6 @@ mod tests {
         let started = Instant::now();
         tokio::join!(pace.take(500), pace.take(1000));
         assert!(started.elapsed() >= Duration::from_millis(150));
-        Pace::new(None).take(usize::MAX).await;
+        Pace::new(None).take(u64::MAX).await;
     }
 }

@@ -12,6 +12,9 @@
 //! row         0000000001A2B3C4/0000016385/0000000017.00042   behind that one
 //! ```
 //!
+//! Where a piece is some whole blocks, its rows are numbered through it, and all have the place of the
+//! last block.
+//!
 //! The text of a place sorts as rows are read, and behind every change that commits up to its
 //! LSN, and before all later ones: so the rows of copies and the changes of the log have one order.
 //!

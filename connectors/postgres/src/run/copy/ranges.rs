@@ -52,6 +52,18 @@ impl Range {
         self.read >= Tid::end_of(self.last)
     }
 
+    /// The block that reading goes on with.
+    pub(super) fn next_block(&self) -> u32 {
+        self.read.block + u32::from(self.read.row == u16::MAX)
+    }
+
+    /// Notes that it was read up to and including `read`. Returns how many blocks more that is.
+    pub(super) fn reach(&mut self, read: Tid) -> u32 {
+        let before = self.blocks_read();
+        self.read = read;
+        self.blocks_read() - before
+    }
+
     /// Blocks of it that were read, among those that the file had.
     pub(super) fn blocks_read(&self) -> u32 {
         let end = if self.is_done() {
@@ -210,6 +222,7 @@ mod tests {
             filter: None,
             blocks,
             addressable: true,
+            toasted: false,
         }
     }
 

@@ -1,26 +1,26 @@
 //! A session that reads ranges, one after the other, and hands them on in pieces.
 
 use std::collections::VecDeque;
-use std::iter;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use millstream_core::{CopyBoard, Error, ErrorKind, PartitionId, Position, Result, SourceEvent};
+use millstream_core::{CopyBoard, Error, ErrorKind, Position, Result, SourceEvent};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::Message;
 use super::job::TableJob;
 use super::pace::Pace;
-use super::place::{LAST_BLOCK, Places, Tid};
+use super::piece::{Addresses, Piece, most};
+use super::place::{Places, Tid};
 use super::purpose::Purpose;
 use super::ranges::Range;
 use super::statement::{Selection, statement};
+use super::stride::{MOST_ROWS_OF_A_BLOCK, Stride};
 use crate::catalog::TableFile as File;
-use crate::config::{BatchLimits, Settings};
-use crate::decode::{CopyDecoder, CopyRows, Lsn, ProtocolError, TableDecoder};
+use crate::config::Settings;
+use crate::decode::Lsn;
 use crate::fault;
-use crate::run::tables::batches;
-use crate::wire::{Connection, CopyMessages};
+use crate::wire::Connection;
 
 /// What the sessions of one snapshot share.
 pub(super) struct Round {
@@ -88,35 +88,54 @@ impl Round {
     }
 
     /// Reads a range. Returns whether all of it: `false` once the snapshot is to be given up.
+    ///
+    /// To send a row's address costs the server up to a fifth of what the row does, so that a range is
+    /// read some blocks at a time, and which rows lie there needs not be known. But where few blocks may
+    /// stand for very much, a piece ends with any row.
     async fn read(&self, sql: &mut Connection, job: &TableJob, mut range: Range) -> Result<bool> {
-        let selection = Selection::Behind(range.read, range.last);
+        let limits = &self.settings.batch;
         let places = Places::new(self.held, range.file.node);
-        let mut piece = Piece::new(job, &range.partition, places, range.read);
+        let mut piece = Piece::new(job, &range.partition, places, range.read, limits);
         let failed = |error| explain(error, &self.settings, job);
-        let mut decoder = job.copy_decoder();
-        let mut stream = sql
-            .copy_out(&statement(job, &range.file, &selection))
-            .await
-            .map_err(failed)?;
-        while let Some(mut messages) = stream.next().await.map_err(failed)? {
-            while piece.take_some(&mut messages, &mut decoder, &range.file, &self.settings.batch)? {
-                let before = range.blocks_read();
-                range.read = piece.last;
-                self.pace.take(piece.bytes).await;
-                let blocks = range.blocks_read() - before;
-                self.hand_on(job, &mut piece, range.read, u64::from(blocks)).await?;
-                if self.is_over() {
-                    return Ok(false);
+        let file = &range.file;
+        // A block's rows fit into a batch, and their values are in the block.
+        let by_blocks = file.addressable && !file.toasted && most(limits).rows >= MOST_ROWS_OF_A_BLOCK;
+        let mut stride = by_blocks.then(|| Stride::new(most(limits)));
+        let mut step = Step::of(&range, stride.as_ref());
+        sql.begin_copy_out(&step.statement(job, &range)).await.map_err(failed)?;
+        loop {
+            piece.begin(step.addresses);
+            let mut decoder = job.copy_decoder(step.addresses);
+            let mut stream = sql.copy_out().await.map_err(failed)?;
+            while let Some(mut messages) = stream.next().await.map_err(failed)? {
+                while piece.take_some(&mut messages, &mut decoder)? {
+                    if !step.addresses.are_sent() {
+                        piece.end_batch()?;
+                        continue;
+                    }
+                    let blocks = range.reach(piece.last);
+                    self.hand_on(job, &mut piece, range.read, blocks).await?;
+                    if self.is_over() {
+                        return Ok(false);
+                    }
                 }
             }
+            decoder.finish()?;
+            if let Some(stride) = &mut stride {
+                stride.learn(1 + step.last - range.next_block(), piece.total());
+            }
+            let blocks = range.reach(Tid::end_of(step.last));
+            let next = (!range.is_done() && !self.is_over()).then(|| Step::of(&range, stride.as_ref()));
+            if let Some(next) = &next {
+                // The server reads on while this is handed on.
+                sql.begin_copy_out(&next.statement(job, &range)).await.map_err(failed)?;
+            }
+            self.hand_on(job, &mut piece, range.read, blocks).await?;
+            match next {
+                Some(next) => step = next,
+                None => return Ok(range.is_done()),
+            }
         }
-        decoder.finish()?;
-        let before = range.blocks_read();
-        range.read = Tid::end_of(range.last);
-        self.pace.take(piece.bytes).await;
-        let blocks = range.blocks_read() - before;
-        self.hand_on(job, &mut piece, range.read, u64::from(blocks)).await?;
-        Ok(true)
     }
 
     /// Ends a copy: reads once more what has moved behind the readers' backs, and says that
@@ -149,13 +168,14 @@ impl Round {
     async fn read_moved(&self, sql: &mut Connection, job: &TableJob, file: &File, first: u32, last: Tid) -> Result<()> {
         let selection = Selection::Moved(Tid::start_of(first), last, job.horizon);
         let places = Places::moved(self.held, file.node);
-        let mut piece = Piece::new(job, &job.root, places, Tid::start_of(first));
+        let mut piece = Piece::new(job, &job.root, places, Tid::start_of(first), &self.settings.batch);
         let failed = |error| explain(error, &self.settings, job);
-        let mut decoder = job.copy_decoder();
-        let mut stream = sql.copy_out(&statement(job, file, &selection)).await.map_err(failed)?;
+        let mut decoder = job.copy_decoder(Addresses::Sent);
+        let statement = statement(job, file, &selection, Addresses::Sent);
+        sql.begin_copy_out(&statement).await.map_err(failed)?;
+        let mut stream = sql.copy_out().await.map_err(failed)?;
         while let Some(mut messages) = stream.next().await.map_err(failed)? {
-            while piece.take_some(&mut messages, &mut decoder, file, &self.settings.batch)? {
-                self.pace.take(piece.bytes).await;
+            while piece.take_some(&mut messages, &mut decoder)? {
                 let up_to = piece.last;
                 self.hand_on(job, &mut piece, up_to, 0).await?;
             }
@@ -165,15 +185,15 @@ impl Round {
     }
 
     /// Hands on what was read up to and including `up_to`, `blocks` more than before.
-    async fn hand_on(&self, job: &TableJob, piece: &mut Piece, up_to: Tid, blocks: u64) -> Result<()> {
-        let rows = piece.rows;
-        let mut events = piece.finish()?;
-        let position = Position::at(piece.places.up_to(up_to, piece.behind(up_to.block)));
-        events.push(job.boundary(&piece.partition, position));
-        piece.cut = up_to;
+    async fn hand_on(&self, job: &TableJob, piece: &mut Piece, up_to: Tid, blocks: u32) -> Result<()> {
+        let total = piece.total();
+        self.pace.take(total.bytes).await;
+        let (mut events, place) = piece.finish(up_to)?;
+        events.push(job.boundary(&piece.partition, Position::at(place)));
         self.send(events).await?;
-        job.rows.increment(rows);
-        self.board.advance(&job.table.id, rows, blocks * self.block_bytes);
+        job.rows.increment(total.rows);
+        self.board
+            .advance(&job.table.id, total.rows, u64::from(blocks) * self.block_bytes);
         self.measure(job);
         Ok(())
     }
@@ -202,136 +222,39 @@ impl Round {
     }
 }
 
-/// The rows that were read since the last boundary.
-struct Piece {
-    decoder: TableDecoder,
-    partition: PartitionId,
-    places: Places,
-    /// The place of the rows of the present block, and the block.
-    place: (u32, String),
-    /// The last boundary.
-    cut: Tid,
-    /// The last row.
-    last: Tid,
-    /// The numbers of rows of the last row's block that the decoder is still to take.
-    ordinals: Vec<i64>,
-    rows: u64,
-    bytes: usize,
+/// What one statement reads of a range, from where that stands.
+struct Step {
+    /// The last block.
+    last: u32,
+    addresses: Addresses,
 }
 
-impl Piece {
-    fn new(job: &TableJob, partition: &PartitionId, places: Places, from: Tid) -> Self {
-        Self {
-            decoder: job.decoder(partition),
-            partition: partition.clone(),
-            places,
-            place: (LAST_BLOCK, String::new()),
-            cut: from,
-            last: from,
-            ordinals: Vec::new(),
-            rows: 0,
-            bytes: 0,
-        }
-    }
-
-    /// Takes rows of `messages`, and tells whether the piece is full. If not, the next messages are to be
-    /// asked for: some of these may be left, and come again.
-    fn take_some(
-        &mut self,
-        messages: &mut CopyMessages<'_>,
-        decoder: &mut CopyDecoder,
-        file: &File,
-        limits: &BatchLimits,
-    ) -> Result<bool> {
-        // Several sessions have a piece each, in the place of the stream's one batch.
-        let most_bytes = limits.bytes.0.div_ceil(2) as usize;
-        let room = limits.rows.saturating_sub(self.rows as usize);
-        let mut bytes = self.bytes;
-        let next = || {
-            let message = (bytes < most_bytes).then(|| messages.next()).flatten()?;
-            bytes += message.len();
-            Some(message)
+impl Step {
+    /// All that is left of the range, or so many blocks of it.
+    fn of(range: &Range, stride: Option<&Stride>) -> Self {
+        let file = &range.file;
+        let Some(stride) = stride else {
+            let addresses = match file.addressable {
+                true => Addresses::Sent,
+                false => Addresses::Counted,
+            };
+            return Self {
+                last: range.last,
+                addresses,
+            };
         };
-        // PostgreSQL's messages have one row at most. Of others the limit is passed by a message's rows.
-        decoder.feed(iter::from_fn(next).take(room), |rows| self.take(&rows, file))?;
-        self.bytes = bytes;
-        Ok(self.rows >= limits.rows as u64 || self.bytes >= most_bytes)
-    }
-
-    /// Takes rows that begin with their address. In a file without addresses the rows are counted instead.
-    fn take(&mut self, rows: &CopyRows<'_>, file: &File) -> Result<()> {
-        let values = rows.without_first()?;
-        // Where the rows of the present block begin.
-        let mut begin = 0;
-        for (index, address) in rows.column(0).enumerate() {
-            let tid = self.address(address, file)?;
-            if tid <= self.last {
-                return Err(
-                    Error::new(ErrorKind::Internal, "the server sent rows of a copy out of their order")
-                        .hint("report it, with what EXPLAIN says of the statement"),
-                );
-            }
-            if tid.block != self.last.block {
-                self.take_of_block(&values.slice(begin..index))?;
-                begin = index;
-            }
-            self.ordinals.push(tid.row.into());
-            self.last = tid;
-        }
-        self.take_of_block(&values.slice(begin..rows.len()))
-    }
-
-    /// The address of the next row.
-    fn address(&self, sent: Option<&[u8]>, file: &File) -> Result<Tid> {
-        if file.addressable {
-            let parts = sent.and_then(|bytes| bytes.split_first_chunk::<4>());
-            let (block, rest) = parts.ok_or(ProtocolError::UnknownContent("a row's address"))?;
-            let row = rest.try_into().map(u16::from_be_bytes);
-            return Ok(Tid {
-                block: u32::from_be_bytes(*block),
-                row: row.map_err(|_| ProtocolError::UnknownContent("a row's address"))?,
-            });
-        }
-        Ok(if self.last.row == u16::MAX - 1 {
-            Tid {
-                block: self.last.block + 1,
-                row: 1,
-            }
-        } else {
-            Tid {
-                row: self.last.row + 1,
-                ..self.last
-            }
-        })
-    }
-
-    /// Takes rows of the block of the last row, whose numbers are in `ordinals`.
-    fn take_of_block(&mut self, rows: &CopyRows<'_>) -> Result<()> {
-        if rows.len() == 0 {
-            return Ok(());
-        }
-        let block = self.last.block;
-        if self.place.0 != block || self.rows == 0 {
-            self.place = (block, self.places.rows(block, self.behind(block)));
-        }
-        self.decoder.copy(&self.place.1, &self.ordinals, rows)?;
-        self.ordinals.clear();
-        self.rows += rows.len() as u64;
-        Ok(())
-    }
-
-    /// The row of `block` that the last boundary was behind; 0 if it was not inside the block.
-    fn behind(&self, block: u32) -> u16 {
-        if self.cut.block == block && self.cut.row < u16::MAX {
-            self.cut.row
-        } else {
-            0
+        let first = range.next_block();
+        let last = stride.last(first, range.last, file.blocks);
+        let end = last.min(file.blocks.saturating_sub(1)).max(first);
+        Self {
+            last,
+            addresses: Addresses::UpTo(end),
         }
     }
 
-    fn finish(&mut self) -> Result<Vec<SourceEvent>> {
-        (self.rows, self.bytes) = (0, 0);
-        batches(&mut self.decoder)
+    fn statement(&self, job: &TableJob, range: &Range) -> String {
+        let selection = Selection::Behind(range.read, self.last);
+        statement(job, &range.file, &selection, self.addresses)
     }
 }
 

@@ -4,6 +4,7 @@
 use postgres_protocol::escape::escape_identifier;
 
 use super::job::TableJob;
+use super::piece::Addresses;
 use super::place::{LAST_BLOCK, Tid};
 use crate::catalog::TableFile as File;
 
@@ -30,16 +31,21 @@ pub(in crate::run) fn selects(relation: &str, condition: &str) -> Vec<String> {
     ]
 }
 
-/// `COPY (SELECT ctid, … ) TO STDOUT (FORMAT binary)`: each row begins with its address.
-pub(super) fn statement(job: &TableJob, file: &File, selection: &Selection) -> String {
+/// `COPY (SELECT ctid, … ) TO STDOUT (FORMAT binary)`: each row begins with its address where those are sent.
+pub(super) fn statement(job: &TableJob, file: &File, selection: &Selection, addresses: Addresses) -> String {
     let columns = job.table.columns.iter().zip(&job.types).map(|(column, r#type)| {
         let name = escape_identifier(&column.name);
         if r#type.needs_text() {
-            format!(", {name}::pg_catalog.text")
+            format!("{name}::pg_catalog.text")
         } else {
-            format!(", {name}")
+            name
         }
     });
+    let address = match addresses {
+        Addresses::Sent => Some("ctid".to_owned()),
+        Addresses::Counted => Some("NULL::pg_catalog.tid".to_owned()),
+        Addresses::UpTo(_) => None,
+    };
     let filters = job
         .table
         .row_filter
@@ -48,7 +54,7 @@ pub(super) fn statement(job: &TableJob, file: &File, selection: &Selection) -> S
         .chain(&file.filter);
     // The line's end closes a comment.
     let mut conditions: Vec<String> = filters.map(|filter| format!("({filter}\n)")).collect();
-    let address = if file.addressable {
+    if file.addressable {
         match selection {
             Selection::Behind(after, last) => {
                 conditions.push(format!("ctid > {}", after.sql()));
@@ -61,18 +67,15 @@ pub(super) fn statement(job: &TableJob, file: &File, selection: &Selection) -> S
                 conditions.push(written_since(*horizon));
             }
         }
-        "ctid"
-    } else {
-        "NULL::pg_catalog.tid"
-    };
+    }
     let filter = if conditions.is_empty() {
         String::new()
     } else {
         format!(" WHERE {}", conditions.join(" AND "))
     };
     format!(
-        "COPY (SELECT {address}{} FROM {}{filter}) TO STDOUT (FORMAT binary)",
-        columns.collect::<String>(),
+        "COPY (SELECT {} FROM {}{filter}) TO STDOUT (FORMAT binary)",
+        address.into_iter().chain(columns).collect::<Vec<_>>().join(", "),
         file.relation
     )
 }

@@ -88,9 +88,11 @@ async fn the_servers_last_words_are_not_lost() {
     let (mut connection, _theirs) = after(&fatal(b"")).await;
     assert_eq!(code(connection.query("SELECT 1").await.unwrap_err()), "57P01");
     let (mut connection, _theirs) = after(&fatal(b"")).await;
-    assert_eq!(code(connection.copy_out("COPY").await.err().unwrap()), "57P01");
+    connection.begin_copy_out("COPY").await.unwrap();
+    assert_eq!(code(connection.copy_out().await.err().unwrap()), "57P01");
     let (mut connection, _theirs) = after(&fatal(b"H\0\0\0\x07\0\0\0d\0\0\0\x05x")).await;
-    let mut copy = connection.copy_out("COPY").await.unwrap();
+    connection.begin_copy_out("COPY").await.unwrap();
+    let mut copy = connection.copy_out().await.unwrap();
     assert_eq!(copy.next().await.unwrap().unwrap().collect::<Vec<_>>(), [b"x"]);
     assert_eq!(code(copy.next().await.unwrap_err()), "57P01");
     let (connection, _theirs) = after(&fatal(b"")).await;
@@ -110,7 +112,8 @@ async fn rows_of_a_copy_come_as_they_are_there_and_none_is_lost() {
     let (ours, mut theirs) = tokio::io::duplex(1024);
     connection.stream = Box::new(ours);
     theirs.write_all(begin).await.unwrap();
-    let mut copy = connection.copy_out("COPY").await.unwrap();
+    connection.begin_copy_out("COPY").await.unwrap();
+    let mut copy = connection.copy_out().await.unwrap();
     assert_eq!(some(&mut copy, 1).await.unwrap(), [b"a"]);
     assert_eq!(some(&mut copy, 0).await.unwrap(), [b""; 0]);
     assert_eq!(some(&mut copy, 9).await.unwrap(), [&b""[..], b"bb"]);
@@ -132,7 +135,8 @@ async fn what_is_wrong_behind_rows_is_told_after_them() {
     ] {
         let rows = b"H\0\0\0\x07\0\0\0d\0\0\0\x05ad\0\0\0\x05b";
         let (mut connection, _theirs) = after(&[&rows[..], behind].concat()).await;
-        let mut copy = connection.copy_out("COPY").await.unwrap();
+        connection.begin_copy_out("COPY").await.unwrap();
+        let mut copy = connection.copy_out().await.unwrap();
         assert_eq!(some(&mut copy, 1).await.unwrap(), [b"a"]);
         assert_eq!(some(&mut copy, 9).await.unwrap(), [b"b"]);
         let error = copy.next().await.unwrap_err().to_string();

@@ -1,0 +1,218 @@
+//! The rows that were read since the last boundary.
+
+use std::iter;
+
+use millstream_core::{Error, ErrorKind, PartitionId, Result, SourceEvent};
+
+use super::job::TableJob;
+use super::place::{LAST_BLOCK, Places, Tid};
+use crate::config::BatchLimits;
+use crate::decode::{CopyDecoder, CopyRows, ProtocolError, TableDecoder};
+use crate::run::tables::batches;
+use crate::wire::CopyMessages;
+
+/// How it is known where the rows of a statement lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Addresses {
+    /// Each begins with its own, and they come in that order.
+    Sent,
+    /// Each begins with none, and they are counted: the file has no addresses.
+    Counted,
+    /// All that is known is that none lies behind the end of this block: they have one place.
+    UpTo(u32),
+}
+
+impl Addresses {
+    /// Whether each row begins with a field for its own.
+    pub(super) fn are_sent(self) -> bool {
+        !matches!(self, Self::UpTo(_))
+    }
+}
+
+/// Rows and bytes, as the server sent them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Amount {
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+}
+
+/// See the module.
+pub(super) struct Piece {
+    decoder: TableDecoder,
+    pub(super) partition: PartitionId,
+    places: Places,
+    /// What a batch may have.
+    most: Amount,
+    addresses: Addresses,
+    /// The place of the rows of the present block, and the block.
+    place: (u32, String),
+    /// The last boundary.
+    cut: Tid,
+    /// The last row.
+    pub(super) last: Tid,
+    /// The numbers of rows of the last row's block that the decoder is still to take.
+    ordinals: Vec<i64>,
+    /// What the decoder has.
+    batch: Amount,
+    /// Batches that are done.
+    done: Vec<SourceEvent>,
+    total: Amount,
+}
+
+impl Piece {
+    /// No rows yet of `partition`, behind `from`.
+    pub(super) fn new(
+        job: &TableJob,
+        partition: &PartitionId,
+        places: Places,
+        from: Tid,
+        limits: &BatchLimits,
+    ) -> Self {
+        Self {
+            decoder: job.decoder(partition),
+            partition: partition.clone(),
+            places,
+            most: most(limits),
+            addresses: Addresses::Sent,
+            place: (LAST_BLOCK, String::new()),
+            cut: from,
+            last: from,
+            ordinals: Vec::new(),
+            batch: Amount::default(),
+            done: Vec::new(),
+            total: Amount::default(),
+        }
+    }
+
+    /// Rows of another statement follow.
+    pub(super) fn begin(&mut self, addresses: Addresses) {
+        self.addresses = addresses;
+        if let Addresses::UpTo(block) = addresses {
+            self.last = Tid { block, row: 0 };
+        }
+    }
+
+    /// What was read since the last boundary.
+    pub(super) fn total(&self) -> Amount {
+        Amount {
+            rows: self.total.rows + self.batch.rows,
+            bytes: self.total.bytes + self.batch.bytes,
+        }
+    }
+
+    /// Takes rows of `messages`, and tells whether a batch is full. If not, the next messages are to be
+    /// asked for: some of these may be left, and come again.
+    pub(super) fn take_some(&mut self, messages: &mut CopyMessages<'_>, decoder: &mut CopyDecoder) -> Result<bool> {
+        let most = self.most;
+        let room = most.rows.saturating_sub(self.batch.rows) as usize;
+        let mut bytes = self.batch.bytes;
+        let next = || {
+            let message = (bytes < most.bytes).then(|| messages.next()).flatten()?;
+            bytes += message.len() as u64;
+            Some(message)
+        };
+        // PostgreSQL's messages have one row at most. Of others the limit is passed by a message's rows.
+        decoder.feed(iter::from_fn(next).take(room), |rows| self.take(&rows))?;
+        self.batch.bytes = bytes;
+        Ok(self.batch.rows >= most.rows || self.batch.bytes >= most.bytes)
+    }
+
+    fn take(&mut self, rows: &CopyRows<'_>) -> Result<()> {
+        if !self.addresses.are_sent() {
+            let before = self.total().rows as i64;
+            self.ordinals.extend(before + 1..=before + rows.len() as i64);
+            return self.take_of_block(rows);
+        }
+        let values = rows.without_first()?;
+        // Where the rows of the present block begin.
+        let mut begin = 0;
+        for (index, address) in rows.column(0).enumerate() {
+            let tid = self.address(address)?;
+            if tid <= self.last {
+                return Err(
+                    Error::new(ErrorKind::Internal, "the server sent rows of a copy out of their order")
+                        .hint("report it, with what EXPLAIN says of the statement"),
+                );
+            }
+            if tid.block != self.last.block {
+                self.take_of_block(&values.slice(begin..index))?;
+                begin = index;
+            }
+            self.ordinals.push(tid.row.into());
+            self.last = tid;
+        }
+        self.take_of_block(&values.slice(begin..rows.len()))
+    }
+    /// The address of the next row.
+    fn address(&self, sent: Option<&[u8]>) -> Result<Tid> {
+        if self.addresses == Addresses::Sent {
+            let parts = sent.and_then(|bytes| bytes.split_first_chunk::<4>());
+            let (block, rest) = parts.ok_or(ProtocolError::UnknownContent("a row's address"))?;
+            let row = rest.try_into().map(u16::from_be_bytes);
+            return Ok(Tid {
+                block: u32::from_be_bytes(*block),
+                row: row.map_err(|_| ProtocolError::UnknownContent("a row's address"))?,
+            });
+        }
+        Ok(if self.last.row == u16::MAX - 1 {
+            Tid {
+                block: self.last.block + 1,
+                row: 1,
+            }
+        } else {
+            Tid {
+                row: self.last.row + 1,
+                ..self.last
+            }
+        })
+    }
+
+    /// Takes rows of the block of the last row, whose numbers are in `ordinals`.
+    fn take_of_block(&mut self, rows: &CopyRows<'_>) -> Result<()> {
+        if rows.len() == 0 {
+            return Ok(());
+        }
+        let block = self.last.block;
+        if self.place.0 != block || self.batch.rows == 0 {
+            self.place = (block, self.places.rows(block, self.behind(block)));
+        }
+        self.decoder.copy(&self.place.1, &self.ordinals, rows)?;
+        self.ordinals.clear();
+        self.batch.rows += rows.len() as u64;
+        Ok(())
+    }
+
+    /// The row of `block` that the last boundary was behind; 0 if it was not inside the block.
+    fn behind(&self, block: u32) -> u16 {
+        if self.cut.block == block && self.cut.row < u16::MAX {
+            self.cut.row
+        } else {
+            0
+        }
+    }
+
+    /// Ends the batch, where the piece cannot end yet.
+    pub(super) fn end_batch(&mut self) -> Result<()> {
+        self.total = self.total();
+        self.batch = Amount::default();
+        self.done.extend(batches(&mut self.decoder)?);
+        Ok(())
+    }
+
+    /// Ends the piece behind `up_to`. Returns its batches, and the place of the boundary that ends them.
+    pub(super) fn finish(&mut self, up_to: Tid) -> Result<(Vec<SourceEvent>, String)> {
+        self.end_batch()?;
+        self.total = Amount::default();
+        let place = self.places.up_to(up_to, self.behind(up_to.block));
+        self.cut = up_to;
+        Ok((std::mem::take(&mut self.done), place))
+    }
+}
+
+/// What a batch of a copy may have: several sessions have one each, in the place of the stream's one.
+pub(super) fn most(limits: &BatchLimits) -> Amount {
+    Amount {
+        rows: limits.rows as u64,
+        bytes: limits.bytes.0.div_ceil(2),
+    }
+}
