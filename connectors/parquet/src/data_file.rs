@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::config::Compression;
 use crate::decision::memory::Footprint;
 use crate::encoder::Encoder;
+use crate::encoding::Choice;
 use crate::partition::PartitionFault;
 use crate::record::DataFile;
 use crate::upload::Upload;
@@ -115,9 +116,9 @@ impl DataFileWriter {
         relative: String,
         (schema_id, schema): (u32, SchemaRef),
         partition: BTreeMap<String, Option<String>>,
-        properties: WriterProperties,
+        choice: Choice,
     ) -> Result<Self, WriteFault> {
-        let encoder = Encoder::new(Hashed::default(), schema, properties)?;
+        let encoder = Encoder::new(Hashed::default(), schema, choice)?;
         // Escaped already; joining would escape it once more.
         let path = Path::parse(format!("{table}/{relative}")).map_err(object_store::Error::from)?;
         let upload = Upload::new(store, path);

@@ -1,7 +1,7 @@
 //! Batches into the bytes of a Parquet file.
 //!
 //! What `parquet`'s `ArrowWriter` does, whose parts these are, but for the columns that are encoded by runs
-//! ([`crate::runs`]).
+//! ([`crate::runs`]) and as words ([`crate::words`]).
 
 use std::io::Write;
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use millstream_core::envelope;
 use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::arrow::{ArrowSchemaConverter, add_encoded_arrow_schema_to_metadata};
 use parquet::errors::ParquetError;
-use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 
+use crate::encoding::Choice;
 use crate::runs::RunsColumn;
+use crate::words::WordsColumn;
 
 /// Rows in a row group at most. Scans that skip by statistics want small groups, compression
 /// wants large ones.
@@ -29,6 +30,8 @@ pub(crate) struct Encoder<W: Write> {
     file: SerializedFileWriter<W>,
     columns: ArrowRowGroupWriterFactory,
     schema: SchemaRef,
+    /// The columns that are written as words.
+    words: Vec<String>,
     group: Option<Group>,
 }
 
@@ -43,11 +46,13 @@ enum Column {
     /// Its leaves.
     Arrow(Vec<ArrowColumnWriter>),
     Runs(RunsColumn),
+    Words(WordsColumn),
 }
 
 impl<W: Write + Send> Encoder<W> {
     /// Begins a file of this schema.
-    pub(crate) fn new(sink: W, schema: SchemaRef, mut properties: WriterProperties) -> Result<Self, ParquetError> {
+    pub(crate) fn new(sink: W, schema: SchemaRef, choice: Choice) -> Result<Self, ParquetError> {
+        let Choice { mut properties, words } = choice;
         let types = ArrowSchemaConverter::new().convert(&schema)?;
         add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
         let file = SerializedFileWriter::new(sink, types.root_schema_ptr(), Arc::new(properties))?;
@@ -55,6 +60,7 @@ impl<W: Write + Send> Encoder<W> {
             columns: ArrowRowGroupWriterFactory::new(&file, schema.clone()),
             file,
             schema,
+            words,
             group: None,
         })
     }
@@ -66,7 +72,13 @@ impl<W: Write + Send> Encoder<W> {
             let left = rows.slice(first, rows.num_rows() - first);
             let group = match &mut self.group {
                 Some(group) => group,
-                none => none.insert(Group::begin(&self.file, &self.columns, &self.schema, &left)?),
+                none => none.insert(Group::begin(
+                    &self.file,
+                    &self.columns,
+                    &self.schema,
+                    &self.words,
+                    &left,
+                )?),
             };
             let count = (ROW_GROUP_ROWS - group.rows).min(left.num_rows());
             group.write(&self.schema, &left.slice(0, count))?;
@@ -82,7 +94,7 @@ impl<W: Write + Send> Encoder<W> {
     pub(crate) fn end_row_group(&mut self) -> Result<(), ParquetError> {
         let Some(group) = self.group.take() else { return Ok(()) };
         let mut written = self.file.next_row_group()?;
-        for column in group.columns {
+        for (field, column) in self.schema.fields().iter().zip(group.columns) {
             match column {
                 Column::Arrow(leaves) => {
                     for leaf in leaves {
@@ -93,6 +105,13 @@ impl<W: Write + Send> Encoder<W> {
                     let (bytes, close) = runs.close()?;
                     written.append_column(&bytes, close)?;
                 }
+                Column::Words(words) => {
+                    if words.suits_no_more() {
+                        self.words.retain(|name| name != field.name());
+                    }
+                    let (bytes, close) = words.close()?;
+                    written.append_column(&bytes, close)?;
+                }
             }
         }
         written.close()?;
@@ -101,7 +120,11 @@ impl<W: Write + Send> Encoder<W> {
 
     /// The memory that the row group in progress takes, roughly.
     pub(crate) fn memory_size(&self) -> usize {
-        self.sum(ArrowColumnWriter::memory_size, RunsColumn::memory_size)
+        self.sum(
+            ArrowColumnWriter::memory_size,
+            RunsColumn::memory_size,
+            WordsColumn::memory_size,
+        )
     }
 
     /// The size that the row group in progress would have in the file, roughly.
@@ -109,15 +132,22 @@ impl<W: Write + Send> Encoder<W> {
         self.sum(
             ArrowColumnWriter::get_estimated_total_bytes,
             RunsColumn::estimated_bytes,
+            WordsColumn::estimated_bytes,
         )
     }
 
-    fn sum(&self, of_leaf: impl Fn(&ArrowColumnWriter) -> usize, of_runs: impl Fn(&RunsColumn) -> usize) -> usize {
+    fn sum(
+        &self,
+        of_leaf: impl Fn(&ArrowColumnWriter) -> usize,
+        of_runs: impl Fn(&RunsColumn) -> usize,
+        of_words: impl Fn(&WordsColumn) -> usize,
+    ) -> usize {
         let columns = self.group.iter().flat_map(|group| &group.columns);
         columns
             .map(|column| match column {
                 Column::Arrow(leaves) => leaves.iter().map(&of_leaf).sum(),
                 Column::Runs(runs) => of_runs(runs),
+                Column::Words(words) => of_words(words),
             })
             .sum()
     }
@@ -145,6 +175,7 @@ impl Group {
         file: &SerializedFileWriter<W>,
         writers: &ArrowRowGroupWriterFactory,
         schema: &Schema,
+        words: &[String],
         rows: &RecordBatch,
     ) -> Result<Self, ParquetError> {
         let types = file.schema_descr();
@@ -162,6 +193,9 @@ impl Group {
                 Some(leaf) if HAVE_RUNS.contains(&field.name().as_str()) && RunsColumn::suits(values) => {
                     Column::Runs(RunsColumn::new(types.column(leaf), file.properties()))
                 }
+                Some(leaf) if words.contains(field.name()) && WordsColumn::suits(values) => {
+                    Column::Words(WordsColumn::new(types.column(leaf), file.properties()))
+                }
                 _ => Column::Arrow(own),
             });
         }
@@ -169,7 +203,11 @@ impl Group {
     }
 
     fn is_full(&self) -> bool {
-        let suits_no_more = |column: &Column| matches!(column, Column::Runs(runs) if runs.suits_no_more());
+        let suits_no_more = |column: &Column| match column {
+            Column::Arrow(_) => false,
+            Column::Runs(runs) => runs.suits_no_more(),
+            Column::Words(words) => words.suits_no_more(),
+        };
         self.rows == ROW_GROUP_ROWS || self.columns.iter().any(suits_no_more)
     }
 
@@ -184,6 +222,7 @@ impl Group {
                     }
                 }
                 Column::Runs(runs) => runs.push(values)?,
+                Column::Words(words) => words.push(values),
             }
         }
         self.rows += rows.num_rows();
@@ -199,6 +238,7 @@ mod tests {
     use bytes::Bytes;
     use millstream_core::{EnvelopeBuilder, Op, PartitionId};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use parquet::file::properties::WriterProperties;
 
     use super::*;
 
@@ -238,7 +278,11 @@ mod tests {
     /// The names of the columns that are written as runs, and what is read.
     fn written(batches: &[RecordBatch]) -> (Vec<String>, Vec<RecordBatch>) {
         let schema = batches[0].schema();
-        let mut encoder = Encoder::new(Vec::new(), schema.clone(), WriterProperties::default()).unwrap();
+        let choice = Choice {
+            properties: WriterProperties::default(),
+            words: vec!["n".to_owned()],
+        };
+        let mut encoder = Encoder::new(Vec::new(), schema.clone(), choice).unwrap();
         for batch in batches {
             encoder.write(batch).unwrap();
         }

@@ -1,24 +1,27 @@
-//! Which columns of a file are worth a dictionary.
+//! How the columns of a file are encoded.
 //!
 //! A dictionary pays where values repeat. Where they do not, the encoder looks each one up in vain
-//! until the dictionary is full, and begins anew with every row group. The first batch of a file tells
+//! until the dictionary is full, and begins anew with every row group. Numbers that are not far from
+//! their neighbours take least as differences (`DELTA_BINARY_PACKED`), and least time too: there is
+//! nothing to look up, and little is left to compress. Texts of which there are few different ones
+//! are written by us ([`crate::words`]). The first batch of a file tells
 //! which columns are so, for some files after it too: to look costs as much as to encode some hundred
 //! rows. What it does not show costs a little space or time, and nothing else.
 
-use std::collections::HashSet;
+mod deltas;
+mod distinct;
 
-use arrow_array::{Array, ArrayRef, RecordBatch, UInt64Array};
-use arrow_row::{RowConverter, SortField};
-use arrow_schema::{ArrowError, SchemaRef};
-use arrow_select::take::take;
-use foldhash::fast::RandomState;
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::{DataType, SchemaRef};
+use parquet::basic;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 
+use self::deltas::Deltas;
+use self::distinct::Distinct;
+
 /// How many rows are looked at.
 const SAMPLE: usize = 1024;
-/// How many of them follow each other.
-const NEIGHBOURS: usize = 16;
 /// With fewer values than this nothing is said.
 const LEAST: usize = 64;
 /// For so many rows that were looked at, one more file is taken to be like them.
@@ -27,29 +30,48 @@ const ROWS_PER_FILE: usize = 16;
 const TELLS_MORE: usize = 4;
 /// A batch of so many rows tells as much as any.
 const WIDE: usize = 8 * SAMPLE;
+/// Different ones among 100 texts that are few.
+const MOST_PERCENT_OF_WORDS: usize = 5;
 /// Bytes of a dictionary of numbers at most. A larger one saves little, and to look numbers up in it costs
 /// more than to compress them.
 const NUMBERS_BYTES: usize = 256 << 10;
 
 /// What the last rows that were looked at have told.
 #[derive(Default)]
-pub(crate) struct Dictionaries {
+pub(crate) struct Encodings {
     told: Option<Told>,
 }
 
 struct Told {
     schema: SchemaRef,
-    /// Columns nearly all of whose values are different ones.
-    unlike: Vec<ColumnPath>,
+    /// Columns that are not left to `parquet`.
+    columns: Vec<(String, Encoding)>,
     /// For so many more files.
     files: usize,
     /// For batches of fewer rows than this.
     below: usize,
 }
 
-impl Dictionaries {
-    /// The settings for a file that begins with `rows`.
-    pub(crate) fn chosen(&mut self, properties: WriterProperties, rows: &RecordBatch) -> WriterProperties {
+/// How a column is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    /// By us, with a dictionary.
+    Words,
+    /// By `parquet`, without one.
+    Without(basic::Encoding),
+}
+
+/// How a file is written.
+#[derive(Debug, Clone)]
+pub(crate) struct Choice {
+    pub(crate) properties: WriterProperties,
+    /// Columns of texts of which there are few different ones.
+    pub(crate) words: Vec<String>,
+}
+
+impl Encodings {
+    /// The choice for a file that begins with `rows`.
+    pub(crate) fn chosen(&mut self, properties: WriterProperties, rows: &RecordBatch) -> Choice {
         let valid = self
             .told
             .take()
@@ -63,78 +85,95 @@ impl Dictionaries {
                 builder = builder.set_column_dictionary_page_size_limit(column, NUMBERS_BYTES);
             }
         }
-        for column in &told.unlike {
-            builder = builder.set_column_dictionary_enabled(column.clone(), false);
+        let mut words = Vec::new();
+        for (name, encoding) in &told.columns {
+            match encoding {
+                Encoding::Words => words.push(name.clone()),
+                Encoding::Without(encoding) => {
+                    let column = ColumnPath::from(name.as_str());
+                    builder = builder
+                        .set_column_dictionary_enabled(column.clone(), false)
+                        .set_column_encoding(column, *encoding);
+                }
+            }
         }
         self.told = Some(told);
-        builder.build()
+        Choice {
+            properties: builder.build(),
+            words,
+        }
     }
 }
 
 fn look(rows: &RecordBatch) -> Told {
     let count = rows.num_rows();
     let columns = rows.schema_ref().fields().iter().zip(rows.columns());
-    let unlike = columns.filter(|(_, column)| nearly_all_unlike(column).unwrap_or(false));
+    let columns = columns.filter_map(|(field, column)| Some((field.name().clone(), encoding_of(column)?)));
     Told {
         schema: rows.schema(),
-        unlike: unlike
-            .map(|(field, _)| ColumnPath::from(field.name().as_str()))
-            .collect(),
+        columns: columns.collect(),
         files: count.min(SAMPLE) / ROWS_PER_FILE,
         below: if count < WIDE { count * TELLS_MORE } else { usize::MAX },
     }
 }
 
-/// Whether a dictionary would find next to none of the values again.
-fn nearly_all_unlike(column: &ArrayRef) -> Result<bool, ArrowError> {
-    // A nested column's values are those of columns below it.
-    if column.data_type().is_nested() {
-        return Ok(false);
+/// How a column is encoded; `None` for a dictionary of `parquet`'s.
+fn encoding_of(column: &ArrayRef) -> Option<Encoding> {
+    let found = Distinct::of(column)
+        .ok()
+        .flatten()
+        .filter(|found| found.values >= LEAST)?;
+    // The fewer values come again, the more bits the number of one in a dictionary has. Of some
+    // thousand values that take turns at random nine tenths of a sample are different ones.
+    let is_close = |deltas: &Deltas| match found.percent() {
+        98.. => deltas.bits * 4 <= deltas.plain_bits * 3,
+        50.. => deltas.bits <= 16,
+        12.. => deltas.bits <= 8,
+        _ => false,
+    };
+    if Deltas::of(column).is_some_and(|deltas| is_close(&deltas)) {
+        return Some(Encoding::Without(basic::Encoding::DELTA_BINARY_PACKED));
     }
-    let sample = sample(column)?;
-    let values = sample.len() - sample.null_count();
-    if values < LEAST {
-        return Ok(false);
+    match found.percent() {
+        98.. => Some(Encoding::Without(basic::Encoding::PLAIN)),
+        // Not where each place of the column has a text of its own, of which there may be ever more.
+        ..=MOST_PERCENT_OF_WORDS if *column.data_type() == DataType::Utf8 => Some(Encoding::Words),
+        _ => None,
     }
-    let converter = RowConverter::new(vec![SortField::new(sample.data_type().clone())])?;
-    let rows = converter.convert_columns(&[sample])?;
-    let mut distinct = HashSet::with_capacity_and_hasher(rows.num_rows(), RandomState::default());
-    distinct.extend(rows.iter().map(|row| row.data()));
-    // Of some thousand values that take turns at random nine tenths of a sample are different ones, and
-    // a dictionary pays.
-    Ok(distinct.len() * 100 >= values * 98)
-}
-
-/// Rows from all over the column, a few neighbours from each place.
-///
-/// A key comes again soon after, when its row is updated, and then never more: so the rows must not all
-/// be from one place. But a value that its neighbours have too is quicker to look up than to compress.
-fn sample(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    if column.len() <= SAMPLE {
-        return Ok(column.clone());
-    }
-    let part = column.len() / (SAMPLE / NEIGHBOURS);
-    // Not at equal distances, or values that take turns would not be met again.
-    let first = |number: usize| number * part + number * number * 7919 % (part - NEIGHBOURS + 1);
-    let rows = (0..SAMPLE / NEIGHBOURS)
-        .map(first)
-        .flat_map(|first| first..first + NEIGHBOURS);
-    let rows = UInt64Array::from_iter_values(rows.map(|row| row as u64));
-    take(column, &rows, None)
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use arrow_array::{Int64Array, StringArray};
+    use arrow_array::{Date32Array, Int32Array, Int64Array, StringArray};
 
     use super::*;
 
-    fn has_dictionary(column: ArrayRef) -> bool {
+    /// The encoding of a column; `None` for a dictionary.
+    fn encoding(column: ArrayRef) -> Option<basic::Encoding> {
         let rows = RecordBatch::try_from_iter([("c", column)]).unwrap();
-        let properties = Dictionaries::default().chosen(WriterProperties::default(), &rows);
-        properties.dictionary_enabled(&ColumnPath::from("c"))
+        without_dictionary(&mut Encodings::default(), &rows)
+    }
+
+    fn without_dictionary(encodings: &mut Encodings, rows: &RecordBatch) -> Option<basic::Encoding> {
+        let properties = encodings.chosen(WriterProperties::default(), rows).properties;
+        let column = ColumnPath::from(rows.schema_ref().field(0).name().as_str());
+        let encoding = properties.encoding(&column);
+        (!properties.dictionary_enabled(&column)).then(|| encoding.unwrap())
+    }
+
+    fn has_dictionary(column: ArrayRef) -> bool {
+        encoding(column).is_none()
+    }
+
+    /// Numbers at random below a limit.
+    fn drawn(count: usize, limit: u64) -> impl Iterator<Item = i64> {
+        let mut state = 1_u64;
+        (0..count).map(move |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            ((state >> 16) % limit) as i64
+        })
     }
 
     #[test]
@@ -148,31 +187,76 @@ mod tests {
         assert!(!has_dictionary(Arc::new(words(2000))));
         assert!(has_dictionary(Arc::new(words(300))));
         // At random, of 5,000.
-        let mut state = 1_u64;
-        let mut draw = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 33) % 5000
-        };
-        let customers = StringArray::from_iter_values((0..2000).map(|_| format!("customer {}", draw())));
+        let customers = StringArray::from_iter_values(drawn(2000, 5000).map(|number| format!("customer {number}")));
         assert!(has_dictionary(Arc::new(customers)));
         assert!(has_dictionary(Arc::new(Int64Array::new_null(5000))));
     }
 
     #[test]
-    fn values_that_come_again_soon_or_never_have_none_and_runs_have_one() {
+    fn values_that_come_again_soon_or_never_have_none_and_runs_of_texts_have_one() {
         // A fifth of the changes are updates of rows that came a hundred changes before.
         let changed = |change: i64| if change % 5 == 4 { change - 103 } else { change };
         assert!(!has_dictionary(Arc::new(Int64Array::from_iter_values(
             (0..50_000).map(changed)
         ))));
+        let texts = |number: &dyn Fn(usize) -> usize| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(
+                (0..50_000).map(|row| format!("order {}", number(row))),
+            ))
+        };
         // Transactions of four rows.
-        assert!(has_dictionary(Arc::new(Int64Array::from_iter_values(
-            (0..50_000).map(|row| row / 4)
-        ))));
+        assert!(has_dictionary(texts(&|row| row / 4)));
         // In turn, so that neighbours are different ones.
-        assert!(has_dictionary(Arc::new(Int64Array::from_iter_values(
-            (0..50_000).map(|row| row % 10_007)
-        ))));
+        assert!(has_dictionary(texts(&|row| row % 10_007)));
+    }
+
+    #[test]
+    fn numbers_near_their_neighbours_are_differences_where_a_dictionary_would_be_large() {
+        let of = |numbers: &mut dyn Iterator<Item = i64>| encoding(Arc::new(Int64Array::from_iter_values(numbers)));
+        let deltas = Some(basic::Encoding::DELTA_BINARY_PACKED);
+        assert_eq!(of(&mut (0..5000)), deltas, "a sequence");
+        assert_eq!(
+            of(&mut (0..50_000).map(|row| row / 4)),
+            deltas,
+            "transactions of four rows"
+        );
+        assert_eq!(of(&mut drawn(5000, 1 << 40)), deltas, "half of the bits are the same");
+        assert_eq!(
+            of(&mut drawn(5000, u64::MAX)),
+            Some(basic::Encoding::PLAIN),
+            "at random"
+        );
+        assert_eq!(of(&mut drawn(5000, 50)), None, "few different ones");
+        assert_eq!(
+            of(&mut drawn(50_000, 5000).map(|number| number << 30)),
+            None,
+            "some, far apart"
+        );
+        let keys = Int32Array::from_iter_values(drawn(5000, 1 << 20).map(|number| number as i32));
+        assert_eq!(encoding(Arc::new(keys)), deltas, "keys of 20 bits");
+        let days = Date32Array::from_iter_values(drawn(5000, 2500).map(|number| number as i32));
+        assert_eq!(encoding(Arc::new(days)), deltas, "days of seven years");
+    }
+
+    #[test]
+    fn texts_of_which_few_are_different_are_words() {
+        let are_words = |column: ArrayRef| {
+            let rows = RecordBatch::try_from_iter([("c", column)]).unwrap();
+            !Encodings::default()
+                .chosen(WriterProperties::default(), &rows)
+                .words
+                .is_empty()
+        };
+        let texts = |count: usize, text: &dyn Fn(usize) -> usize| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(
+                (0..count).map(|row| format!("kind {}", text(row))),
+            ))
+        };
+        assert!(are_words(texts(5000, &|row| row % 50)));
+        assert!(!are_words(texts(5000, &|row| row % 200)));
+        assert!(!are_words(texts(60, &|row| row % 2)), "too few to tell");
+        assert!(!are_words(texts(50_000, &|row| row / 100)), "another one in each place");
+        assert!(!are_words(Arc::new(Int64Array::from(vec![1; 5000]))), "numbers");
     }
 
     #[test]
@@ -180,13 +264,9 @@ mod tests {
         let rows = |column: ArrayRef| RecordBatch::try_from_iter([("c", column)]).unwrap();
         let unlike = |count: i64| rows(Arc::new(Int64Array::from_iter_values(0..count)));
         let alike = |count: usize| rows(Arc::new(Int64Array::from(vec![1; count])));
-        let column = ColumnPath::from("c");
         for (count, files) in [(5000, 64), (160, 10), (64, 4)] {
-            let mut dictionaries = Dictionaries::default();
-            let mut has_one = |rows: &RecordBatch| {
-                let properties = dictionaries.chosen(WriterProperties::default(), rows);
-                properties.dictionary_enabled(&column)
-            };
+            let mut encodings = Encodings::default();
+            let mut has_one = |rows: &RecordBatch| without_dictionary(&mut encodings, rows).is_none();
             assert!(!has_one(&unlike(count)));
             let like_it = alike(count as usize);
             let held = (1..).take_while(|_| !has_one(&like_it)).count();
@@ -198,11 +278,10 @@ mod tests {
     fn many_more_rows_are_looked_at_whatever_few_have_told() {
         let unlike: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100));
         for (count, has_one) in [(399, false), (400, true)] {
-            let mut dictionaries = Dictionaries::default();
+            let mut encodings = Encodings::default();
             let mut told = |column: ArrayRef| {
                 let rows = RecordBatch::try_from_iter([("c", column)]).unwrap();
-                let properties = dictionaries.chosen(WriterProperties::default(), &rows);
-                properties.dictionary_enabled(&ColumnPath::from("c"))
+                without_dictionary(&mut encodings, &rows).is_none()
             };
             assert!(!told(unlike.clone()));
             assert_eq!(
@@ -219,10 +298,9 @@ mod tests {
             let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..5000));
             RecordBatch::try_from_iter([(name, column)]).unwrap()
         };
-        let mut dictionaries = Dictionaries::default();
+        let mut encodings = Encodings::default();
         for name in ["a", "b"] {
-            let properties = dictionaries.chosen(WriterProperties::default(), &rows(name));
-            assert!(!properties.dictionary_enabled(&ColumnPath::from(name)));
+            assert!(without_dictionary(&mut encodings, &rows(name)).is_some());
         }
     }
 }

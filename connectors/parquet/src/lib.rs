@@ -14,6 +14,7 @@
 //! protocol are pure functions in [`decision`]; the other modules carry them out.
 
 mod backlog;
+mod chunk;
 mod commit_log;
 mod config;
 mod data_file;
@@ -24,6 +25,7 @@ mod encoding;
 mod evolution;
 mod failpoint;
 mod fault;
+mod hybrid;
 mod names;
 mod open_files;
 mod partition;
@@ -37,6 +39,7 @@ mod storage;
 mod stored_schema;
 mod sweep;
 mod upload;
+mod words;
 mod writer;
 
 pub use config::{Compression, FileTarget, ParquetConfig};

@@ -17,7 +17,7 @@ use crate::backlog::{Backlog, Taken};
 use crate::config::FileTarget;
 use crate::data_file::{DataFileWriter, WriteFault};
 use crate::decision::memory::{Footprint, Relief, relieve};
-use crate::encoding::Dictionaries;
+use crate::encoding::Encodings;
 use crate::names::DataFileName;
 use crate::partition::{Group, PartitionExpr};
 use crate::record::DataFile;
@@ -60,7 +60,7 @@ pub(crate) struct OpenFiles {
     destination: Destination,
     schema: (u32, SchemaRef),
     properties: WriterProperties,
-    dictionaries: Dictionaries,
+    encodings: Encodings,
     backlog: Backlog,
     open: HashMap<String, Open>,
     clock: u64,
@@ -80,7 +80,7 @@ impl OpenFiles {
             destination,
             schema,
             properties,
-            dictionaries: Dictionaries::default(),
+            encodings: Encodings::default(),
             backlog: Backlog::new(partition_by),
             open: HashMap::new(),
             clock: 0,
@@ -253,9 +253,9 @@ impl OpenFiles {
         } else {
             format!("{top}/{folder}/{name}")
         };
-        let properties = self.dictionaries.chosen(self.properties.clone(), rows);
+        let choice = self.encodings.chosen(self.properties.clone(), rows);
         let schema = self.schema.clone();
-        let file = DataFileWriter::begin(store.clone(), table, relative, schema, values, properties)?;
+        let file = DataFileWriter::begin(store.clone(), table, relative, schema, values, choice)?;
         self.begun.push(file.path().clone());
         Ok(file)
     }

@@ -1,15 +1,18 @@
+use std::sync::Arc;
+
 use arrow_array::{Int64Array, RecordBatch};
 use arrow_cast::cast;
 use arrow_schema::{Field, Schema};
 use millstream_core::envelope;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
-use parquet::basic::ZstdLevel;
+use parquet::basic::{BoundaryOrder, Compression, ZstdLevel};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use proptest::prelude::*;
 
 use super::*;
 use crate::encoder::Encoder;
+use crate::encoding::Choice;
 
 fn dictionary() -> DataType {
     DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
@@ -36,9 +39,14 @@ fn suits(texts: StringArray) -> bool {
     RunsColumn::suits(&texts)
 }
 
+fn plain(properties: WriterProperties) -> Choice {
+    let words = Vec::new();
+    Choice { properties, words }
+}
+
 fn file_of(batches: &[RecordBatch], compression: Compression) -> Bytes {
     let properties = WriterProperties::builder().set_compression(compression).build();
-    let mut encoder = Encoder::new(Vec::new(), batches[0].schema(), properties).unwrap();
+    let mut encoder = Encoder::new(Vec::new(), batches[0].schema(), plain(properties)).unwrap();
     for batch in batches {
         encoder.write(batch).unwrap();
     }
@@ -200,7 +208,7 @@ fn long_texts_are_not_in_the_statistics() {
 fn a_null_behind_runs_is_an_error() {
     let rows = batch(&vec!["a".to_owned(); 100], true);
     let properties = WriterProperties::default();
-    let mut encoder = Encoder::new(Vec::new(), rows.schema(), properties).unwrap();
+    let mut encoder = Encoder::new(Vec::new(), rows.schema(), plain(properties)).unwrap();
     encoder.write(&rows).unwrap();
     let nulls = Arc::new(StringArray::new_null(100));
     let columns = vec![
