@@ -33,6 +33,9 @@ pub struct ParquetConfig {
     /// How column chunks are compressed.
     #[serde(default)]
     pub compression: Compression,
+    /// Which encodings columns may have.
+    #[serde(default)]
+    pub encodings: EncodingChoice,
     /// When a file is closed and the next one begun, within one commit.
     #[serde(default)]
     pub file: FileTarget,
@@ -54,6 +57,7 @@ impl ParquetConfig {
             url: Text::literal(url),
             partition_by: Vec::new(),
             compression: Compression::default(),
+            encodings: EncodingChoice::default(),
             file: FileTarget::default(),
             buffer: default_buffer(),
             options: BTreeMap::new(),
@@ -164,6 +168,17 @@ impl<'de> Deserialize<'de> for Compression {
     }
 }
 
+/// Which of Parquet's encodings are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EncodingChoice {
+    /// Whatever takes least.
+    #[default]
+    All,
+    /// Those that every reader knows: not `DELTA_BINARY_PACKED`.
+    Basic,
+}
+
 /// An option's value: a secret, or a plain `true` or number.
 struct OptionValue(Secret);
 
@@ -221,10 +236,12 @@ mod tests {
     fn a_whole_section_is_read() {
         let config = parse(
             r#"{"url": "s3://lake/shop", "partition_by": ["day(placed_at)", "bucket(16, id)"], "compression": "zstd(3)",
-                "file": {"bytes": "1MiB", "rows": 5}, "options": {"aws_allow_http": true, "aws_region": "x"}}"#,
+                "encodings": "basic", "file": {"bytes": "1MiB", "rows": 5}, "options": {"aws_allow_http": true, "aws_region": "x"}}"#,
         )
         .unwrap();
         assert_eq!(config.compression, Compression::Zstd(3));
+        assert_eq!(config.encodings, EncodingChoice::Basic);
+        assert_eq!(ParquetConfig::new("x").encodings, EncodingChoice::All);
         assert_eq!(
             config.file,
             FileTarget {
@@ -242,6 +259,7 @@ mod tests {
             (r#"{"url": "ftp://x"}"#, "ftp"),
             (r#"{"url": "x", "compression": "gzip"}"#, "unknown compression `gzip`"),
             (r#"{"url": "x", "compression": "zstd(99)"}"#, "zstd(22)"),
+            (r#"{"url": "x", "encodings": "plain"}"#, "`all` or `basic`"),
             (r#"{"url": "x", "partition_by": ["week(a)"]}"#, "week(a)"),
             (r#"{"url": "x", "partition": ["a"]}"#, "unknown field `partition`"),
             (r#"{"url": "x", "file": {"bytes": "0"}}"#, "between 1 byte and 40GiB"),

@@ -19,6 +19,7 @@ use parquet::schema::types::ColumnPath;
 
 use self::deltas::Deltas;
 use self::distinct::Distinct;
+use crate::config::EncodingChoice;
 
 /// How many rows are looked at.
 const SAMPLE: usize = 1024;
@@ -37,8 +38,8 @@ const MOST_PERCENT_OF_WORDS: usize = 5;
 const NUMBERS_BYTES: usize = 256 << 10;
 
 /// What the last rows that were looked at have told.
-#[derive(Default)]
 pub(crate) struct Encodings {
+    may_be: EncodingChoice,
     told: Option<Told>,
 }
 
@@ -70,13 +71,18 @@ pub(crate) struct Choice {
 }
 
 impl Encodings {
+    /// Before any row was looked at.
+    pub(crate) fn of(may_be: EncodingChoice) -> Self {
+        Self { may_be, told: None }
+    }
+
     /// The choice for a file that begins with `rows`.
     pub(crate) fn chosen(&mut self, properties: WriterProperties, rows: &RecordBatch) -> Choice {
         let valid = self
             .told
             .take()
             .filter(|told| told.files > 0 && rows.num_rows() < told.below && told.schema == rows.schema());
-        let mut told = valid.unwrap_or_else(|| look(rows));
+        let mut told = valid.unwrap_or_else(|| look(rows, self.may_be));
         told.files = told.files.saturating_sub(1);
         let mut builder = WriterPropertiesBuilder::from(properties);
         for field in rows.schema_ref().fields() {
@@ -105,10 +111,10 @@ impl Encodings {
     }
 }
 
-fn look(rows: &RecordBatch) -> Told {
+fn look(rows: &RecordBatch, may_be: EncodingChoice) -> Told {
     let count = rows.num_rows();
     let columns = rows.schema_ref().fields().iter().zip(rows.columns());
-    let columns = columns.filter_map(|(field, column)| Some((field.name().clone(), encoding_of(column)?)));
+    let columns = columns.filter_map(|(field, column)| Some((field.name().clone(), encoding_of(column, may_be)?)));
     Told {
         schema: rows.schema(),
         columns: columns.collect(),
@@ -118,7 +124,7 @@ fn look(rows: &RecordBatch) -> Told {
 }
 
 /// How a column is encoded; `None` for a dictionary of `parquet`'s.
-fn encoding_of(column: &ArrayRef) -> Option<Encoding> {
+fn encoding_of(column: &ArrayRef, may_be: EncodingChoice) -> Option<Encoding> {
     let found = Distinct::of(column)
         .ok()
         .flatten()
@@ -131,7 +137,7 @@ fn encoding_of(column: &ArrayRef) -> Option<Encoding> {
         12.. => deltas.bits <= 8,
         _ => false,
     };
-    if Deltas::of(column).is_some_and(|deltas| is_close(&deltas)) {
+    if may_be == EncodingChoice::All && Deltas::of(column).is_some_and(|deltas| is_close(&deltas)) {
         return Some(Encoding::Without(basic::Encoding::DELTA_BINARY_PACKED));
     }
     match found.percent() {
@@ -153,7 +159,7 @@ mod tests {
     /// The encoding of a column; `None` for a dictionary.
     fn encoding(column: ArrayRef) -> Option<basic::Encoding> {
         let rows = RecordBatch::try_from_iter([("c", column)]).unwrap();
-        without_dictionary(&mut Encodings::default(), &rows)
+        without_dictionary(&mut Encodings::of(EncodingChoice::All), &rows)
     }
 
     fn without_dictionary(encodings: &mut Encodings, rows: &RecordBatch) -> Option<basic::Encoding> {
@@ -234,6 +240,15 @@ mod tests {
         );
         let keys = Int32Array::from_iter_values(drawn(5000, 1 << 20).map(|number| number as i32));
         assert_eq!(encoding(Arc::new(keys)), deltas, "keys of 20 bits");
+        let basic = encoding_of(
+            &(Arc::new(Int64Array::from_iter_values(0..5000)) as ArrayRef),
+            EncodingChoice::Basic,
+        );
+        assert_eq!(
+            basic,
+            Some(Encoding::Without(basic::Encoding::PLAIN)),
+            "for old readers"
+        );
         let days = Date32Array::from_iter_values(drawn(5000, 2500).map(|number| number as i32));
         assert_eq!(encoding(Arc::new(days)), deltas, "days of seven years");
     }
@@ -242,7 +257,7 @@ mod tests {
     fn texts_of_which_few_are_different_are_words() {
         let are_words = |column: ArrayRef| {
             let rows = RecordBatch::try_from_iter([("c", column)]).unwrap();
-            !Encodings::default()
+            !Encodings::of(EncodingChoice::All)
                 .chosen(WriterProperties::default(), &rows)
                 .words
                 .is_empty()
@@ -265,7 +280,7 @@ mod tests {
         let unlike = |count: i64| rows(Arc::new(Int64Array::from_iter_values(0..count)));
         let alike = |count: usize| rows(Arc::new(Int64Array::from(vec![1; count])));
         for (count, files) in [(5000, 64), (160, 10), (64, 4)] {
-            let mut encodings = Encodings::default();
+            let mut encodings = Encodings::of(EncodingChoice::All);
             let mut has_one = |rows: &RecordBatch| without_dictionary(&mut encodings, rows).is_none();
             assert!(!has_one(&unlike(count)));
             let like_it = alike(count as usize);
@@ -278,7 +293,7 @@ mod tests {
     fn many_more_rows_are_looked_at_whatever_few_have_told() {
         let unlike: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100));
         for (count, has_one) in [(399, false), (400, true)] {
-            let mut encodings = Encodings::default();
+            let mut encodings = Encodings::of(EncodingChoice::All);
             let mut told = |column: ArrayRef| {
                 let rows = RecordBatch::try_from_iter([("c", column)]).unwrap();
                 without_dictionary(&mut encodings, &rows).is_none()
@@ -298,7 +313,7 @@ mod tests {
             let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..5000));
             RecordBatch::try_from_iter([(name, column)]).unwrap()
         };
-        let mut encodings = Encodings::default();
+        let mut encodings = Encodings::of(EncodingChoice::All);
         for name in ["a", "b"] {
             assert!(without_dictionary(&mut encodings, &rows(name)).is_some());
         }

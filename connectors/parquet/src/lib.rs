@@ -42,7 +42,7 @@ mod upload;
 mod words;
 mod writer;
 
-pub use config::{Compression, FileTarget, ParquetConfig};
+pub use config::{Compression, EncodingChoice, FileTarget, ParquetConfig};
 pub use failpoint::FAILPOINTS;
 pub use names::DataFileName;
 pub use partition::PartitionExpr;

@@ -14,7 +14,7 @@ use object_store::path::Path;
 use parquet::file::properties::WriterProperties;
 
 use crate::backlog::{Backlog, Taken};
-use crate::config::FileTarget;
+use crate::config::{EncodingChoice, FileTarget};
 use crate::data_file::{DataFileWriter, WriteFault};
 use crate::decision::memory::{Footprint, Relief, relieve};
 use crate::encoding::Encodings;
@@ -43,6 +43,7 @@ pub(crate) struct Destination {
     /// The first eight hex digits of the writer's id.
     pub writer: String,
     pub target: FileTarget,
+    pub encodings: EncodingChoice,
     /// Bytes of memory for all open files together, and for the rows that wait for one.
     pub buffer: usize,
     /// The number of the last file that was begun in the table. All folders of a table share
@@ -77,10 +78,10 @@ impl OpenFiles {
         properties: WriterProperties,
     ) -> Self {
         Self {
+            encodings: Encodings::of(destination.encodings),
             destination,
             schema,
             properties,
-            encodings: Encodings::default(),
             backlog: Backlog::new(partition_by),
             open: HashMap::new(),
             clock: 0,
@@ -348,6 +349,7 @@ mod tests {
             generation: 1,
             writer: "1a2b3c4d".to_owned(),
             target: FileTarget::default(),
+            encodings: EncodingChoice::default(),
             buffer,
             last_seq: Arc::default(),
         };

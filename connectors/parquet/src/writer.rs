@@ -80,6 +80,7 @@ impl ParquetWriter {
             generation: head.generation,
             writer: head.writer_id[..8].to_owned(),
             target: config.file,
+            encodings: config.encodings,
             buffer: usize::try_from(config.buffer.0).unwrap_or(usize::MAX),
             last_seq: Arc::default(),
         };

@@ -263,16 +263,26 @@ fn read_row<'a>(reader: &mut Reader<'a>, columns: usize, fields: &mut Vec<Field<
     let first = fields.len();
     // Room is made for all of them, rather than looked for with each.
     fields.resize(first + columns, None);
-    for field in &mut fields[first..] {
-        *field = match reader.i32()? {
-            -1 => None,
-            length => {
-                let length = usize::try_from(length).map_err(|_| ProtocolError::UnknownContent("a field's length"))?;
-                Some(reader.bytes(length)?)
-            }
-        };
-    }
+    *reader = Reader::new(read_fields(reader.rest(), &mut fields[first..])?);
     Ok(true)
+}
+
+/// Reads so many fields off the front of `bytes`, and returns what is behind them. Most of the time of a copy
+/// that is not its values' goes here, so that nothing is done for a field that is not needed.
+fn read_fields<'a>(mut bytes: &'a [u8], fields: &mut [Field<'a>]) -> Result<&'a [u8], ProtocolError> {
+    for field in fields {
+        let (length, rest) = bytes.split_first_chunk::<4>().ok_or(ProtocolError::Truncated)?;
+        match i32::from_be_bytes(*length) {
+            -1 => bytes = rest,
+            length @ 0.. => {
+                let (value, rest) = rest.split_at_checked(length as usize).ok_or(ProtocolError::Truncated)?;
+                *field = Some(value);
+                bytes = rest;
+            }
+            _ => return Err(ProtocolError::UnknownContent("a field's length")),
+        }
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

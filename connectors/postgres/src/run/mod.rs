@@ -158,13 +158,13 @@ async fn start<'a>(
     if plan.drop_slot {
         repair::drop_slot(settings, &mut sql).await?;
     }
-    // It would idle while the tables are copied, which not every server or network suffers.
-    sql.close().await;
     // Where nothing is held the stream begins with the first copies' snapshot. It is taken now,
     // since its slot may have to be made.
     let snapshot = if plan.held.is_none() && !plan.copy.is_empty() {
-        Some(Snapshot::of(settings, &plan.copy, plan.create_slot).await?)
+        Some(Snapshot::of(settings, sql, &plan.copy, plan.create_slot).await?)
     } else {
+        // It would idle while the tables are copied, which not every server or network suffers.
+        sql.close().await;
         None
     };
     let copied_as_of = match &snapshot {
@@ -215,6 +215,11 @@ async fn start<'a>(
         .collect();
     let binary = starts.iter().all(|start| start.shape.binary_is_exact(&types.catalog));
     let held = plan.held.or(copied_as_of).unwrap_or_default();
+    let oids: HashMap<TableId, u32> = starts.iter().map(|start| (start.shape.id.clone(), start.oid)).collect();
+    let resume = context.resume.clone();
+    let mut copies = Copies::new(settings, oids.clone(), resume, context.copies, held);
+    // The first rows are read while the stream is begun, which takes them from there on.
+    copies.start_first(&plan.copy, snapshot);
     let spool = Spool::open(source, settings.spool.folder.clone(), settings.spool.memory)?;
     let mut mode = Mode {
         binary,
@@ -239,7 +244,6 @@ async fn start<'a>(
     if settings.unchanged == Unchanged::Reread {
         outbox.complete_with(Rereader::new(settings.clone(), identity.clone()));
     }
-    let oids: HashMap<TableId, u32> = starts.iter().map(|start| (start.shape.id.clone(), start.oid)).collect();
     for table in &plan.copy {
         outbox.push(begin_copy(table, oids[table], held, system.clone()));
     }
@@ -264,8 +268,6 @@ async fn start<'a>(
     let awaited: Vec<TableId> = first.chain(&emptied).cloned().collect();
     let mut known = saw;
     known.retain(|table, _| !emptied.contains(table));
-    let mut copies = Copies::new(settings, oids, context.resume, context.copies, held);
-    copies.start_first(&plan.copy, snapshot);
     for (table, why) in &plan.anew {
         copies.anew(table, *why);
     }

@@ -49,9 +49,14 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// Enters a snapshot of `wanted`. It is that of the source's slot, which is made, or of a
     /// temporary one beside it.
-    pub(super) async fn of(settings: &Settings, wanted: &[TableId], mut make_slot: bool) -> Result<Self> {
+    pub(super) async fn of(
+        settings: &Settings,
+        sql: Connection,
+        wanted: &[TableId],
+        mut make_slot: bool,
+    ) -> Result<Self> {
         let failed = |error| fault::explain(error, "cannot take a snapshot", &settings.connect);
-        let unlocked = look(settings, wanted, None).await?;
+        let unlocked = look(settings, sql, wanted, None).await?;
         let unlocked = unlocked.ok_or_else(|| Error::new(ErrorKind::Unavailable, NO_LOOK))?;
         let (looking, mut before, mut versions) = unlocked;
         // To make a slot may take long.
@@ -68,7 +73,9 @@ impl Snapshot {
                 Err(error) if error.sqlstate() == Some("42P01") => false,
                 locked => locked.map(|_| true).map_err(failed)?,
             };
-            let Some((mut reader, tables, versions_now)) = look(settings, wanted, Some(LONGEST_LOCK)).await? else {
+            let reader = super::connect(settings).await?;
+            let looked = look(settings, reader, wanted, Some(LONGEST_LOCK)).await?;
+            let Some((mut reader, tables, versions_now)) = looked else {
                 // Whoever waits for our locks has others wait behind him.
                 tracing::info!("a lock on a table is waited for: taking another snapshot");
                 sql.close().await;
@@ -179,15 +186,15 @@ fn not_exported() -> WireError {
 
 const NO_LOOK: &str = "the tables cannot be looked at";
 
-/// The tables as they are now, and the versions of their columns, with the session that read them. `None`
-/// if a lock was not to be had within `patience`.
+/// The tables as they are now, and the versions of their columns, with the session that read them: `sql`, which
+/// is in no transaction. `None` if a lock was not to be had within `patience`.
 async fn look(
     settings: &Settings,
+    mut sql: Connection,
     wanted: &[TableId],
     patience: Option<Duration>,
 ) -> Result<Option<(Connection, Vec<CatalogTable>, Vec<(u32, String)>)>> {
     let failed = |error| fault::explain(error, "cannot read the catalog", &settings.connect);
-    let mut sql = super::connect(settings).await?;
     let looking = async {
         let limit = patience.map_or(0, |patience| patience.as_millis());
         sql.query(&format!("SET lock_timeout = {limit}")).await?;

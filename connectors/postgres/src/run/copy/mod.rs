@@ -143,7 +143,8 @@ impl Copier {
             reached.map_err(|_| Error::new(ErrorKind::Cancelled, "the source is stopping"))?;
         }
         let wanted: Vec<TableId> = self.wanted.iter().map(|wanted| wanted.table.clone()).collect();
-        let taken = Snapshot::of(&self.settings, &wanted, false).await;
+        let sql = super::connect(&self.settings).await?;
+        let taken = Snapshot::of(&self.settings, sql, &wanted, false).await;
         taken.map_err(|error| passing(error, &self.settings))
     }
 
