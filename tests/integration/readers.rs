@@ -170,6 +170,51 @@ fn pyarrow_and_duckdb_read_the_table_that_postgresql_has() {
     extremes_are_read_as_documented(&shop);
 }
 
+/// Numbers as differences and texts as words, with pages of nulls alone.
+#[test]
+fn others_read_differences_and_words() {
+    let cluster = TestCluster::new().expect("PostgreSQL starts");
+    cluster
+        .psql(
+            "CREATE TABLE kinds (id int PRIMARY KEY, kind text); CREATE PUBLICATION millstream FOR TABLE kinds; \
+             INSERT INTO kinds SELECT g, CASE WHEN g NOT BETWEEN 10000 AND 60000 THEN 'kind ' || g * 7919 % 5 END \
+             FROM generate_series(1, 100000) g",
+        )
+        .unwrap();
+    let pipeline = "pipeline: kinds\nsources: {shop: {postgres: {url: {env: SHOP_URL}, publication: millstream, \
+        tables: [kinds]}}}\nsinks: {lake: {parquet: {url: \"${LAKE}\"}, commit: {every: 2s, idle_every: 2s}}}\n";
+    let project = ProjectFolder::new(&[("kinds.yaml", pipeline)]);
+    let env = [("SHOP_URL", cluster.url()), ("LAKE", project.lake())];
+    let mut daemon = Daemon::start(project.path(), &env);
+    caught_up::with_postgres(
+        &mut daemon,
+        &cluster,
+        "shop",
+        &["kinds"],
+        "UPDATE kinds SET kind = 'last' WHERE id = 5",
+    );
+    daemon.drain();
+    let folder = project.path().join("lake").join("kinds").display().to_string();
+    let printed = python(include_str!("readers/kinds.py"), &folder);
+    let expected = cluster.psql(
+        "SELECT json_build_object('one', count(*) FILTER (WHERE kind = 'kind 3'), \
+         'none', count(*) FILTER (WHERE kind IS NULL), 'sum', sum(id) FILTER (WHERE kind = 'kind 3')) FROM kinds",
+    );
+    let expected: Value = serde_json::from_str(&expected.unwrap()).unwrap();
+    assert_eq!(printed[0], expected, "pyarrow");
+    assert_eq!(printed[1], expected, "DuckDB");
+    assert!(
+        printed[2]["id"].as_str().unwrap().contains("DELTA_BINARY_PACKED"),
+        "{}",
+        printed[2]
+    );
+    assert!(
+        printed[2]["kind"].as_str().unwrap().contains("RLE_DICTIONARY"),
+        "{}",
+        printed[2]
+    );
+}
+
 fn the_documented_queries_work(shop: &Shop) {
     let orders = shop.folder("orders");
     let queries = documented("sql", &orders);

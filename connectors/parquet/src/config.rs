@@ -172,10 +172,10 @@ impl<'de> Deserialize<'de> for Compression {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EncodingChoice {
-    /// Whatever takes least.
+    /// Those of readers of today: `DELTA_BINARY_PACKED` too, where numbers take least so.
     #[default]
     All,
-    /// Those that every reader knows: not `DELTA_BINARY_PACKED`.
+    /// Those of all readers.
     Basic,
 }
 

@@ -41,12 +41,37 @@ struct Group {
     rows: usize,
 }
 
+/// Rows that are written at once where a column is written as words: how many different texts there are is asked
+/// behind them.
+const ROWS_OF_WORDS: usize = 8192;
+
 /// A column of the schema in a row group.
 enum Column {
-    /// Its leaves.
-    Arrow(Vec<ArrowColumnWriter>),
+    Arrow(Vec<Leaf>),
     Runs(RunsColumn),
     Words(WordsColumn),
+}
+
+/// A column of Parquet's.
+struct Leaf {
+    writer: ArrowColumnWriter,
+    /// What it says that it takes while it is empty: room, a mebibyte of it for differences, that is memory
+    /// only once it is used.
+    empty: usize,
+}
+
+impl Leaf {
+    fn new(writer: ArrowColumnWriter) -> Self {
+        Self {
+            empty: writer.memory_size(),
+            writer,
+        }
+    }
+
+    fn memory_size(&self) -> usize {
+        let more = self.writer.memory_size().saturating_sub(self.empty);
+        more.max(self.writer.get_estimated_total_bytes())
+    }
 }
 
 impl<W: Write + Send> Encoder<W> {
@@ -80,7 +105,12 @@ impl<W: Write + Send> Encoder<W> {
                     &left,
                 )?),
             };
-            let count = (ROW_GROUP_ROWS - group.rows).min(left.num_rows());
+            let most = if group.has_words() {
+                ROWS_OF_WORDS
+            } else {
+                ROW_GROUP_ROWS
+            };
+            let count = (ROW_GROUP_ROWS - group.rows).min(most).min(left.num_rows());
             group.write(&self.schema, &left.slice(0, count))?;
             first += count;
             if group.is_full() {
@@ -98,7 +128,7 @@ impl<W: Write + Send> Encoder<W> {
             match column {
                 Column::Arrow(leaves) => {
                     for leaf in leaves {
-                        leaf.close()?.append_to_row_group(&mut written)?;
+                        leaf.writer.close()?.append_to_row_group(&mut written)?;
                     }
                 }
                 Column::Runs(runs) => {
@@ -120,17 +150,13 @@ impl<W: Write + Send> Encoder<W> {
 
     /// The memory that the row group in progress takes, roughly.
     pub(crate) fn memory_size(&self) -> usize {
-        self.sum(
-            ArrowColumnWriter::memory_size,
-            RunsColumn::memory_size,
-            WordsColumn::memory_size,
-        )
+        self.sum(Leaf::memory_size, RunsColumn::memory_size, WordsColumn::memory_size)
     }
 
     /// The size that the row group in progress would have in the file, roughly.
     pub(crate) fn in_progress_size(&self) -> usize {
         self.sum(
-            ArrowColumnWriter::get_estimated_total_bytes,
+            |leaf| leaf.writer.get_estimated_total_bytes(),
             RunsColumn::estimated_bytes,
             WordsColumn::estimated_bytes,
         )
@@ -138,7 +164,7 @@ impl<W: Write + Send> Encoder<W> {
 
     fn sum(
         &self,
-        of_leaf: impl Fn(&ArrowColumnWriter) -> usize,
+        of_leaf: impl Fn(&Leaf) -> usize,
         of_runs: impl Fn(&RunsColumn) -> usize,
         of_words: impl Fn(&WordsColumn) -> usize,
     ) -> usize {
@@ -187,19 +213,25 @@ impl Group {
             let mut first = None;
             while let Some((leaf, writer)) = leaves.next_if(|(leaf, _)| types.get_column_root_idx(*leaf) == root) {
                 first.get_or_insert(leaf);
-                own.push(writer);
+                own.push(Leaf::new(writer));
             }
+            let has_runs = HAVE_RUNS.contains(&field.name().as_str());
             columns.push(match first {
-                Some(leaf) if HAVE_RUNS.contains(&field.name().as_str()) && RunsColumn::suits(values) => {
+                Some(leaf) if has_runs && RunsColumn::suits(values) => {
                     Column::Runs(RunsColumn::new(types.column(leaf), file.properties()))
                 }
-                Some(leaf) if words.contains(field.name()) && WordsColumn::suits(values) => {
+                // Where runs have become short, ever more texts follow.
+                Some(leaf) if !has_runs && words.contains(field.name()) && WordsColumn::suits(values) => {
                     Column::Words(WordsColumn::new(types.column(leaf), file.properties()))
                 }
                 _ => Column::Arrow(own),
             });
         }
         Ok(Self { columns, rows: 0 })
+    }
+
+    fn has_words(&self) -> bool {
+        self.columns.iter().any(|column| matches!(column, Column::Words(_)))
     }
 
     fn is_full(&self) -> bool {
@@ -218,7 +250,7 @@ impl Group {
                     let values = compute_leaves(field, values)?;
                     debug_assert_eq!(values.len(), leaves.len(), "{field}");
                     for (values, leaf) in values.iter().zip(leaves) {
-                        leaf.write(values)?;
+                        leaf.writer.write(values)?;
                     }
                 }
                 Column::Runs(runs) => runs.push(values)?,
@@ -233,14 +265,17 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use arrow_array::builder::{ListBuilder, MapBuilder, StringBuilder};
-    use arrow_array::{ArrayRef, Int32Array, StringArray, StructArray};
+    use arrow_array::{ArrayRef, Int32Array, Int64Array, StringArray, StructArray};
     use arrow_schema::{DataType, Field};
     use bytes::Bytes;
     use millstream_core::{EnvelopeBuilder, Op, PartitionId};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use parquet::basic::Encoding;
     use parquet::file::properties::WriterProperties;
 
     use super::*;
+    use crate::config::EncodingChoice;
+    use crate::encoding::Encodings;
 
     /// Rows with nested columns and the reserved ones, `of_place` of which have their place in common.
     fn rows(count: usize, of_place: usize) -> RecordBatch {
@@ -280,7 +315,7 @@ mod tests {
         let schema = batches[0].schema();
         let choice = Choice {
             properties: WriterProperties::default(),
-            words: vec!["n".to_owned()],
+            words: Vec::new(),
         };
         let mut encoder = Encoder::new(Vec::new(), schema.clone(), choice).unwrap();
         for batch in batches {
@@ -315,5 +350,20 @@ mod tests {
         let (runs, read) = written(&batches);
         assert_eq!(runs, [envelope::OP, envelope::PARTITION]);
         assert_eq!(read, batches);
+    }
+
+    #[test]
+    fn room_that_is_not_used_is_no_memory() {
+        let column = || -> ArrayRef { Arc::new(Int64Array::from_iter_values(0..1000)) };
+        let rows = RecordBatch::try_from_iter((0..40).map(|number| (format!("c{number}"), column()))).unwrap();
+        let choice = Encodings::of(EncodingChoice::All).chosen(WriterProperties::default(), &rows);
+        let mut encoder = Encoder::new(Vec::new(), rows.schema(), choice).unwrap();
+        encoder.write(&rows).unwrap();
+        let (memory, bytes) = (encoder.memory_size(), encoder.in_progress_size());
+        assert!((bytes..1 << 20).contains(&memory), "{memory} bytes for {bytes}");
+        let file = Bytes::from(encoder.into_inner().unwrap());
+        let read = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        let encodings: Vec<_> = read.metadata().row_group(0).column(0).encodings().collect();
+        assert!(encodings.contains(&Encoding::DELTA_BINARY_PACKED), "{encodings:?}");
     }
 }

@@ -6,7 +6,7 @@
 //! nothing to look up, and little is left to compress. Texts of which there are few different ones
 //! are written by us ([`crate::words`]). The first batch of a file tells
 //! which columns are so, for some files after it too: to look costs as much as to encode some hundred
-//! rows. What it does not show costs a little space or time, and nothing else.
+//! rows. What it does not show costs a little space or time, or a row group that ends early.
 
 mod deltas;
 mod distinct;
@@ -31,15 +31,18 @@ const ROWS_PER_FILE: usize = 16;
 const TELLS_MORE: usize = 4;
 /// A batch of so many rows tells as much as any.
 const WIDE: usize = 8 * SAMPLE;
-/// Different ones among 100 texts that are few.
+/// Different ones among 100 texts that are few. Where each of the places that are looked at has a text of its own,
+/// there are six, and there may be ever more.
 const MOST_PERCENT_OF_WORDS: usize = 5;
+/// With fewer values than this, differences and words are not worth the room that they begin with.
+const MANY: usize = 512;
 /// Bytes of a dictionary of numbers at most. A larger one saves little, and to look numbers up in it costs
 /// more than to compress them.
 const NUMBERS_BYTES: usize = 256 << 10;
 
 /// What the last rows that were looked at have told.
 pub(crate) struct Encodings {
-    may_be: EncodingChoice,
+    allowed: EncodingChoice,
     told: Option<Told>,
 }
 
@@ -72,8 +75,8 @@ pub(crate) struct Choice {
 
 impl Encodings {
     /// Before any row was looked at.
-    pub(crate) fn of(may_be: EncodingChoice) -> Self {
-        Self { may_be, told: None }
+    pub(crate) fn of(allowed: EncodingChoice) -> Self {
+        Self { allowed, told: None }
     }
 
     /// The choice for a file that begins with `rows`.
@@ -82,7 +85,7 @@ impl Encodings {
             .told
             .take()
             .filter(|told| told.files > 0 && rows.num_rows() < told.below && told.schema == rows.schema());
-        let mut told = valid.unwrap_or_else(|| look(rows, self.may_be));
+        let mut told = valid.unwrap_or_else(|| look(rows, self.allowed));
         told.files = told.files.saturating_sub(1);
         let mut builder = WriterPropertiesBuilder::from(properties);
         for field in rows.schema_ref().fields() {
@@ -111,10 +114,10 @@ impl Encodings {
     }
 }
 
-fn look(rows: &RecordBatch, may_be: EncodingChoice) -> Told {
+fn look(rows: &RecordBatch, allowed: EncodingChoice) -> Told {
     let count = rows.num_rows();
     let columns = rows.schema_ref().fields().iter().zip(rows.columns());
-    let columns = columns.filter_map(|(field, column)| Some((field.name().clone(), encoding_of(column, may_be)?)));
+    let columns = columns.filter_map(|(field, column)| Some((field.name().clone(), encoding_of(column, allowed)?)));
     Told {
         schema: rows.schema(),
         columns: columns.collect(),
@@ -124,11 +127,12 @@ fn look(rows: &RecordBatch, may_be: EncodingChoice) -> Told {
 }
 
 /// How a column is encoded; `None` for a dictionary of `parquet`'s.
-fn encoding_of(column: &ArrayRef, may_be: EncodingChoice) -> Option<Encoding> {
+fn encoding_of(column: &ArrayRef, allowed: EncodingChoice) -> Option<Encoding> {
     let found = Distinct::of(column)
         .ok()
         .flatten()
         .filter(|found| found.values >= LEAST)?;
+    let are_many = found.values >= MANY;
     // The fewer values come again, the more bits the number of one in a dictionary has. Of some
     // thousand values that take turns at random nine tenths of a sample are different ones.
     let is_close = |deltas: &Deltas| match found.percent() {
@@ -137,13 +141,12 @@ fn encoding_of(column: &ArrayRef, may_be: EncodingChoice) -> Option<Encoding> {
         12.. => deltas.bits <= 8,
         _ => false,
     };
-    if may_be == EncodingChoice::All && Deltas::of(column).is_some_and(|deltas| is_close(&deltas)) {
+    if are_many && allowed == EncodingChoice::All && Deltas::of(column).is_some_and(|deltas| is_close(&deltas)) {
         return Some(Encoding::Without(basic::Encoding::DELTA_BINARY_PACKED));
     }
     match found.percent() {
         98.. => Some(Encoding::Without(basic::Encoding::PLAIN)),
-        // Not where each place of the column has a text of its own, of which there may be ever more.
-        ..=MOST_PERCENT_OF_WORDS if *column.data_type() == DataType::Utf8 => Some(Encoding::Words),
+        ..=MOST_PERCENT_OF_WORDS if are_many && *column.data_type() == DataType::Utf8 => Some(Encoding::Words),
         _ => None,
     }
 }
@@ -269,7 +272,7 @@ mod tests {
         };
         assert!(are_words(texts(5000, &|row| row % 50)));
         assert!(!are_words(texts(5000, &|row| row % 200)));
-        assert!(!are_words(texts(60, &|row| row % 2)), "too few to tell");
+        assert!(!are_words(texts(500, &|row| row % 2)), "too few");
         assert!(!are_words(texts(50_000, &|row| row / 100)), "another one in each place");
         assert!(!are_words(Arc::new(Int64Array::from(vec![1; 5000]))), "numbers");
     }

@@ -4,7 +4,7 @@
 /// Values that are packed together.
 const GROUP: usize = 8;
 
-/// Appends `values` of at most `width` bits, which is 16 at most.
+/// Appends `values` of at most `width` bits, which is 32 at most.
 pub(crate) fn write(bytes: &mut Vec<u8>, width: u32, values: &[u32]) {
     let mut packed = 0..0;
     let mut at = 0;
@@ -36,14 +36,22 @@ fn write_packed(bytes: &mut Vec<u8>, width: u32, values: &[u32]) {
     if values.is_empty() {
         return;
     }
-    write_varint(bytes, (values.len().div_ceil(GROUP) as u64) << 1 | 1);
-    for group in values.chunks(GROUP) {
-        let packed = group
-            .iter()
-            .rev()
-            .fold(0u128, |packed, value| packed << width | u128::from(*value));
-        bytes.extend_from_slice(&packed.to_le_bytes()[..width as usize]);
+    let groups = values.len().div_ceil(GROUP);
+    write_varint(bytes, (groups as u64) << 1 | 1);
+    let end = bytes.len() + groups * width as usize;
+    // Bits that have no byte yet: less than 32 before a value is added, which has 32 at most.
+    let (mut waiting, mut bits) = (0u64, 0);
+    for value in values {
+        waiting |= u64::from(*value) << bits;
+        bits += width;
+        if bits >= 32 {
+            bytes.extend_from_slice(&(waiting as u32).to_le_bytes());
+            waiting >>= 32;
+            bits -= 32;
+        }
     }
+    bytes.extend_from_slice(&waiting.to_le_bytes()[..bits.div_ceil(8) as usize]);
+    bytes.resize(end, 0);
 }
 
 fn write_varint(bytes: &mut Vec<u8>, mut value: u64) {
@@ -52,4 +60,64 @@ fn write_varint(bytes: &mut Vec<u8>, mut value: u64) {
         value >>= 7;
     }
     bytes.push(value as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// As the format describes it.
+    fn read(mut bytes: &[u8], width: u32, count: usize) -> Vec<u32> {
+        let mut values = Vec::new();
+        while values.len() < count {
+            let (mut header, mut shift) = (0u64, 0);
+            loop {
+                let (byte, rest) = bytes.split_first().unwrap();
+                bytes = rest;
+                header |= u64::from(byte & 0x7F) << shift;
+                shift += 7;
+                if byte & 0x80 == 0 {
+                    break;
+                }
+            }
+            if header & 1 == 0 {
+                let (value, rest) = bytes.split_at(width.div_ceil(8) as usize);
+                bytes = rest;
+                let mut whole = [0; 4];
+                whole[..value.len()].copy_from_slice(value);
+                values.extend(std::iter::repeat_n(u32::from_le_bytes(whole), (header >> 1) as usize));
+                continue;
+            }
+            let groups = (header >> 1) as usize;
+            let (packed, rest) = bytes.split_at(groups * width as usize);
+            bytes = rest;
+            let bit = |at: usize| u32::from(packed[at / 8] >> (at % 8) & 1);
+            let value = |number: usize| {
+                (0..width as usize)
+                    .map(|at| bit(number * width as usize + at) << at)
+                    .sum::<u32>()
+            };
+            values.extend((0..groups * GROUP).map(value));
+        }
+        assert!(bytes.is_empty(), "nothing follows");
+        assert!(values.len() - count < GROUP, "the last group alone is filled");
+        values.truncate(count);
+        values
+    }
+
+    proptest! {
+        #[test]
+        fn values_are_read_as_they_were_written(
+            runs in proptest::collection::vec((any::<u32>(), prop_oneof![4 => 1usize..4, 1 => 5usize..600]), 0..60),
+            width in 0u32..=32,
+        ) {
+            let most = u32::MAX.checked_shr(32 - width).unwrap_or(0);
+            let values: Vec<u32> = runs.iter().flat_map(|(value, count)| vec![value & most; *count]).collect();
+            let mut bytes = Vec::new();
+            write(&mut bytes, width, &values);
+            prop_assert_eq!(read(&bytes, width, values.len()), values);
+        }
+    }
 }

@@ -4,10 +4,13 @@
 //! with the one in its dictionary. Here a short text is looked up by its length and its ends, and what is
 //! least and greatest is known from the dictionary.
 
+use std::collections::HashSet;
+
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, StringArray};
 use arrow_schema::DataType;
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
@@ -32,9 +35,13 @@ pub(crate) struct WordsColumn {
 }
 
 impl WordsColumn {
-    /// Whether a column chunk can begin with rows like these.
+    /// Whether a column chunk can begin with rows like these, which earlier ones have promised: the column may
+    /// have become another one since.
     pub(crate) fn suits(rows: &ArrayRef) -> bool {
-        *rows.data_type() == DataType::Utf8 && rows.null_count() < rows.len() && are_short(rows.as_string())
+        *rows.data_type() == DataType::Utf8
+            && rows.null_count() < rows.len()
+            && are_short(rows.as_string())
+            && come_again(rows.as_string())
     }
 
     /// An empty column chunk. `column` is a text without repetition.
@@ -42,7 +49,7 @@ impl WordsColumn {
         Self {
             chunk: Chunk::new(column, properties),
             recent: Recent::default(),
-            indexes: Vec::with_capacity(PAGE_ROWS),
+            indexes: Vec::new(),
             valid: Vec::new(),
             rows: 0,
         }
@@ -134,12 +141,22 @@ fn are_short(texts: &StringArray) -> bool {
         .is_none_or(|longest| longest as usize <= MOST_STATISTICS_BYTES)
 }
 
+/// Whether some of the first texts are there more than once, if there are enough to tell.
+fn come_again(texts: &StringArray) -> bool {
+    let first: Vec<&str> = texts.iter().flatten().take(FIRST).collect();
+    let distinct: HashSet<&str, RandomState> = first.iter().copied().collect();
+    first.len() < FIRST || distinct.len() <= FIRST / 2
+}
+
+/// How many texts tell.
+const FIRST: usize = 256;
+
 /// Texts that were looked up, each where its length and ends have it.
 struct Recent {
     slots: Box<[Option<(Ends, u32)>; SLOTS]>,
 }
 
-const SLOTS: usize = 512;
+const SLOTS: usize = 256;
 
 /// All of a text of at most 16 bytes: how long it is, and its first and last eight bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,10 +221,10 @@ impl Ends {
     }
 
     fn slot(self) -> usize {
-        // An odd number of which half of the bits are set spreads what is multiplied over the upper bits.
+        // An odd number with bits all over spreads what is multiplied over the upper bits.
         let mixed =
             (self.first ^ self.last.rotate_left(32) ^ u64::from(self.length)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        (mixed >> 55) as usize
+        (mixed >> 56) as usize
     }
 }
 

@@ -6,14 +6,13 @@ use arrow_schema::DataType;
 
 use super::SAMPLE;
 
-/// As many values as have one width in the encoding of 64 bits (parquet-format, `Encodings.md`, "Delta
-/// Encoding"), with the one before them.
+/// As many values as `parquet` gives one width where they have 64 bits, with the one before them.
 const NEIGHBOURS: usize = 65;
 
 /// Bits of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Deltas {
-    /// As a difference from the value before, about.
+    /// As a difference from the value before, about: too few where values fall back now and then.
     pub(super) bits: u32,
     /// As it is.
     pub(super) plain_bits: u32,
@@ -47,8 +46,8 @@ fn plain_bits(r#type: &DataType) -> Option<u32> {
         Int8 | Int16 | Int32 | UInt8 | UInt16 | UInt32 | Date32 | Time32(_) => Some(32),
         Int64 | UInt64 | Time64(_) | Timestamp(..) => Some(64),
         Decimal32(precision, _) | Decimal64(precision, _) | Decimal128(precision, _) => match precision {
-            0..=9 => Some(32),
-            10..=18 => Some(64),
+            2..=9 => Some(32),
+            1 | 10..=18 => Some(64),
             _ => None,
         },
         _ => None,

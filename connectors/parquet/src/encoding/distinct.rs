@@ -32,8 +32,9 @@ impl Distinct {
         let mut distinct = HashSet::with_capacity_and_hasher(rows.num_rows(), RandomState::default());
         distinct.extend(rows.iter().map(|row| row.data()));
         Ok(Some(Self {
+            // Null is one of the rows, and no value.
+            distinct: distinct.len() - usize::from(values < rows.num_rows()),
             values,
-            distinct: distinct.len(),
         }))
     }
 

@@ -173,6 +173,26 @@ fn a_row_group_ends_where_words_are_many_and_the_next_has_none() {
     let groups: Vec<_> = metadata.row_groups().iter().map(|group| group.num_rows()).collect();
     assert_eq!(groups.len(), 2, "{groups:?}");
     assert!((14_000..=16_000).contains(&groups[0]), "{groups:?}");
+    let are_words = |group: usize| metadata.row_group(group).column(1).unencoded_byte_array_data_bytes();
+    let all_bytes = |rows: &[Option<String>]| rows.iter().flatten().map(|text| text.len() as i64).sum::<i64>();
+    assert_eq!(are_words(0), Some(all_bytes(&rows[..groups[0] as usize])));
+}
+
+#[test]
+fn very_many_texts_in_one_batch_end_the_row_group_soon() {
+    let same = vec![Some(String::new()); 65_536];
+    let other: Vec<_> = (0..65_536).map(|row| Some(format!("{row:040}"))).collect();
+    let (all, metadata) = read(&file_of(&[batch(&same), batch(&other)], Compression::SNAPPY), 0);
+    assert!(all == [same, other].concat());
+    let groups: Vec<_> = metadata.row_groups().iter().map(|group| group.num_rows()).collect();
+    assert_eq!(groups, [65_536 + 8192, 65_536 - 8192]);
+}
+
+#[test]
+fn a_column_that_has_become_another_one_is_left_alone() {
+    let keys: Vec<_> = (0..1000).map(|row| Some(format!("key {row}"))).collect();
+    assert!(!WordsColumn::suits(batch(&keys).column(1)));
+    assert!(WordsColumn::suits(batch(&keys[..200]).column(1)), "too few to tell");
 }
 
 #[test]

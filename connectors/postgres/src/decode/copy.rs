@@ -267,8 +267,8 @@ fn read_row<'a>(reader: &mut Reader<'a>, columns: usize, fields: &mut Vec<Field<
     Ok(true)
 }
 
-/// Reads so many fields off the front of `bytes`, and returns what is behind them. Most of the time of a copy
-/// that is not its values' goes here, so that nothing is done for a field that is not needed.
+/// Reads so many fields off the front of `bytes`, and returns what is behind them. Much of the time of
+/// a copy goes here, so that as little as possible is done for each.
 fn read_fields<'a>(mut bytes: &'a [u8], fields: &mut [Field<'a>]) -> Result<&'a [u8], ProtocolError> {
     for field in fields {
         let (length, rest) = bytes.split_first_chunk::<4>().ok_or(ProtocolError::Truncated)?;

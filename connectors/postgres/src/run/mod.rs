@@ -110,8 +110,8 @@ pub(crate) async fn run(
     ended.map_err(|error| repair::passing(&settings, error))
 }
 
-/// Everything before the first byte of the stream. Dropping it ends it: the server rolls back
-/// the snapshot's transaction and drops a temporary slot.
+/// Everything before the first byte of the stream; first copies are under way by then. Dropping it ends it, and
+/// them: the server rolls back the snapshot's transaction and drops a temporary slot.
 async fn start<'a>(
     settings: &'a Arc<Settings>,
     source: &str,
@@ -218,7 +218,7 @@ async fn start<'a>(
     let oids: HashMap<TableId, u32> = starts.iter().map(|start| (start.shape.id.clone(), start.oid)).collect();
     let resume = context.resume.clone();
     let mut copies = Copies::new(settings, oids.clone(), resume, context.copies, held);
-    // The first rows are read while the stream is begun, which takes them from there on.
+    // The first rows are read while the stream is begun. None is taken before it runs.
     copies.start_first(&plan.copy, snapshot);
     let spool = Spool::open(source, settings.spool.folder.clone(), settings.spool.memory)?;
     let mut mode = Mode {

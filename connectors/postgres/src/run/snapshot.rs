@@ -48,7 +48,7 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// Enters a snapshot of `wanted`. It is that of the source's slot, which is made, or of a
-    /// temporary one beside it.
+    /// temporary one beside it. `sql`, which is in no transaction, looks at the tables first, and is closed.
     pub(super) async fn of(
         settings: &Settings,
         sql: Connection,
@@ -170,9 +170,9 @@ async fn join(settings: &Settings, name: &str) -> Result<Connection, WireError> 
     Ok(sql)
 }
 
-/// Leaves the planner no way to read a range of a file but from its first row to its last (TID Range
-/// Scan): where a piece of a copy ends is told by the place of its last row. For a file that is
-/// read whole the scan that it has left is taken all the same.
+/// Leaves the planner no way to read a range of a file but from its first row to its last, and no block outside
+/// of it (TID Range Scan): where rows come with their addresses, a piece of a copy ends at that of its last
+/// row. For a file that is read whole the scan that it has left is taken all the same.
 const IN_ORDER: &str = "SET enable_seqscan = off; SET enable_indexscan = off; SET enable_indexonlyscan = off; \
     SET enable_bitmapscan = off; SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0";
 

@@ -220,10 +220,15 @@ impl Connection {
     ///
     /// Not cancel safe: after a dropped call the connection must be dropped too.
     pub async fn begin_copy_out(&mut self, sql: &str) -> Result<(), WireError> {
-        self.send(|out| frontend::query(sql, out)).await
+        self.send(|out| frontend::query(sql, out)).await?;
+        // Rows that come before they are asked for are to wake nobody.
+        self.stream.rest();
+        Ok(())
     }
 
     /// The copy that the server was told to begin.
+    ///
+    /// Cancel safe, but that a dropped call may lose the server's error.
     ///
     /// # Errors
     /// What the server says of it.

@@ -46,8 +46,11 @@ fn read(target: &Target) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_committed_of_a_first_copy_stays_when_its_sessions_are_lost() {
     let cluster = TestCluster::new().unwrap();
-    for partitioned in [false, true] {
+    for (partitioned, by_blocks) in [(false, false), (true, false), (false, true)] {
         let mut config = slow(&cluster, partitioned);
+        if by_blocks {
+            config["batch"] = json!({"rows": 300, "bytes": "16KiB"});
+        }
         let mut run = Running::start(source(&config), Target::of(&["orders"]));
         run.until(|target| read(target) >= 500).await;
         let ended = cluster
@@ -163,15 +166,21 @@ async fn a_copy_lets_go_of_its_snapshot_in_time() {
 async fn who_waits_for_the_locks_of_a_copy_that_begins_stops_nothing() {
     let cluster = TestCluster::new().unwrap();
     let mut config = slow(&cluster, false);
-    config["copy"] = json!({});
+    config["copy"] = json!({"rate": "1MiB"});
     let writer = client(&cluster).await;
-    for workers in [1, 2] {
+    // He comes while the snapshot is taken, and while rows are read.
+    for (workers, seen) in [(1, "SELECT FROM%"), (2, "SELECT FROM%"), (1, "COPY%"), (2, "COPY%")] {
         config["copy"]["workers"] = workers.into();
-        config["slot"] = format!("slot_{workers}").into();
+        config["slot"] = format!("slot_{workers}_{}", seen.len()).into();
         let mut run = Running::start(source(&config), Target::of(&["orders"]));
         let changed = async {
-            let holds = "SELECT 1 FROM pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE '%pg_export_snapshot%'";
-            while writer.query_opt(holds, &[]).await.unwrap().is_none() {
+            let holds = format!("SELECT 1 FROM pg_stat_activity WHERE state <> 'idle' AND query LIKE '{seen}'");
+            while writer
+                .query_opt(&format!("{holds} LIMIT 1"), &[])
+                .await
+                .unwrap()
+                .is_none()
+            {
                 sleep(Duration::from_millis(1)).await;
             }
             writer.batch_execute("BEGIN; LOCK TABLE orders; COMMIT").await.unwrap();

@@ -158,7 +158,7 @@ impl TableJob {
 
     /// What cuts the stream of a statement into rows.
     pub(super) fn copy_decoder(&self, addresses: Addresses) -> CopyDecoder {
-        CopyDecoder::new(usize::from(addresses.are_sent()) + self.types.len())
+        CopyDecoder::new(usize::from(addresses == Addresses::Sent) + self.types.len())
     }
 
     /// The events that make the target forget the rows that it has.

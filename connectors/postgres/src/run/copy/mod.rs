@@ -252,13 +252,20 @@ impl Copier {
             readers.spawn(come_and_work(self.settings.clone(), entrance.clone(), round.clone()));
         }
         // The locks of the snapshot belong to one of the sessions: none is closed before all are done.
-        let mut idle = Vec::with_capacity(workers);
+        let (mut idle, mut are_fewer) = (Vec::with_capacity(workers), false);
         let mut progress = Instant::now();
         loop {
             tokio::select! {
                 ended = readers.join_next() => match ended {
                     None => break,
-                    Some(Ok(session)) => idle.extend(session?),
+                    Some(Ok(session)) => match session? {
+                        Some(session) => idle.push(session),
+                        None if are_fewer => {}
+                        None => {
+                            are_fewer = true;
+                            tracing::info!("copying with fewer sessions");
+                        }
+                    },
                     Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
                 },
                 () = sleep(PROGRESS_EVERY) => {}
@@ -320,13 +327,20 @@ impl Copier {
     }
 }
 
-/// Has another session work in the snapshot of `entrance`, if it comes into it.
+/// Has another session work in the snapshot of `entrance`. `None` if it does not come into it, or has nothing to
+/// do: the first session needs no other.
 async fn come_and_work(settings: Arc<Settings>, entrance: Entrance, round: Arc<Round>) -> Result<Option<Connection>> {
-    let failed = |error| fault::explain(error, "the copy failed", &settings.connect);
-    match entrance.join(&settings).await.map_err(failed)? {
-        Some(session) => round.work(session).await.map(Some),
-        None => {
-            tracing::info!("a lock on a table is waited for: copying with fewer sessions");
+    if round.is_all_taken() {
+        return Ok(None);
+    }
+    match entrance.join(&settings).await {
+        Ok(Some(session)) => round.work(session).await.map(Some),
+        Ok(None) => {
+            tracing::debug!("a lock on a table is waited for");
+            Ok(None)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a further session cannot take part in the copy");
             Ok(None)
         }
     }

@@ -16,17 +16,10 @@ use crate::wire::CopyMessages;
 pub(super) enum Addresses {
     /// Each begins with its own, and they come in that order.
     Sent,
-    /// Each begins with none, and they are counted: the file has no addresses.
+    /// None is sent, and rows are counted: the file has no addresses.
     Counted,
     /// All that is known is that none lies behind the end of this block: they have one place.
     UpTo(u32),
-}
-
-impl Addresses {
-    /// Whether each row begins with a field for its own.
-    pub(super) fn are_sent(self) -> bool {
-        !matches!(self, Self::UpTo(_))
-    }
 }
 
 /// Rows and bytes, as the server sent them.
@@ -44,19 +37,19 @@ pub(super) struct Piece {
     /// What a batch may have.
     most: Amount,
     addresses: Addresses,
-    /// The place of the rows of the present block, and the block.
+    /// The place of the rows of a block, and the block.
     place: (u32, String),
     /// The last boundary.
     cut: Tid,
-    /// The last row.
+    /// The last row, or the block that no row lies behind.
     pub(super) last: Tid,
-    /// The numbers of rows of the last row's block that the decoder is still to take.
+    /// The numbers of rows that the decoder is still to take: in their block, or in the piece.
     ordinals: Vec<i64>,
     /// What the decoder has.
     batch: Amount,
-    /// Batches that are done.
+    /// Batches that are done, and what they have.
     done: Vec<SourceEvent>,
-    total: Amount,
+    in_done: Amount,
 }
 
 impl Piece {
@@ -80,7 +73,7 @@ impl Piece {
             ordinals: Vec::new(),
             batch: Amount::default(),
             done: Vec::new(),
-            total: Amount::default(),
+            in_done: Amount::default(),
         }
     }
 
@@ -95,8 +88,8 @@ impl Piece {
     /// What was read since the last boundary.
     pub(super) fn total(&self) -> Amount {
         Amount {
-            rows: self.total.rows + self.batch.rows,
-            bytes: self.total.bytes + self.batch.bytes,
+            rows: self.in_done.rows + self.batch.rows,
+            bytes: self.in_done.bytes + self.batch.bytes,
         }
     }
 
@@ -118,16 +111,24 @@ impl Piece {
     }
 
     fn take(&mut self, rows: &CopyRows<'_>) -> Result<()> {
-        if !self.addresses.are_sent() {
+        if let Addresses::UpTo(_) = self.addresses {
             let before = self.total().rows as i64;
             self.ordinals.extend(before + 1..=before + rows.len() as i64);
             return self.take_of_block(rows);
         }
-        let values = rows.without_first()?;
+        let mut addresses = None;
+        let mut values = *rows;
+        if self.addresses == Addresses::Sent {
+            values = rows.without_first()?;
+            addresses = Some(rows.column(0));
+        }
         // Where the rows of the present block begin.
         let mut begin = 0;
-        for (index, address) in rows.column(0).enumerate() {
-            let tid = self.address(address)?;
+        for index in 0..rows.len() {
+            let tid = match &mut addresses {
+                Some(sent) => address(sent.next().flatten())?,
+                None => self.counted(),
+            };
             if tid <= self.last {
                 return Err(
                     Error::new(ErrorKind::Internal, "the server sent rows of a copy out of their order")
@@ -143,28 +144,19 @@ impl Piece {
         }
         self.take_of_block(&values.slice(begin..rows.len()))
     }
-    /// The address of the next row.
-    fn address(&self, sent: Option<&[u8]>) -> Result<Tid> {
-        if self.addresses == Addresses::Sent {
-            let parts = sent.and_then(|bytes| bytes.split_first_chunk::<4>());
-            let (block, rest) = parts.ok_or(ProtocolError::UnknownContent("a row's address"))?;
-            let row = rest.try_into().map(u16::from_be_bytes);
-            return Ok(Tid {
-                block: u32::from_be_bytes(*block),
-                row: row.map_err(|_| ProtocolError::UnknownContent("a row's address"))?,
-            });
-        }
-        Ok(if self.last.row == u16::MAX - 1 {
-            Tid {
+
+    /// What stands for the address of the next row of a file without addresses.
+    fn counted(&self) -> Tid {
+        if self.last.row == u16::MAX - 1 {
+            return Tid {
                 block: self.last.block + 1,
                 row: 1,
-            }
-        } else {
-            Tid {
-                row: self.last.row + 1,
-                ..self.last
-            }
-        })
+            };
+        }
+        Tid {
+            row: self.last.row + 1,
+            ..self.last
+        }
     }
 
     /// Takes rows of the block of the last row, whose numbers are in `ordinals`.
@@ -193,7 +185,7 @@ impl Piece {
 
     /// Ends the batch, where the piece cannot end yet.
     pub(super) fn end_batch(&mut self) -> Result<()> {
-        self.total = self.total();
+        self.in_done = self.total();
         self.batch = Amount::default();
         self.done.extend(batches(&mut self.decoder)?);
         Ok(())
@@ -202,11 +194,22 @@ impl Piece {
     /// Ends the piece behind `up_to`. Returns its batches, and the place of the boundary that ends them.
     pub(super) fn finish(&mut self, up_to: Tid) -> Result<(Vec<SourceEvent>, String)> {
         self.end_batch()?;
-        self.total = Amount::default();
+        self.in_done = Amount::default();
         let place = self.places.up_to(up_to, self.behind(up_to.block));
         self.cut = up_to;
         Ok((std::mem::take(&mut self.done), place))
     }
+}
+
+/// A row's address, as the server sends it.
+fn address(sent: Option<&[u8]>) -> Result<Tid> {
+    let parts = sent.and_then(|bytes| bytes.split_first_chunk::<4>());
+    let (block, rest) = parts.ok_or(ProtocolError::UnknownContent("a row's address"))?;
+    let row = rest.try_into().map(u16::from_be_bytes);
+    Ok(Tid {
+        block: u32::from_be_bytes(*block),
+        row: row.map_err(|_| ProtocolError::UnknownContent("a row's address"))?,
+    })
 }
 
 /// What a batch of a copy may have: several sessions have one each, in the place of the stream's one.

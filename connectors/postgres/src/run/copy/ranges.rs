@@ -54,7 +54,7 @@ impl Range {
 
     /// The block that reading goes on with.
     pub(super) fn next_block(&self) -> u32 {
-        self.read.block + u32::from(self.read.row == u16::MAX)
+        self.read.block.saturating_add(u32::from(self.read.row == u16::MAX))
     }
 
     /// Notes that it was read up to and including `read`. Returns how many blocks more that is.
@@ -66,12 +66,7 @@ impl Range {
 
     /// Blocks of it that were read, among those that the file had.
     pub(super) fn blocks_read(&self) -> u32 {
-        let end = if self.is_done() {
-            self.last.saturating_add(1)
-        } else {
-            self.read.block
-        };
-        end.min(self.file.blocks).saturating_sub(self.first)
+        self.next_block().min(self.file.blocks).saturating_sub(self.first)
     }
 }
 

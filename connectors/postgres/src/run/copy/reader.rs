@@ -83,15 +83,20 @@ impl Round {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
+    /// Whether no range is left that nobody reads.
+    pub(super) fn is_all_taken(&self) -> bool {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     fn is_over(&self) -> bool {
         self.until.is_some_and(|until| until <= Instant::now())
     }
 
     /// Reads a range. Returns whether all of it: `false` once the snapshot is to be given up.
     ///
-    /// To send a row's address costs the server up to a fifth of what the row does, so that a range is
-    /// read some blocks at a time, and which rows lie there needs not be known. But where few blocks may
-    /// stand for very much, a piece ends with any row.
+    /// The address of a row costs the server some of what the row does, so that a range is read some blocks at
+    /// a time, and which rows lie there need not be known. But where few blocks may stand for very much,
+    /// a piece ends with any row.
     async fn read(&self, sql: &mut Connection, job: &TableJob, mut range: Range) -> Result<bool> {
         let limits = &self.settings.batch;
         let places = Places::new(self.held, range.file.node);
@@ -100,7 +105,7 @@ impl Round {
         let file = &range.file;
         // A block's rows fit into a batch, and their values are in the block.
         let by_blocks = file.addressable && !file.toasted && most(limits).rows >= MOST_ROWS_OF_A_BLOCK;
-        let mut stride = by_blocks.then(|| Stride::new(most(limits)));
+        let mut stride = by_blocks.then(|| Stride::new(most(limits), self.block_bytes));
         let mut step = Step::of(&range, stride.as_ref());
         sql.begin_copy_out(&step.statement(job, &range)).await.map_err(failed)?;
         loop {
@@ -109,10 +114,11 @@ impl Round {
             let mut stream = sql.copy_out().await.map_err(failed)?;
             while let Some(mut messages) = stream.next().await.map_err(failed)? {
                 while piece.take_some(&mut messages, &mut decoder)? {
-                    if !step.addresses.are_sent() {
+                    if stride.is_some() {
                         piece.end_batch()?;
                         continue;
                     }
+                    self.pace.take(piece.total().bytes).await;
                     let blocks = range.reach(piece.last);
                     self.hand_on(job, &mut piece, range.read, blocks).await?;
                     if self.is_over() {
@@ -124,6 +130,7 @@ impl Round {
             if let Some(stride) = &mut stride {
                 stride.learn(1 + step.last - range.next_block(), piece.total());
             }
+            self.pace.take(piece.total().bytes).await;
             let blocks = range.reach(Tid::end_of(step.last));
             let next = (!range.is_done() && !self.is_over()).then(|| Step::of(&range, stride.as_ref()));
             if let Some(next) = &next {
@@ -176,18 +183,19 @@ impl Round {
         let mut stream = sql.copy_out().await.map_err(failed)?;
         while let Some(mut messages) = stream.next().await.map_err(failed)? {
             while piece.take_some(&mut messages, &mut decoder)? {
+                self.pace.take(piece.total().bytes).await;
                 let up_to = piece.last;
                 self.hand_on(job, &mut piece, up_to, 0).await?;
             }
         }
         decoder.finish()?;
+        self.pace.take(piece.total().bytes).await;
         self.hand_on(job, &mut piece, last, 0).await
     }
 
     /// Hands on what was read up to and including `up_to`, `blocks` more than before.
     async fn hand_on(&self, job: &TableJob, piece: &mut Piece, up_to: Tid, blocks: u32) -> Result<()> {
         let total = piece.total();
-        self.pace.take(total.bytes).await;
         let (mut events, place) = piece.finish(up_to)?;
         events.push(job.boundary(&piece.partition, Position::at(place)));
         self.send(events).await?;
@@ -244,7 +252,7 @@ impl Step {
             };
         };
         let first = range.next_block();
-        let last = stride.last(first, range.last, file.blocks);
+        let last = stride.last(range);
         let end = last.min(file.blocks.saturating_sub(1)).max(first);
         Self {
             last,

@@ -41,11 +41,7 @@ pub(super) fn statement(job: &TableJob, file: &File, selection: &Selection, addr
             name
         }
     });
-    let address = match addresses {
-        Addresses::Sent => Some("ctid".to_owned()),
-        Addresses::Counted => Some("NULL::pg_catalog.tid".to_owned()),
-        Addresses::UpTo(_) => None,
-    };
+    let address = (addresses == Addresses::Sent).then(|| "ctid".to_owned());
     let filters = job
         .table
         .row_filter

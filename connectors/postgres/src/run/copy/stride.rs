@@ -1,34 +1,42 @@
 //! How many blocks a statement reads.
 
 use super::piece::Amount;
+use super::ranges::Range;
 
 /// As many rows as a block of 8 KiB can have (`MaxHeapTuplesPerPage` in the server's `htup_details.h`).
 pub(super) const MOST_ROWS_OF_A_BLOCK: u64 = 291;
-/// What comes behind a stretch of the file that is nearly empty may be full.
-const MOST_BLOCKS: u64 = 1024;
+/// Bytes of the blocks that a statement reads at most: what comes next may be fuller than what came, and its values
+/// longer than they are in the block, where they are compressed.
+const MOST_BLOCK_BYTES: u64 = 2 << 20;
 
 /// How many blocks the next statement reads, so that its rows make about one piece.
 #[derive(Debug)]
 pub(super) struct Stride {
     most: Amount,
+    most_blocks: u64,
     blocks: u64,
 }
 
 impl Stride {
-    /// Towards pieces that have nearly as much as `most`. Blocks of which nothing is known count as full
-    /// of the shortest rows.
-    pub(super) fn new(most: Amount) -> Self {
+    /// Towards pieces that have nearly as much as `most`, of blocks of so many bytes. Those of which nothing is
+    /// known count as full of the shortest rows.
+    pub(super) fn new(most: Amount, block_bytes: u64) -> Self {
+        let most_blocks = (MOST_BLOCK_BYTES / block_bytes.max(1)).max(1);
         Self {
             most,
-            blocks: (most.rows / MOST_ROWS_OF_A_BLOCK).clamp(1, MOST_BLOCKS),
+            most_blocks,
+            blocks: (most.rows / MOST_ROWS_OF_A_BLOCK).clamp(1, most_blocks),
         }
     }
 
-    /// The last of the blocks to read from `first` on, in a range of a file with `blocks` that ends with
-    /// `last`. It is that of the range where nothing lies behind it.
-    pub(super) fn last(&self, first: u32, last: u32, blocks: u32) -> u32 {
-        let end = first.saturating_add(self.blocks as u32);
-        if end >= blocks { last } else { last.min(end - 1) }
+    /// The last of the blocks of `range` to read next. It is that of the range where its file ends before.
+    pub(super) fn last(&self, range: &Range) -> u32 {
+        let end = range.next_block().saturating_add(self.blocks as u32);
+        if end >= range.file.blocks {
+            range.last
+        } else {
+            range.last.min(end - 1)
+        }
     }
 
     /// Learns what so many blocks had.
@@ -37,50 +45,82 @@ impl Stride {
         // An eighth is left for blocks that are fuller than these.
         let fitting = |most: u64, found: u64| (most - most / 8).saturating_mul(blocks) / found.max(1);
         let fitting = fitting(self.most.rows, found.rows).min(fitting(self.most.bytes, found.bytes));
-        self.blocks = fitting.clamp(1, MOST_BLOCKS);
+        self.blocks = fitting.clamp(1, self.most_blocks);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use millstream_core::PartitionId;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::run::copy::place::LAST_BLOCK;
+    use crate::catalog::TableFile;
+    use crate::run::copy::place::{LAST_BLOCK, Tid};
+    use crate::run::copy::ranges::ranges;
 
-    #[test]
-    fn statements_come_to_read_about_one_piece() {
-        let mut stride = Stride::new(amount(32_768, 4 << 20));
-        assert_eq!(stride.last(0, 9_999, 100_000), 111);
-        stride.learn(112, amount(112 * 120, 112 * 120 * 60));
-        assert_eq!(stride.last(112, 9_999, 100_000), 112 + 238 - 1);
-        // Longer rows, which are bound by their bytes.
-        stride.learn(238, amount(238 * 60, 238 * 60 * 190));
-        assert_eq!(stride.last(0, 9_999, 100_000), 320);
-        assert_eq!(stride.last(9_990, 9_999, 100_000), 9_999);
-        stride.learn(321, amount(0, 0));
-        assert_eq!(stride.last(0, LAST_BLOCK, 100_000), MOST_BLOCKS as u32 - 1);
-        assert_eq!(stride.last(99_000, LAST_BLOCK, 100_000), LAST_BLOCK);
+    /// The one range of a file with so many blocks, read up to and including the block before `next`.
+    fn range(blocks: u32, next: u32) -> Range {
+        let file = TableFile {
+            node: 7,
+            relation: "t".to_owned(),
+            filter: None,
+            blocks,
+            addressable: true,
+            toasted: false,
+        };
+        let root = PartitionId::new("s", "copy/public.t");
+        let mut range = ranges(&root, &[file], &millstream_core::Checkpoint::default(), (1, 1)).remove(0);
+        if let Some(last) = next.checked_sub(1) {
+            range.reach(Tid::end_of(last));
+        }
+        range
     }
 
     fn amount(rows: u64, bytes: u64) -> Amount {
         Amount { rows, bytes }
     }
 
+    #[test]
+    fn statements_come_to_read_about_one_piece() {
+        let mut stride = Stride::new(amount(32_768, 4 << 20), 8192);
+        assert_eq!(stride.last(&range(100_000, 0)), 111);
+        stride.learn(112, amount(112 * 120, 112 * 120 * 60));
+        assert_eq!(stride.last(&range(100_000, 112)), 112 + 238 - 1);
+        // Longer rows, which are bound by their bytes.
+        stride.learn(238, amount(238 * 60, 238 * 60 * 300));
+        assert_eq!(stride.last(&range(100_000, 0)), 202);
+        // As good as empty ones.
+        stride.learn(203, amount(0, 0));
+        assert_eq!(stride.last(&range(100_000, 0)), 255);
+        assert_eq!(stride.last(&range(100_000, 99_900)), LAST_BLOCK);
+        let large = Stride::new(amount(1_000_000, 4 << 20), 32_768);
+        assert_eq!(large.last(&range(100_000, 0)), 63);
+    }
+
     proptest! {
+        /// Whatever they find, statements read each block once, and not very many at a time.
         #[test]
-        fn a_statement_reads_one_block_at_least_and_not_very_many(
+        fn statements_read_all_of_a_range(
             limits in (1u64..100_000, 1u64..1 << 27),
-            found in proptest::collection::vec((1u32..2000, 0u64..1 << 40, 0u64..1 << 60), 0..5),
-            (first, blocks) in (0..LAST_BLOCK, any::<u32>()),
+            found in proptest::collection::vec((0u64..1 << 40, 0u64..1 << 60), 1..5),
+            (blocks, last) in (0u32..5000, prop_oneof![Just(LAST_BLOCK), 0u32..5000]),
         ) {
-            let mut stride = Stride::new(amount(limits.0, limits.1));
-            for (blocks, rows, bytes) in found {
-                stride.learn(blocks, amount(rows, bytes));
+            let mut range = range(blocks, 0);
+            range.last = last;
+            let mut stride = Stride::new(amount(limits.0, limits.1), 8192);
+            for (rows, bytes) in found.iter().cycle() {
+                let (first, end) = (range.next_block(), stride.last(&range));
+                prop_assert!(first <= end && end <= last);
+                prop_assert!(end.min(blocks).saturating_sub(first) <= 256, "{first} to {end}");
+                stride.learn(1 + end - first, amount(*rows, *bytes));
+                range.reach(Tid::end_of(end));
+                if range.is_done() {
+                    break;
+                }
+                prop_assert_eq!(range.next_block(), end + 1);
+                prop_assert_eq!(range.blocks_read(), (end + 1).min(blocks));
             }
-            let last = stride.last(first, LAST_BLOCK, blocks);
-            prop_assert!(last >= first);
-            prop_assert!(u64::from(last.min(blocks).saturating_sub(first)) <= MOST_BLOCKS);
         }
     }
 }
