@@ -304,3 +304,6 @@ impl Codec {
         }))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -4,13 +4,14 @@ use arrow_array::{Int64Array, RecordBatch};
 use arrow_cast::cast;
 use arrow_schema::{Field, Schema};
 use millstream_core::envelope;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{BoundaryOrder, Compression, ZstdLevel};
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use proptest::prelude::*;
 
 use super::*;
+use crate::chunk::testing;
 use crate::encoder::Encoder;
 use crate::encoding::Choice;
 
@@ -39,18 +40,8 @@ fn suits(texts: StringArray) -> bool {
     RunsColumn::suits(&texts)
 }
 
-fn plain(properties: WriterProperties) -> Choice {
-    let words = Vec::new();
-    Choice { properties, words }
-}
-
 fn file_of(batches: &[RecordBatch], compression: Compression) -> Bytes {
-    let properties = WriterProperties::builder().set_compression(compression).build();
-    let mut encoder = Encoder::new(Vec::new(), batches[0].schema(), plain(properties)).unwrap();
-    for batch in batches {
-        encoder.write(batch).unwrap();
-    }
-    Bytes::from(encoder.into_inner().unwrap())
+    testing::file_of(batches, compression, &[])
 }
 
 fn texts(rows: &RecordBatch) -> Vec<String> {
@@ -59,15 +50,10 @@ fn texts(rows: &RecordBatch) -> Vec<String> {
     column.iter().map(|text| text.unwrap().to_owned()).collect()
 }
 
-/// What a reader makes of it, all of it or the rows from `skip` on, and the metadata.
+/// The texts from the row `skip` on, as a reader finds them, and the metadata.
 fn read(file: &Bytes, skip: usize) -> (Vec<String>, Arc<ParquetMetaData>) {
-    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
-    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file.clone(), options).unwrap();
-    let metadata = builder.metadata().clone();
-    let rows = metadata.file_metadata().num_rows() as usize;
-    let selection = RowSelection::from(vec![RowSelector::skip(skip), RowSelector::select(rows - skip)]);
-    let read = builder.with_row_selection(selection).build().unwrap();
-    (read.flat_map(|rows| texts(&rows.unwrap())).collect(), metadata)
+    let (batches, metadata) = testing::read(file, skip);
+    (batches.iter().flat_map(texts).collect(), metadata)
 }
 
 fn codec() -> impl Strategy<Value = Compression> {
@@ -207,8 +193,11 @@ fn long_texts_are_not_in_the_statistics() {
 #[test]
 fn a_null_behind_runs_is_an_error() {
     let rows = batch(&vec!["a".to_owned(); 100], true);
-    let properties = WriterProperties::default();
-    let mut encoder = Encoder::new(Vec::new(), rows.schema(), plain(properties)).unwrap();
+    let choice = Choice {
+        properties: WriterProperties::default(),
+        words: Vec::new(),
+    };
+    let mut encoder = Encoder::new(Vec::new(), rows.schema(), choice).unwrap();
     encoder.write(&rows).unwrap();
     let nulls = Arc::new(StringArray::new_null(100));
     let columns = vec![

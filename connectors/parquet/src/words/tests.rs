@@ -2,15 +2,13 @@ use std::sync::Arc;
 
 use arrow_array::{Int64Array, RecordBatch};
 use arrow_schema::{Field, Schema};
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use proptest::prelude::*;
 
 use super::*;
-use crate::encoder::Encoder;
-use crate::encoding::Choice;
+use crate::chunk::testing;
 
 type Texts = Vec<Option<String>>;
 
@@ -30,30 +28,14 @@ fn batch_of(texts: &[Option<String>], nullable: bool) -> RecordBatch {
 }
 
 fn file_of(batches: &[RecordBatch], compression: Compression) -> Bytes {
-    let properties = WriterProperties::builder().set_compression(compression).build();
-    let words = vec!["word".to_owned()];
-    let choice = Choice { properties, words };
-    let mut encoder = Encoder::new(Vec::new(), batches[0].schema(), choice).unwrap();
-    for batch in batches {
-        encoder.write(batch).unwrap();
-    }
-    Bytes::from(encoder.into_inner().unwrap())
+    testing::file_of(batches, compression, &["word"])
 }
 
-/// What a reader makes of it from the row `skip` on, and the metadata.
+/// The texts from the row `skip` on, as a reader finds them, and the metadata.
 fn read(file: &Bytes, skip: usize) -> (Texts, Arc<ParquetMetaData>) {
-    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
-    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file.clone(), options).unwrap();
-    let metadata = builder.metadata().clone();
-    let rows = metadata.file_metadata().num_rows() as usize;
-    let selection = RowSelection::from(vec![RowSelector::skip(skip), RowSelector::select(rows - skip)]);
-    let read = builder.with_row_selection(selection).build().unwrap();
-    let texts = read.flat_map(|rows| {
-        let rows = rows.unwrap();
-        let texts = rows.column(1).as_string::<i32>();
-        texts.iter().map(|text| text.map(str::to_owned)).collect::<Vec<_>>()
-    });
-    (texts.collect(), metadata)
+    let (batches, metadata) = testing::read(file, skip);
+    let texts = batches.iter().flat_map(|rows| rows.column(1).as_string::<i32>().iter());
+    (texts.map(|text| text.map(str::to_owned)).collect(), metadata)
 }
 
 /// Texts of all lengths that are looked up differently, some of which differ in one byte.

@@ -2,7 +2,7 @@
 
 use arrow_array::builder::{PrimitiveBuilder, StringBuilder};
 use arrow_array::{ArrowPrimitiveType, StringArray};
-use arrow_buffer::{NullBuffer, OffsetBuffer};
+use arrow_buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 
 use super::column::{ColumnBuilder, MAX_COLUMN_BYTES, append_str};
 use super::column_type::TextForm;
@@ -109,23 +109,22 @@ fn append_texts<'a>(
         ends.push(bytes.len());
         valid.push(field.is_some());
     }
-    let has_room = values.values_slice().len() + bytes.len() <= MAX_COLUMN_BYTES;
-    if has_room && bytes.is_ascii() {
-        append_ascii(values, bytes, &ends, &valid);
-    } else {
+    let bytes = Buffer::from_vec(bytes);
+    if !bytes.is_ascii() || append_at_once(values, &bytes, &ends, &valid).is_none() {
         append_checked(values, &bytes, fields, refuse);
     }
 }
 
-/// Appends texts whose ends in `bytes` are `ends`, behind the beginning of the first.
-fn append_ascii(values: &mut StringBuilder, bytes: Vec<u8>, ends: &[usize], valid: &[bool]) {
-    let ends = ends
-        .iter()
-        .map(|end| i32::try_from(*end).expect("a column has room for it"));
-    let ends = OffsetBuffer::new(ends.collect());
+/// Appends texts of ASCII whose ends in `bytes` are `ends`, behind the beginning of the first. `None` if the
+/// column has no room for all of them, and none was appended.
+fn append_at_once(values: &mut StringBuilder, bytes: &Buffer, ends: &[usize], valid: &[bool]) -> Option<()> {
+    if values.values_slice().len() + bytes.len() > MAX_COLUMN_BYTES {
+        return None;
+    }
+    let ends: Option<ScalarBuffer<i32>> = ends.iter().map(|end| i32::try_from(*end).ok()).collect();
     let nulls = valid.contains(&false).then(|| NullBuffer::from(valid));
-    let texts = StringArray::try_new(ends, bytes.into(), nulls).expect("each byte is a character");
-    values.append_array(&texts).expect("the column has room for it");
+    let texts = StringArray::try_new(OffsetBuffer::new(ends?), bytes.clone(), nulls).ok()?;
+    values.append_array(&texts).ok()
 }
 
 /// Appends the texts that make up `bytes`.

@@ -4,7 +4,6 @@ use std::iter;
 
 use millstream_core::{Error, ErrorKind, PartitionId, Result, SourceEvent};
 
-use super::job::TableJob;
 use super::place::{LAST_BLOCK, Places, Tid};
 use crate::config::BatchLimits;
 use crate::decode::{CopyDecoder, CopyRows, ProtocolError, TableDecoder};
@@ -53,19 +52,13 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    /// No rows yet of `partition`, behind `from`.
-    pub(super) fn new(
-        job: &TableJob,
-        partition: &PartitionId,
-        places: Places,
-        from: Tid,
-        limits: &BatchLimits,
-    ) -> Self {
+    /// No rows yet of `partition`, behind `from`. A batch of what `decoder` is given may have so much at `most`.
+    pub(super) fn new(decoder: TableDecoder, partition: &PartitionId, places: Places, from: Tid, most: Amount) -> Self {
         Self {
-            decoder: job.decoder(partition),
+            decoder,
             partition: partition.clone(),
             places,
-            most: most(limits),
+            most,
             addresses: Addresses::Sent,
             place: (LAST_BLOCK, String::new()),
             cut: from,
@@ -217,5 +210,148 @@ pub(super) fn most(limits: &BatchLimits) -> Amount {
     Amount {
         rows: limits.rows as u64,
         bytes: limits.bytes.0.div_ceil(2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Int64Type;
+    use arrow_schema::Schema;
+    use millstream_core::{TableId, TableSchema, envelope};
+
+    use super::*;
+    use crate::decode::{Catalog, ColumnType, Lsn};
+
+    const FILE: &str = "0000000000000009/0000000007";
+
+    /// A piece of a table with one `int4`, in batches of two rows.
+    fn piece(from: Tid) -> Piece {
+        let int4 = ColumnType::resolve(23, -1, &Catalog::new());
+        let schema = TableSchema {
+            id: TableId::new("s", Some("public"), "t"),
+            columns: Arc::new(Schema::new(vec![int4.field("id")])),
+            key: vec!["id".to_owned()],
+            not_null: Vec::new(),
+            before_image: false,
+        };
+        let partition = PartitionId::new("s", "copy/public.t/7:0-");
+        let decoder = TableDecoder::new(Arc::new(schema), vec![int4], partition.clone());
+        let most = Amount {
+            rows: 2,
+            bytes: 1 << 20,
+        };
+        Piece::new(decoder, &partition, Places::new(Lsn(9), 7), from, most)
+    }
+
+    /// A whole stream of binary `COPY`.
+    fn stream(rows: &[Vec<&[u8]>]) -> Vec<u8> {
+        let mut bytes = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
+        for row in rows {
+            bytes.extend((row.len() as i16).to_be_bytes());
+            for field in row {
+                bytes.extend((field.len() as i32).to_be_bytes());
+                bytes.extend(*field);
+            }
+        }
+        bytes.extend((-1i16).to_be_bytes());
+        bytes
+    }
+
+    /// Gives a statement's rows to `piece`, whose batches end after every second, as a reader does.
+    fn read(piece: &mut Piece, addresses: Addresses, rows: &[Vec<&[u8]>]) -> Result<()> {
+        piece.begin(addresses);
+        for rows in rows.chunks(2) {
+            let mut decoder = CopyDecoder::new(rows[0].len());
+            decoder.feed([&stream(rows)[..]], |rows| piece.take(&rows))?;
+            piece.end_batch()?;
+        }
+        Ok(())
+    }
+
+    /// Place and number of each row, by batch.
+    fn rows(events: &[SourceEvent]) -> Vec<Vec<(String, i64)>> {
+        let batches = events.iter().map(|event| {
+            let SourceEvent::Changes(batch) = event else {
+                panic!("{event:?}")
+            };
+            let column = |name| batch.rows().column_by_name(name).expect("a reserved column");
+            let places = column(envelope::POSITION).as_string::<i32>().iter();
+            let numbers = column(envelope::ORDINAL).as_primitive::<Int64Type>().values();
+            let rows = places.zip(numbers);
+            rows.map(|(place, number)| {
+                let place = place
+                    .expect("a place")
+                    .strip_prefix(FILE)
+                    .expect("in the file")
+                    .to_owned();
+                (place, *number)
+            })
+            .collect()
+        });
+        batches.collect()
+    }
+
+    fn at(place: &str, numbers: &[i64]) -> Vec<(String, i64)> {
+        numbers.iter().map(|number| (place.to_owned(), *number)).collect()
+    }
+
+    const ID: &[u8] = &[0, 0, 0, 5];
+
+    #[test]
+    fn rows_of_whole_blocks_are_numbered_through_the_piece() {
+        let mut piece = piece(Tid::start_of(0));
+        for block in [3, 9] {
+            read(&mut piece, Addresses::UpTo(block), &vec![vec![ID]; 5]).unwrap();
+            assert_eq!(piece.total().rows, 5);
+            let (events, place) = piece.finish(Tid::end_of(block)).unwrap();
+            let of_block = format!("/{block:010}");
+            let expected = [&[1, 2][..], &[3, 4], &[5]].map(|numbers| at(&of_block, numbers));
+            assert_eq!(rows(&events), expected, "each piece begins anew");
+            assert_eq!(place, format!("{FILE}{of_block}~"));
+        }
+    }
+
+    #[test]
+    fn rows_behind_a_boundary_inside_of_their_block_have_a_place_behind_it() {
+        let behind = Tid { block: 3, row: 42 };
+        for (block, of_rows) in [(3, "/0000000003.00042"), (4, "/0000000004")] {
+            let mut piece = piece(behind);
+            read(&mut piece, Addresses::UpTo(block), &[vec![ID]]).unwrap();
+            let (events, place) = piece.finish(Tid::end_of(block)).unwrap();
+            assert_eq!(rows(&events), [at(of_rows, &[1])]);
+            assert_eq!(place, format!("{FILE}/{block:010}~"));
+        }
+    }
+
+    #[test]
+    fn rows_that_are_sent_with_their_addresses_have_the_place_and_number_of_these() {
+        let mut piece = piece(Tid::start_of(0));
+        let tids: [&[u8]; 3] = [&[0, 0, 0, 3, 0, 7], &[0, 0, 0, 3, 0, 9], &[0, 0, 0, 4, 0, 1]];
+        read(&mut piece, Addresses::Sent, &tids.map(|tid| vec![tid, ID])).unwrap();
+        let (events, place) = piece.finish(piece.last).unwrap();
+        assert_eq!(rows(&events), [at("/0000000003", &[7, 9]), at("/0000000004", &[1])]);
+        assert_eq!(place, format!("{FILE}/0000000004+00001"));
+        let error = read(&mut piece, Addresses::Sent, &[vec![tids[2], ID]]).unwrap_err();
+        assert!(error.summary().contains("out of their order"), "{}", error.summary());
+    }
+
+    #[test]
+    fn rows_without_addresses_are_counted() {
+        let mut piece = piece(Tid {
+            block: 0,
+            row: u16::MAX - 2,
+        });
+        read(&mut piece, Addresses::Counted, &vec![vec![ID]; 3]).unwrap();
+        let (events, _) = piece.finish(piece.last).unwrap();
+        let last = i64::from(u16::MAX - 1);
+        let behind = format!("/0000000000.{:05}", u16::MAX - 2);
+        let expected = [
+            [(behind, last), ("/0000000001".to_owned(), 1)].to_vec(),
+            at("/0000000001", &[2]),
+        ];
+        assert_eq!(rows(&events), expected);
     }
 }

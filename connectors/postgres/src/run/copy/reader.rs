@@ -98,14 +98,20 @@ impl Round {
     /// a time, and which rows lie there need not be known. But where few blocks may stand for very much,
     /// a piece ends with any row.
     async fn read(&self, sql: &mut Connection, job: &TableJob, mut range: Range) -> Result<bool> {
-        let limits = &self.settings.batch;
+        let most = most(&self.settings.batch);
         let places = Places::new(self.held, range.file.node);
-        let mut piece = Piece::new(job, &range.partition, places, range.read, limits);
+        let mut piece = Piece::new(
+            job.decoder(&range.partition),
+            &range.partition,
+            places,
+            range.read,
+            most,
+        );
         let failed = |error| explain(error, &self.settings, job);
         let file = &range.file;
         // A block's rows fit into a batch, and their values are in the block.
-        let by_blocks = file.addressable && !file.toasted && most(limits).rows >= MOST_ROWS_OF_A_BLOCK;
-        let mut stride = by_blocks.then(|| Stride::new(most(limits), self.block_bytes));
+        let by_blocks = file.addressable && !file.toasted && most.rows >= MOST_ROWS_OF_A_BLOCK;
+        let mut stride = by_blocks.then(|| Stride::new(most, self.block_bytes));
         let mut step = Step::of(&range, stride.as_ref());
         sql.begin_copy_out(&step.statement(job, &range)).await.map_err(failed)?;
         loop {
@@ -175,7 +181,8 @@ impl Round {
     async fn read_moved(&self, sql: &mut Connection, job: &TableJob, file: &File, first: u32, last: Tid) -> Result<()> {
         let selection = Selection::Moved(Tid::start_of(first), last, job.horizon);
         let places = Places::moved(self.held, file.node);
-        let mut piece = Piece::new(job, &job.root, places, Tid::start_of(first), &self.settings.batch);
+        let most = most(&self.settings.batch);
+        let mut piece = Piece::new(job.decoder(&job.root), &job.root, places, Tid::start_of(first), most);
         let failed = |error| explain(error, &self.settings, job);
         let mut decoder = job.copy_decoder(Addresses::Sent);
         let statement = statement(job, file, &selection, Addresses::Sent);
