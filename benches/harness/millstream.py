@@ -92,6 +92,19 @@ class Project:
         """How many rows the table's commits hold."""
         return sum(file["rows"] for commit in self.commits(table) for file in commit["files"])
 
+    def reached_at(self, table: str, rows: int) -> float | None:
+        """When the table's commits came to hold so many rows (`time.time()`), `None` if they do not.
+
+        A record's ctime is when it got its name, to a tick of the kernel's clock; to look for that often instead
+        would take CPU from those who are measured.
+        """
+        held = 0
+        for path in sorted((self.lake / table / "_commits").glob("[0-9]*.json")):
+            held += sum(file["rows"] for file in json.loads(path.read_text())["files"])
+            if held >= rows:
+                return path.stat().st_ctime
+        return None
+
     def bytes(self, table: str) -> int:
         """How large the files of the table's commits are."""
         return sum(file["bytes"] for commit in self.commits(table) for file in commit["files"])
@@ -120,7 +133,7 @@ class Daemon:
     def __init__(self, binary: str, project: Project, flame: str | None = None, **env: str):
         self.admin = f"127.0.0.1:{free_port()}"
         self.log = project.folder / f"daemon-{self.admin.rpartition(':')[2]}.log"
-        self.started = time.monotonic()
+        self.started, self.started_at = time.monotonic(), time.time()
         output = self.log.open("w")
         self.child = subprocess.Popen(
             [binary, "run", str(project.folder), "--admin-listen", self.admin],
@@ -156,6 +169,13 @@ class Daemon:
                 raise process.Failed(f"the daemon did not come to: {what}\n{self.log.read_text()[-3000:]}")
             time.sleep(pause_s)
         return time.monotonic() - self.started
+
+    def wait_for_rows(self, project: Project, table: str, rows: int) -> float:
+        """Waits until so many rows of a table are committed and returns the seconds from the start until they were."""
+        waited = self.wait("all rows", lambda: project.reached_at(table, rows) is not None, pause_s=0.05)
+        if abs(time.time() - self.started_at - waited) > 0.1:
+            raise process.Failed("the system's clock was set during the run")
+        return project.reached_at(table, rows) - self.started_at
 
     def usage(self, wall_s: float) -> process.Usage:
         """What it took up to now."""

@@ -50,7 +50,7 @@ def run_case(context: Context) -> tuple[dict, dict]:
         def ours(_: int) -> tuple[Usage, dict[str, float]]:
             project = Project.new({"clicks": PIPELINE.replace("BROKERS", node.brokers)})
             with Daemon(context.binary, project, "kafka") as daemon:
-                usage = daemon.usage(daemon.wait("all messages", lambda: project.rows("clicks") >= messages, 0.05))
+                usage = daemon.usage(daemon.wait_for_rows(project, "clicks", messages))
             target = project.bytes("clicks") / (1 << 20)
             found = verify.fingerprint(project.relation("clicks", None), hashed.format(at="epoch_ms(sent_at)"))
             verify.equal("kafka", found, expected)

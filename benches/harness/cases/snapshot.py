@@ -84,7 +84,7 @@ class Copy:
         project = Project.new({"copy": of_postgres(slot, self.table.name)})
         before = self.cluster.cpu_seconds()
         with Daemon(self.context.binary, project, f"snapshot-{self.table.name}", DB_URL=self.cluster.dsn) as daemon:
-            usage = daemon.usage(daemon.wait("all rows", lambda: project.rows(self.table.name) >= self.rows, 0.02))
+            usage = daemon.usage(daemon.wait_for_rows(project, self.table.name, self.rows))
             server = self.cluster.cpu_seconds() - before
         relation = project.relation(self.table.name, None)
         if wrong := self.wrong_types(relation):

@@ -31,8 +31,10 @@ use std::sync::{Arc, LazyLock};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 
 mod builder;
+mod positions;
 
 pub use builder::EnvelopeBuilder;
+pub use positions::columns_of_positions;
 
 /// Name of the operation column.
 pub const OP: &str = "__op";

@@ -11,8 +11,7 @@ use crate::client::unreadable;
 use crate::config::Batch;
 use crate::decode::row::Reject;
 use crate::layout::Layout;
-use crate::offsets;
-use crate::topic_rows::{Place, TopicRows};
+use crate::topic_rows::TopicRows;
 use crate::wire::{Record, RecordBatch};
 
 /// What a header takes beside its name and value, at least: so that any number of empty ones counts.
@@ -139,12 +138,7 @@ impl Gathered {
                     (count, bytes) = (0, 0);
                 }
                 (count, bytes) = (count + 1, bytes + size);
-                let position = offsets::PositionText::new(message.offset);
-                let place = Place {
-                    position: &position,
-                    now: self.now,
-                };
-                rows.push(&message, place);
+                rows.push(&message, self.now);
             }
         }
         finish(rows, pass_on)

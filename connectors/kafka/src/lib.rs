@@ -23,6 +23,7 @@ mod layout;
 pub mod mock;
 mod offsets;
 mod partition;
+mod position_text;
 mod reader;
 mod sample;
 mod source;

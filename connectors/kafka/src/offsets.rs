@@ -3,35 +3,7 @@
 use millstream_core::Position;
 
 use crate::config::Start;
-
-/// The text of the position at which an offset was read: 20 digits, so that it sorts as the log
-/// does. The offset before the first message is -1, and `-` sorts before every digit.
-///
-/// Each row has one: the standard library's formatting took a tenth of a row's time.
-pub struct PositionText([u8; 20]);
-
-impl PositionText {
-    /// The text for `offset`.
-    pub fn new(offset: i64) -> Self {
-        let (mut digits, mut rest) = ([b'0'; 20], offset.unsigned_abs());
-        for digit in digits.iter_mut().rev() {
-            *digit += (rest % 10) as u8;
-            rest /= 10;
-        }
-        if offset < 0 {
-            digits[0] = b'-';
-        }
-        Self(digits)
-    }
-}
-
-impl std::ops::Deref for PositionText {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("digits are text")
-    }
-}
+use crate::position_text::PositionText;
 
 /// The position at which everything up to and including `offset` was read.
 pub fn position(offset: i64) -> Position {

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use arrow_array::builder::{
-    ArrayBuilder, BinaryBuilder, Int32Builder, Int64Builder, ListBuilder, StringBuilder, StructBuilder,
-    TimestampMicrosecondBuilder,
+    ArrayBuilder, BinaryBuilder, Int64Builder, ListBuilder, StringBuilder, StructBuilder, TimestampMicrosecondBuilder,
 };
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{ArrayRef, Int32Array, RecordBatch};
+use millstream_core::envelope::columns_of_positions;
 use millstream_core::quarantine::{QuarantineBuilder, Raw, RowPlace};
-use millstream_core::{ChangeBatch, EnvelopeBuilder, Error, ErrorKind, Op, Result, TableId};
+use millstream_core::{ChangeBatch, Error, ErrorKind, Op, Result, TableId};
 
 use crate::decode::row::{Reject, RowDecoder};
 use crate::gathered::{Arrived, HeaderPair, Origin};
 use crate::layout::{Layout, header_fields};
+use crate::position_text::{PositionBuilder, PositionText};
 
 /// Collects the messages of a topic as rows, or as rejected rows.
 pub struct TopicRows<'a> {
@@ -32,24 +33,15 @@ struct Rows {
     payload: Payload,
     key: BinaryBuilder,
     headers: ListBuilder<StructBuilder>,
-    partition: Int32Builder,
     offset: Int64Builder,
     timestamp: TimestampMicrosecondBuilder,
-    envelope: EnvelopeBuilder,
+    ops: Vec<Op>,
+    positions: PositionBuilder,
 }
 
 enum Payload {
     Json(RowDecoder),
     Bytes(BinaryBuilder),
-}
-
-/// Where a message stands.
-#[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
-    /// The text of its position.
-    pub position: &'a str,
-    /// The present time in microseconds since the Unix epoch.
-    pub now: i64,
 }
 
 impl<'a> TopicRows<'a> {
@@ -71,41 +63,32 @@ impl<'a> TopicRows<'a> {
         &self.origin.layout.schema.id
     }
 
-    /// Takes a message: as a row, or, where it cannot be decoded, as a rejected row.
+    /// Takes a message: as a row, or, where it cannot be decoded, as a row that was rejected `now`, in microseconds
+    /// since the Unix epoch.
     ///
     /// Where the table has a key, a message sets the row of its key, which may have been there
     /// before or not (`u`), and one without a payload deletes it. Where it has none, each is a new
     /// row, without values if there is no payload.
-    pub fn push(&mut self, message: &Arrived<'_>, place: Place<'_>) {
+    pub fn push(&mut self, message: &Arrived<'_>, now: i64) {
         let outcome = match &message.headers {
-            Ok(headers) => self.try_push(message, headers, place),
+            Ok(headers) => self.try_push(message, headers),
             Err(reject) => Err(reject.clone()),
         };
         if let Err(reject) = outcome {
             let raw = Raw::Bytes(message.payload.or(message.key).unwrap_or_default());
             let row = RowPlace {
                 partition: &self.origin.id,
-                position: place.position,
+                position: &PositionText::new(message.offset),
                 ordinal: 0,
                 committed_at: message.committed_at,
             };
-            self.rejected.get_or_insert_default().append(
-                &self.table,
-                "decode",
-                &reject.to_string(),
-                raw,
-                row,
-                place.now,
-            );
+            self.rejected
+                .get_or_insert_default()
+                .append(&self.table, "decode", &reject.to_string(), raw, row, now);
         }
     }
 
-    fn try_push(
-        &mut self,
-        message: &Arrived<'_>,
-        headers: &[HeaderPair<'_>],
-        place: Place<'_>,
-    ) -> std::result::Result<(), Reject> {
+    fn try_push(&mut self, message: &Arrived<'_>, headers: &[HeaderPair<'_>]) -> std::result::Result<(), Reject> {
         let schema = &self.origin.layout.schema;
         if self.keyed_by_message_key && message.key.is_none() {
             return Err(Reject::NoKey("_key".to_owned()));
@@ -132,11 +115,10 @@ impl<'a> TopicRows<'a> {
         };
         rows.key.append_option(message.key);
         rows.append_headers(headers);
-        rows.partition.append_value(self.origin.number);
         rows.offset.append_value(message.offset);
         rows.timestamp.append_option(message.committed_at);
-        rows.envelope
-            .append(op, &self.origin.id, place.position, 0, message.committed_at);
+        rows.ops.push(op);
+        rows.positions.append(message.offset);
         Ok(())
     }
 
@@ -144,11 +126,11 @@ impl<'a> TopicRows<'a> {
     pub fn finish(mut self) -> Result<(Option<ChangeBatch>, Option<ChangeBatch>)> {
         let rejected = self.rejected.take().map(|mut rejected| rejected.finish()).transpose()?;
         // Every message that made the builders may have been rejected.
-        let Some(rows) = self.rows.take().filter(|rows| !rows.envelope.is_empty()) else {
+        let Some(rows) = self.rows.take().filter(|rows| !rows.ops.is_empty()) else {
             return Ok((None, rejected));
         };
         let schema = self.origin.layout.schema.clone();
-        let rows = RecordBatch::try_new(schema.batch_schema(), rows.finish()).map_err(|error| {
+        let rows = RecordBatch::try_new(schema.batch_schema(), rows.finish(self.origin)).map_err(|error| {
             Error::new(ErrorKind::Internal, "cannot build a batch of messages")
                 .with("table", &schema.id)
                 .caused_by(error)
@@ -173,10 +155,10 @@ impl Rows {
                     Box::new(BinaryBuilder::new()),
                 ],
             )),
-            partition: Int32Builder::with_capacity(most),
             offset: Int64Builder::with_capacity(most),
             timestamp: TimestampMicrosecondBuilder::with_capacity(most).with_timezone("UTC"),
-            envelope: EnvelopeBuilder::default(),
+            ops: Vec::with_capacity(most),
+            positions: PositionBuilder::with_capacity(most),
         }
     }
 
@@ -196,7 +178,8 @@ impl Rows {
         self.headers.append(!headers.is_empty());
     }
 
-    fn finish(mut self) -> Vec<ArrayRef> {
+    fn finish(mut self, origin: &Origin) -> Vec<ArrayRef> {
+        let timestamps = self.timestamp.finish();
         let mut columns: Vec<ArrayRef> = match &mut self.payload {
             Payload::Json(rows) => {
                 let (mut columns, extra) = rows.finish();
@@ -207,10 +190,11 @@ impl Rows {
         };
         columns.push(Arc::new(self.key.finish()));
         columns.push(Arc::new(self.headers.finish()));
-        columns.push(Arc::new(self.partition.finish()));
+        columns.push(Arc::new(Int32Array::from_value(origin.number, self.ops.len())));
         columns.push(Arc::new(self.offset.finish()));
-        columns.push(Arc::new(self.timestamp.finish()));
-        columns.extend(self.envelope.finish());
+        columns.push(Arc::new(timestamps.clone()));
+        let positions = self.positions.finish();
+        columns.extend(columns_of_positions(&self.ops, &origin.id, positions, timestamps));
         columns
     }
 }
@@ -249,11 +233,7 @@ mod tests {
             payload: payload.map(str::as_bytes),
             headers: Ok(headers.to_vec()),
         };
-        let place = Place {
-            position: &crate::offsets::PositionText::new(offset),
-            now: 9,
-        };
-        rows.push(&message, place);
+        rows.push(&message, 9);
     }
 
     #[test]

@@ -6,18 +6,32 @@ use async_trait::async_trait;
 use millstream_core::{Finding, Result, Source, SourceContext, TableId, TableSchema};
 
 use crate::config::{PostgresConfig, Settings};
-use crate::run::Governor;
+use crate::run::{Governor, Kept};
 use crate::setup::{self, Setup};
 use crate::wire::{Connection, Session};
 use crate::{fault, preflight, run, selection};
 
 /// Tables of one PostgreSQL database, read through a publication and a replication slot.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct PostgresSource {
     name: String,
     settings: Settings,
     /// The tables that were selected when they were last asked for.
     planned: Option<Vec<TableId>>,
+    /// The session that told them.
+    kept: Option<Kept>,
+}
+
+/// Without the session.
+impl Clone for PostgresSource {
+    fn clone(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            settings: self.settings.clone(),
+            planned: self.planned.clone(),
+            kept: None,
+        }
+    }
 }
 
 impl PostgresSource {
@@ -32,6 +46,7 @@ impl PostgresSource {
             name: name.to_owned(),
             settings,
             planned: None,
+            kept: None,
         })
     }
 
@@ -68,13 +83,13 @@ impl Source for PostgresSource {
             .map_err(|error| fault::explain(error, "cannot connect", &self.settings.connect))?;
         let tables = selection::resolve(&mut sql, &self.settings).await?;
         let (shapes, types) = run::describe(&self.settings, &mut sql, &tables).await?;
-        sql.close().await;
         self.planned = Some(tables);
+        self.kept = Some(Kept::of(sql, Session::Sql));
         shapes.iter().map(|shape| shape.schema(&types.catalog)).collect()
     }
 
     async fn run(self: Box<Self>, context: SourceContext) -> Result<()> {
-        run::run(self.settings, &self.name, self.planned, context).await
+        run::run(self.settings, &self.name, self.planned, self.kept, context).await
     }
 
     async fn attend(self: Box<Self>) {

@@ -1,6 +1,6 @@
 //! The codecs of record batches (Kafka's documentation, "Record Batch": bits 0 to 2 of the attributes).
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use bytes::Bytes;
 
@@ -24,7 +24,7 @@ pub(super) fn decompress(codec: i16, compressed: &Bytes) -> io::Result<Bytes> {
         0 => Ok(compressed.clone()),
         1 => read_whole(flate2::read::MultiGzDecoder::new(&compressed[..]), compressed.len()),
         2 => snappy(compressed),
-        3 => read_whole(lz4_flex::frame::FrameDecoder::new(&compressed[..]), compressed.len()),
+        3 => append_whole(lz4_flex::frame::FrameDecoder::new(&compressed[..]), compressed.len()),
         4 => read_whole(
             zstd::stream::read::Decoder::with_buffer(&compressed[..])?,
             compressed.len(),
@@ -40,6 +40,23 @@ fn read_whole(reader: impl Read, compressed: usize) -> io::Result<Bytes> {
         return Err(too_large());
     }
     Ok(bytes.into())
+}
+
+/// As [`read_whole`], from a reader that has its bytes in blocks of its own: no room is filled with zeroes before.
+fn append_whole(mut reader: impl BufRead, compressed: usize) -> io::Result<Bytes> {
+    let mut bytes = Vec::with_capacity(compressed.saturating_mul(4).min(MOST_BYTES));
+    loop {
+        let block = reader.fill_buf()?;
+        if block.is_empty() {
+            return Ok(bytes.into());
+        }
+        if block.len() > MOST_BYTES - bytes.len() {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(block);
+        let taken = block.len();
+        reader.consume(taken);
+    }
 }
 
 fn snappy(compressed: &[u8]) -> io::Result<Bytes> {
@@ -88,6 +105,8 @@ fn too_large() -> io::Error {
 mod tests {
     use std::io::Write;
 
+    use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+
     use super::*;
 
     fn text() -> Vec<u8> {
@@ -99,7 +118,7 @@ mod tests {
         let text = text();
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&text).unwrap();
-        let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        let mut lz4 = FrameEncoder::new(Vec::new());
         lz4.write_all(&text).unwrap();
         let raw = snap::raw::Encoder::new().compress_vec(&text).unwrap();
         let mut xerial = XERIAL.to_vec();
@@ -120,6 +139,22 @@ mod tests {
         for (codec, bytes) in written {
             assert_eq!(decompress(codec, &bytes.into()).unwrap(), text, "{codec}");
         }
+    }
+
+    #[test]
+    fn blocks_of_lz4_that_need_those_before_are_read_and_no_more_than_the_limit() {
+        let write = |count: usize, mode| {
+            let info = FrameInfo::new().block_mode(mode).block_size(BlockSize::Max64KB);
+            let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+            io::copy(&mut io::repeat(b'a').take(count as u64), &mut encoder).unwrap();
+            encoder.finish().unwrap()
+        };
+        for mode in [BlockMode::Linked, BlockMode::Independent] {
+            let read = decompress(3, &write(200_000, mode).into()).unwrap();
+            assert!(read.len() == 200_000 && read.iter().all(|byte| *byte == b'a'));
+        }
+        let error = decompress(3, &write(MOST_BYTES + 1, BlockMode::Independent).into()).unwrap_err();
+        assert!(error.to_string().starts_with("more than"), "{error}");
     }
 
     #[test]

@@ -148,7 +148,7 @@ impl<'a> Filler<'a> {
         let begun = backlog.clone();
         blocking(move || begun.begin(Lsn(confirmed.0.saturating_sub(1)), &token, turn)).await?;
         let end = backlog.range().map_or(Lsn(0), |range| range.end);
-        let (wire, two_phase) = run::replicate(settings, &identity, end, Mode::OF_A_BACKLOG, PATIENCE).await?;
+        let (wire, two_phase) = run::replicate(settings, &identity, end, Mode::OF_A_BACKLOG, PATIENCE, None).await?;
         if two_phase.is_some() {
             return Err(refused("a slot with two-phase commit has no backlog"));
         }

@@ -4,6 +4,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::kept::Kept;
 use super::start_command::Mode;
 use crate::backlog::{Backlog, Entry, Phase, Reader};
 use crate::config::Settings;
@@ -19,7 +20,8 @@ pub(super) enum Feed {
 
 impl Feed {
     /// Reads what commits after `held` from the server, for whose slot it waits as long as it has
-    /// `patience`; or from the backlog, where that takes the slot first.
+    /// `patience`; or from the backlog, where that takes the slot first. The stream comes by the connection that
+    /// was `kept`, if there is one and it serves.
     ///
     /// Returns where the slot is confirmed too, if it has two-phase commit.
     ///
@@ -31,12 +33,13 @@ impl Feed {
         held: Lsn,
         mode: Mode,
         patience: Duration,
+        kept: Option<Kept>,
         backlog: Option<&Arc<Backlog>>,
     ) -> millstream_core::Result<(Self, Option<Lsn>)> {
         tokio::select! {
             biased;
             backlog = filled(backlog) => Ok((Self::Backlog(Reader::new(backlog, held)), None)),
-            opened = super::replicate(settings, server, held, mode, patience) => {
+            opened = super::replicate(settings, server, held, mode, patience, kept) => {
                 let (stream, two_phase) = opened?;
                 Ok((Self::Server(stream), two_phase))
             }

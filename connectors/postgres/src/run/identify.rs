@@ -5,19 +5,33 @@ use millstream_core::Result;
 use crate::config::Settings;
 use crate::fault;
 use crate::identity::{Fork, Identity, parse_history};
-use crate::wire::{Connection, Session, WireError};
+use crate::wire::{Connection, Row, Session, WireError};
 
 /// The server that answers now.
 pub(crate) async fn identify(settings: &Settings) -> Result<Identity> {
+    let (identity, connection) = open(settings).await?;
+    connection.close().await;
+    Ok(identity)
+}
+
+/// The server that answers now, with the connection for replication that it was asked by.
+pub(super) async fn open(settings: &Settings) -> Result<(Identity, Connection)> {
     let asked = async {
         let mut connection = Connection::open(&settings.connect, Session::Replication).await?;
-        let identity = of(&mut connection).await?;
-        connection.close().await;
-        Ok(identity)
+        Ok((of(&mut connection).await?, connection))
     };
     asked
         .await
         .map_err(|error| fault::explain(error, "cannot identify the server", &settings.connect))
+}
+
+/// Whether two sessions are known to be of one server, which copies of it, such as a standby, are not.
+pub(super) async fn are_of_one_server(one: &mut Connection, other: &mut Connection) -> bool {
+    const STARTED: &str = "SELECT pg_catalog.pg_postmaster_start_time()";
+    let (one, other) = tokio::join!(one.query(STARTED), other.query(STARTED));
+    let started = |rows: &[Row]| rows.first().and_then(|row| row.get(0)).map(str::to_owned);
+    let (one, other) = (started(&one.unwrap_or_default()), started(&other.unwrap_or_default()));
+    one.is_some() && one == other
 }
 
 /// The server at the other end of a connection for replication.

@@ -10,6 +10,7 @@ mod feed;
 mod governor;
 mod identify;
 mod in_progress;
+mod kept;
 mod logical;
 mod lookups;
 mod membership;
@@ -49,6 +50,8 @@ use self::feed::Feed;
 pub(crate) use self::governor::Governor;
 pub(crate) use self::identify::identify;
 use self::in_progress::InProgress;
+pub(crate) use self::kept::Kept;
+use self::kept::Sessions;
 use self::lookups::Lookups;
 use self::membership::Membership;
 use self::outbox::Outbox;
@@ -85,11 +88,13 @@ const SLOT_PATIENCE: Duration = Duration::from_secs(10);
 const SLOT_RETRY: Duration = Duration::from_millis(250);
 
 /// Runs the source; see [`millstream_core::Source::run`].
-/// `planned` are the tables that were selected when the pipeline was planned, if that is known.
+/// `planned` are the tables that were selected when the pipeline was planned, if that is known, and `kept` is the
+/// session for SQL that told them.
 pub(crate) async fn run(
     settings: Settings,
     source: &str,
     planned: Option<Vec<TableId>>,
+    kept: Option<Kept>,
     context: SourceContext,
 ) -> Result<()> {
     let cancel = context.cancel.clone();
@@ -104,7 +109,7 @@ pub(crate) async fn run(
     let (stream, membership) = tokio::select! {
         biased;
         () = cancel.cancelled() => return Ok(()),
-        started = start(&settings, source, planned, context) => started?,
+        started = start(&settings, source, planned, kept, context) => started?,
     };
     let ended = stream.run(membership).await;
     ended.map_err(|error| repair::passing(&settings, error))
@@ -116,12 +121,27 @@ async fn start<'a>(
     settings: &'a Arc<Settings>,
     source: &str,
     planned: Option<Vec<TableId>>,
+    kept: Option<Kept>,
     context: SourceContext,
 ) -> Result<(Stream<'a>, Membership)> {
     let catalog_failed = |error| fault::explain(error, "cannot read the catalog", &settings.connect);
-    let identity = identify::identify(settings).await?;
+    let was_kept = kept.is_some();
+    let session = async {
+        match kept {
+            Some(kept) => awake(settings, kept).await,
+            None => connect(settings).await,
+        }
+    };
+    let (identified, opened) = tokio::join!(identify::open(settings), session);
+    let (identity, mut replication) = identified?;
     let system = identity::judge(source, &identity, settings.adopt.as_deref(), &context.resume)?;
-    let mut sql = connect(settings).await?;
+    let mut sql = opened?;
+    if was_kept && !identify::are_of_one_server(&mut sql, &mut replication).await {
+        // It was lost, or another server has the address since.
+        sql.close().await;
+        sql = connect(settings).await?;
+    }
+    let mut replication = Some(Kept::of(replication, Session::Replication));
     refuse_old_server(settings, sql.server_version())?;
     let wanted = settings.selection.used(&context.resume);
     let saw = arrivals::known(&wanted, &identity, &context.resume);
@@ -160,13 +180,15 @@ async fn start<'a>(
     }
     // Where nothing is held the stream begins with the first copies' snapshot. It is taken now,
     // since its slot may have to be made.
-    let snapshot = if plan.held.is_none() && !plan.copy.is_empty() {
-        Some(Snapshot::of(settings, sql, &plan.copy, plan.create_slot).await?)
-    } else {
-        // It would idle while the tables are copied, which not every server or network suffers.
-        sql.close().await;
-        None
-    };
+    let mut sql = Kept::of(sql, Session::Sql);
+    let mut snapshot = None;
+    if plan.held.is_none() && !plan.copy.is_empty() {
+        let copied = tables.iter().filter(|table| plan.copy.contains(&table.id));
+        let sessions = Sessions { sql, replication };
+        let (taken, left) = Snapshot::of(settings, sessions, copied.cloned().collect(), plan.create_slot).await?;
+        Sessions { sql, replication } = left;
+        snapshot = Some(taken);
+    }
     let copied_as_of = match &snapshot {
         Some(snapshot) => {
             // Another one may have taken its place since the plan was made.
@@ -174,16 +196,20 @@ async fn start<'a>(
             copied.for_each(|table| settings.selection.know(&table.id, table.oid));
             Some(snapshot.held())
         }
-        None if plan.create_slot && !plan.anew.is_empty() => Some(snapshot::make_slot(settings).await?),
+        None if plan.create_slot && !plan.anew.is_empty() => {
+            let (held, kept) = snapshot::make_slot(settings, replication).await?;
+            replication = Some(kept);
+            Some(held)
+        }
         None => None,
     };
 
     let (shapes, types) = match &snapshot {
         Some(snapshot) => describe_beside(settings, &wanted, (&snapshot.tables, &snapshot.types)).await?,
         None => {
-            let mut sql = connect(settings).await?;
-            let described = describe(settings, &mut sql, &wanted).await?;
-            sql.close().await;
+            let mut session = awake(settings, sql).await?;
+            let described = describe(settings, &mut session, &wanted).await?;
+            sql = Kept::of(session, Session::Sql);
             described
         }
     };
@@ -226,15 +252,26 @@ async fn start<'a>(
         in_parts: settings.streaming,
     };
     let (wire, two_phase) = match backlog {
-        Some(backlog) => (Feed::Backlog(Reader::new(backlog, held)), None),
-        None => Feed::open(settings, &identity, held, mode, SLOT_PATIENCE, relief.backlog.as_ref())
-            .await
-            .map_err(|error| repair::passing(settings, error))?,
+        Some(backlog) => {
+            if let Some(unused) = replication {
+                unused.close().await;
+            }
+            (Feed::Backlog(Reader::new(backlog, held)), None)
+        }
+        None => {
+            let backlog = relief.backlog.as_ref();
+            Feed::open(settings, &identity, held, mode, SLOT_PATIENCE, replication, backlog)
+                .await
+                .map_err(|error| repair::passing(settings, error))?
+        }
     };
+    if wire.is_server() && !plan.adopts {
+        refuse_moved_slot(settings, awake(settings, sql).await?, held).await?;
+    } else {
+        sql.close().await;
+    }
     if !wire.is_server() {
         mode = Mode::OF_A_BACKLOG;
-    } else if !plan.adopts {
-        refuse_moved_slot(settings, held).await?;
     }
     tracing::info!(
         slot = %settings.slot, after = %held, binary = mode.binary, backlog = !wire.is_server(), "streaming"
@@ -335,8 +372,7 @@ fn begin_copy(table: &TableId, oid: u32, held: Lsn, system: (PartitionId, Positi
 
 /// Refuses a slot that moved past `held` while we waited for it. Now that it is ours nobody else
 /// can move it; the reader that was there before may have.
-async fn refuse_moved_slot(settings: &Settings, held: Lsn) -> Result<()> {
-    let mut sql = connect(settings).await?;
+async fn refuse_moved_slot(settings: &Settings, mut sql: Connection, held: Lsn) -> Result<()> {
     let slot = catalog::read_slot(&mut sql, &settings.slot)
         .await
         .map_err(|error| fault::explain(error, "cannot read the catalog", &settings.connect))?;
@@ -350,6 +386,12 @@ async fn connect(settings: &Settings) -> Result<Connection> {
     Connection::open(&settings.connect, Session::Sql)
         .await
         .map_err(|error| fault::explain(error, "cannot connect", &settings.connect))
+}
+
+/// The session for SQL that was kept, or another.
+async fn awake(settings: &Settings, kept: Kept) -> Result<Connection> {
+    let taken = kept.take(settings).await;
+    taken.map_err(|error| fault::explain(error, "cannot connect", &settings.connect))
 }
 
 /// The tables as the catalog describes them; each must exist and be published.
@@ -417,7 +459,8 @@ async fn wal_sender_timeout(sql: &mut Connection) -> Result<Option<Duration>, Wi
 
 /// Starts the stream with the first transaction whose commit record begins after `held`, or with
 /// an earlier one where [`start_command`] says so.
-/// Waits a while for a reader that the server still believes in, such as our predecessor.
+/// Waits a while for a reader that the server still believes in, such as our predecessor. The connection that
+/// was `kept` serves, if there is one.
 ///
 /// Returns where the slot is confirmed too, if it has two-phase commit.
 pub(crate) async fn replicate(
@@ -426,11 +469,15 @@ pub(crate) async fn replicate(
     held: Lsn,
     mode: Mode,
     patience: Duration,
+    mut kept: Option<Kept>,
 ) -> Result<(ReplicationStream, Option<Lsn>)> {
     let deadline = Instant::now() + patience;
     loop {
         let attempt = async {
-            let mut connection = Connection::open(&settings.connect, Session::Replication).await?;
+            let mut connection = match kept.take() {
+                Some(kept) => kept.take(settings).await?,
+                None => Connection::open(&settings.connect, Session::Replication).await?,
+            };
             if identify::of(&mut connection).await? != *server {
                 // The next start judges it.
                 return Err(WireError::AnotherServer);

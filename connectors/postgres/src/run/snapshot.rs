@@ -6,11 +6,12 @@ use millstream_core::{Error, ErrorKind, Result, TableId};
 use postgres_protocol::escape::escape_literal;
 use tokio::time::sleep;
 
+use super::kept::{Kept, Sessions};
 use crate::catalog::{self, CatalogTable};
 use crate::config::Settings;
 use crate::decode::{Catalog, Lsn};
 use crate::fault;
-use crate::wire::{Connection, Session, WireError};
+use crate::wire::{Connection, Row, Session, WireError};
 
 /// How often a snapshot is tried whose tables are rewritten meanwhile.
 const ATTEMPTS: u32 = 5;
@@ -47,22 +48,24 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Enters a snapshot of `wanted`. It is that of the source's slot, which is made, or of a
-    /// temporary one beside it. `sql`, which is in no transaction, looks at the tables first, and is closed.
+    /// Enters a snapshot of the tables that were read as `before`, and whose columns are looked at now. It is that of the
+    /// source's slot, which is made, or of a temporary one beside it. What is left of `sessions` comes back.
     pub(super) async fn of(
         settings: &Settings,
-        sql: Connection,
-        wanted: &[TableId],
+        sessions: Sessions,
+        mut before: Vec<CatalogTable>,
         mut make_slot: bool,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Sessions)> {
         let failed = |error| fault::explain(error, "cannot take a snapshot", &settings.connect);
-        let unlocked = look(settings, sql, wanted, None).await?;
-        let unlocked = unlocked.ok_or_else(|| Error::new(ErrorKind::Unavailable, NO_LOOK))?;
-        let (looking, mut before, mut versions) = unlocked;
-        // To make a slot may take long.
-        looking.close().await;
+        let wanted: Vec<TableId> = before.iter().map(|table| table.id.clone()).collect();
+        let Sessions { sql, mut replication } = sessions;
+        let mut reader = super::awake(settings, sql).await?;
+        let versions = catalog::read_column_versions(&mut reader, &before).await;
+        let mut versions = versions.map_err(failed)?;
+        let mut kept = Kept::of(reader, Session::Sql);
         for _ in 0..ATTEMPTS {
-            let (point, mut sql) = enter(settings, make_slot).await.map_err(failed)?;
+            let (point, mut sql, exporter) = enter(settings, replication.take(), make_slot).await.map_err(failed)?;
+            replication = exporter;
             // LOCK TABLE would want the privilege to read the whole table, and not its published columns alone.
             let reads = before
                 .iter()
@@ -73,13 +76,12 @@ impl Snapshot {
                 Err(error) if error.sqlstate() == Some("42P01") => false,
                 locked => locked.map(|_| true).map_err(failed)?,
             };
-            let reader = super::connect(settings).await?;
-            let looked = look(settings, reader, wanted, Some(LONGEST_LOCK)).await?;
-            let Some((mut reader, tables, versions_now)) = looked else {
+            let mut reader = super::awake(settings, kept).await?;
+            let Some((tables, versions_now)) = look(settings, &mut reader, &wanted).await? else {
                 // Whoever waits for our locks has others wait behind him.
                 tracing::info!("a lock on a table is waited for: taking another snapshot");
                 sql.close().await;
-                make_slot = false;
+                (kept, make_slot) = (Kept::of(reader, Session::Sql), false);
                 sleep(PAUSE).await;
                 continue;
             };
@@ -88,10 +90,9 @@ impl Snapshot {
             if is_locked && versions == versions_now && names(&before) == names(&tables) {
                 let used = tables.iter().flat_map(CatalogTable::types);
                 let types = catalog::read_types(&mut reader, used).await.map_err(failed)?;
-                reader.close().await;
                 let exported = sql.query(EXPORT).await.map_err(failed)?;
                 let exported = exported.first().ok_or_else(|| failed(not_exported()))?;
-                return Ok(Self {
+                let snapshot = Self {
                     point,
                     entrance: Entrance {
                         name: exported.get(0).unwrap_or_default().to_owned(),
@@ -101,11 +102,13 @@ impl Snapshot {
                     sql,
                     tables,
                     types,
-                });
+                };
+                let sql = Kept::of(reader, Session::Sql);
+                return Ok((snapshot, Sessions { sql, replication }));
             }
             tracing::info!("a table was rewritten or renamed while its snapshot was taken: taking another");
-            reader.close().await;
             sql.close().await;
+            kept = Kept::of(reader, Session::Sql);
             (before, versions, make_slot) = (tables, versions_now, false);
             // The temporary slot of this turn has to be gone before the next one makes its own.
             sleep(PAUSE).await;
@@ -140,7 +143,8 @@ impl Entrance {
     /// waits for the locks of the first session, to truncate a table for one: a session that came behind
     /// him would wait for him, and the first for that session.
     pub(super) async fn join(&self, settings: &Settings) -> Result<Option<Connection>, WireError> {
-        let mut session = join(settings, &self.name).await?;
+        let mut session = Connection::open(&settings.connect, Session::Sql).await?;
+        join(&mut session, &self.name).await?;
         let limit = LONGEST_LOCK.as_millis();
         let lock = format!(
             "SET LOCAL lock_timeout = {limit}; {}; SET LOCAL lock_timeout = 0",
@@ -157,17 +161,14 @@ impl Entrance {
     }
 }
 
-/// A session in the snapshot that was exported as `name`.
-async fn join(settings: &Settings, name: &str) -> Result<Connection, WireError> {
-    let mut sql = Connection::open(&settings.connect, Session::Sql).await?;
+/// Begins a transaction of `sql` in the snapshot that was exported as `name`.
+async fn join(sql: &mut Connection, name: &str) -> Result<(), WireError> {
     sql.query(IN_ORDER).await?;
     sql.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    sql.query(&format!(
-        "SET TRANSACTION SNAPSHOT {}",
-        escape_literal(name).trim_start()
-    ))
-    .await?;
-    Ok(sql)
+    let name = escape_literal(name);
+    sql.query(&format!("SET TRANSACTION SNAPSHOT {}", name.trim_start()))
+        .await?;
+    Ok(())
 }
 
 /// Leaves the planner no way to read a range of a file but from its first row to its last, and no block outside
@@ -184,69 +185,103 @@ fn not_exported() -> WireError {
     WireError::Protocol("no snapshot was exported".to_owned())
 }
 
-const NO_LOOK: &str = "the tables cannot be looked at";
-
-/// The tables as they are now, and the versions of their columns, with the session that read them: `sql`, which
-/// is in no transaction. `None` if a lock was not to be had within `patience`.
+/// The tables as they are now, and the versions of their columns, as `sql` tells, which is in no transaction.
+/// `None` if a lock was not to be had soon.
 async fn look(
     settings: &Settings,
-    mut sql: Connection,
+    sql: &mut Connection,
     wanted: &[TableId],
-    patience: Option<Duration>,
-) -> Result<Option<(Connection, Vec<CatalogTable>, Vec<(u32, String)>)>> {
+) -> Result<Option<(Vec<CatalogTable>, Vec<(u32, String)>)>> {
     let failed = |error| fault::explain(error, "cannot read the catalog", &settings.connect);
+    let set_limit = |limit: Duration| format!("SET lock_timeout = {}", limit.as_millis());
+    sql.query(&set_limit(LONGEST_LOCK)).await.map_err(failed)?;
     let looking = async {
-        let limit = patience.map_or(0, |patience| patience.as_millis());
-        sql.query(&format!("SET lock_timeout = {limit}")).await?;
-        let tables = catalog::read_settled_tables(&mut sql, settings, wanted).await?;
-        let versions = catalog::read_column_versions(&mut sql, &tables).await?;
+        let tables = catalog::read_settled_tables(sql, settings, wanted).await?;
+        let versions = catalog::read_column_versions(sql, &tables).await?;
         Ok::<_, WireError>((tables, versions))
     };
-    match looking.await {
-        Ok((tables, versions)) => Ok(Some((sql, super::judged(settings, wanted, tables)?, versions))),
-        Err(error) if error.sqlstate() == Some("55P03") => {
-            sql.close().await;
-            Ok(None)
-        }
+    let looked = looking.await;
+    sql.query(&set_limit(Duration::ZERO)).await.map_err(failed)?;
+    match looked {
+        Ok((tables, versions)) => Ok(Some((super::judged(settings, wanted, tables)?, versions))),
+        Err(error) if error.sqlstate() == Some("55P03") => Ok(None),
         Err(error) => Err(failed(error)),
     }
 }
 
-/// Makes a slot and opens a session in its snapshot. Returns the snapshot's place in the log too.
-async fn enter(settings: &Settings, make_slot: bool) -> Result<(Lsn, Connection), WireError> {
-    let mut exporter = Connection::open(&settings.connect, Session::Replication).await?;
-    let (slot, temporary) = if make_slot {
-        (settings.slot.clone(), "")
+/// Makes a slot and opens a session in its snapshot. Returns the snapshot's place in the log too, and the session
+/// that made the slot unless that ends with it.
+async fn enter(
+    settings: &Settings,
+    replication: Option<Kept>,
+    make_slot: bool,
+) -> Result<(Lsn, Connection, Option<Kept>), WireError> {
+    let mut exporter = replication_session(settings, replication).await?;
+    let create = if make_slot {
+        create(settings, true)
     } else {
-        (temporary_slot(&settings.slot, exporter.backend_pid()), "TEMPORARY ")
+        let slot = temporary_slot(&settings.slot, exporter.backend_pid());
+        format!("CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT")
     };
+    let (rows, opened) = tokio::join!(exporter.query(&create), Kept::open(settings, Session::Sql));
+    let (rows, opened) = (rows?, opened?);
+    let (point, snapshot) = created(&rows)?;
+    let snapshot = snapshot.ok_or_else(not_exported)?;
+    // To make a slot may take long: it waits for transactions.
+    let mut sql = opened.take(settings).await?;
+    join(&mut sql, snapshot).await?;
+    if make_slot {
+        return Ok((point, sql, Some(Kept::of(exporter, Session::Replication))));
+    }
+    // Imported: the snapshot lives as long as our transaction now, and a temporary slot would hold back WAL.
+    exporter.close().await;
+    Ok((point, sql, None))
+}
+
+/// Makes the source's slot. Returns the last commit that it does not send, and the session that made it.
+pub(super) async fn make_slot(settings: &Settings, replication: Option<Kept>) -> Result<(Lsn, Kept)> {
+    let made = async {
+        let mut connection = replication_session(settings, replication).await?;
+        let rows = connection.query(&create(settings, false)).await?;
+        Ok((created(&rows)?.0, connection))
+    };
+    let (point, connection) = made
+        .await
+        .map_err(|error| fault::explain(error, "cannot make the slot", &settings.connect))?;
+    let held = Lsn(point.0.saturating_sub(1));
+    Ok((held, Kept::of(connection, Session::Replication)))
+}
+
+async fn replication_session(settings: &Settings, kept: Option<Kept>) -> Result<Connection, WireError> {
+    match kept {
+        Some(kept) => kept.take(settings).await,
+        None => Connection::open(&settings.connect, Session::Replication).await,
+    }
+}
+
+/// The command that makes the source's slot.
+fn create(settings: &Settings, exports: bool) -> String {
     // The form with parentheses came with PostgreSQL 15; the other one is understood by all.
-    let options = if make_slot && settings.care.failover {
-        "(SNAPSHOT 'export', FAILOVER)"
-    } else {
-        "EXPORT_SNAPSHOT"
+    let options = match (settings.care.failover, exports) {
+        (true, true) => "(SNAPSHOT 'export', FAILOVER)",
+        (true, false) => "(SNAPSHOT 'nothing', FAILOVER)",
+        (false, true) => "EXPORT_SNAPSHOT",
+        (false, false) => "NOEXPORT_SNAPSHOT",
     };
-    let create = format!("CREATE_REPLICATION_SLOT \"{slot}\" {temporary}LOGICAL pgoutput {options}");
-    let rows = exporter.query(&create).await?;
+    format!(
+        "CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput {options}",
+        settings.slot
+    )
+}
+
+/// The consistent point of the slot that was made, and the name of its snapshot, if it was exported.
+fn created(rows: &[Row]) -> Result<(Lsn, Option<&str>), WireError> {
     let row = rows
         .first()
         .ok_or_else(|| WireError::Protocol("no answer to CREATE_REPLICATION_SLOT".to_owned()))?;
     let point = row.parse(1)?;
-    let snapshot = row.get(2).ok_or_else(not_exported)?;
-    tracing::info!(%slot, temporary = !make_slot, consistent_point = %point, "replication slot created");
-    // Opened only now, since making a slot may take long.
-    let sql = join(settings, snapshot).await?;
-    // Imported: it lives as long as our transaction now, and a temporary slot would hold back WAL.
-    exporter.close().await;
-    Ok((point, sql))
-}
-
-/// Makes the source's slot. Returns the last commit that it does not send.
-pub(super) async fn make_slot(settings: &Settings) -> Result<Lsn> {
-    let failed = |error| fault::explain(error, "cannot make the slot", &settings.connect);
-    let (point, sql) = enter(settings, true).await.map_err(failed)?;
-    sql.close().await;
-    Ok(Lsn(point.0.saturating_sub(1)))
+    tracing::info!(slot = row.get(0), consistent_point = %point, "replication slot created");
+    Ok((point, row.get(2)))
 }
 
 /// A name that a crash leaves to nobody: the server drops the slot with the connection.

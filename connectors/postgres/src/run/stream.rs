@@ -471,12 +471,14 @@ impl Stream<'_> {
             before,
             self.mode,
             OWN_SLOT_PATIENCE,
+            None,
             backlog,
         );
         let (wire, two_phase) = opened.await?;
         self.wire = wire;
         if self.wire.is_server() {
-            super::refuse_moved_slot(self.settings, before).await?;
+            let sql = super::connect(self.settings).await?;
+            super::refuse_moved_slot(self.settings, sql, before).await?;
         } else {
             self.mode = Mode::OF_A_BACKLOG;
             self.assembler.tables.read_text();

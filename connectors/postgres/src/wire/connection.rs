@@ -247,6 +247,11 @@ impl Connection {
         })
     }
 
+    /// Has what arrives wake nobody, until something is asked again.
+    pub fn rest(&mut self) {
+        self.stream.rest();
+    }
+
     /// Says goodbye, so that the server logs no broken connection.
     pub async fn close(mut self) {
         let goodbye = self.send(|out| {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millstream_core::{ByteBudget, ErrorKind};
+use millstream_core::{ByteBudget, ErrorKind, Source};
 use millstream_testkit::postgres::TestCluster;
 
 use crate::target::{Running, Target, check, client, config, eventually, present, source};
@@ -117,6 +117,52 @@ async fn a_table_that_is_rewritten_behind_its_snapshot_is_copied_whole() {
     );
     let slots = cluster.psql("SELECT slot_name FROM pg_replication_slots").unwrap();
     assert_eq!(slots, "millstream_t_shop");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_takes_long_to_make_loses_no_session() {
+    let cluster = TestCluster::with_settings(&[("idle_session_timeout", "1s")]).unwrap();
+    cluster
+        .psql(
+            "CREATE TABLE orders (id int PRIMARY KEY, amount int); CREATE TABLE other (id int); \
+             INSERT INTO orders SELECT i, i FROM generate_series(1, 100) i; CREATE PUBLICATION p FOR ALL TABLES",
+        )
+        .unwrap();
+    let writer = client(&cluster).await;
+    writer
+        .batch_execute("BEGIN; INSERT INTO other VALUES (1)")
+        .await
+        .unwrap();
+    let mut planned = source(&config(&cluster, &["orders"]));
+    planned.tables().await.unwrap();
+    let mut run = Running::start(planned, Target::of(&["orders"]));
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'";
+    eventually("the slot waits", || cluster.psql(waits).unwrap() == "1").await;
+    // The server ends each session of ours that idles meanwhile.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    writer.batch_execute("COMMIT").await.unwrap();
+    run.catch_up(&cluster).await;
+    assert_eq!(
+        run.stop().await.folded("orders", "id"),
+        present(&cluster, "orders", &["id", "amount"])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_lost_between_plan_and_run_is_made_up_for() {
+    let cluster = TestCluster::new().unwrap();
+    cluster
+        .psql("CREATE TABLE orders (id int PRIMARY KEY); INSERT INTO orders VALUES (1); CREATE PUBLICATION p FOR ALL TABLES")
+        .unwrap();
+    let mut planned = source(&config(&cluster, &["orders"]));
+    planned.tables().await.unwrap();
+    let lost = cluster
+        .psql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'millstream'")
+        .unwrap();
+    assert_eq!(lost, "1");
+    let mut run = Running::start(planned, Target::of(&["orders"]));
+    run.catch_up(&cluster).await;
+    assert_eq!(run.stop().await.folded("orders", "id").len(), 1);
 }
 
 /// Starts a first copy of 20,000 rows in small pieces; with the configuration that it has.

@@ -30,13 +30,14 @@ pub(super) use self::purpose::{Purpose, Rows};
 use self::ranges::Range;
 use self::reader::{Round, Task};
 pub(super) use self::statement::selects;
+use super::kept::{Kept, Sessions};
 use super::snapshot::{Entrance, Snapshot};
 use crate::catalog;
 use crate::config::Settings;
 use crate::decode::Lsn;
 use crate::fault;
 use crate::owed::Why;
-use crate::wire::Connection;
+use crate::wire::{Connection, Session};
 
 /// What a copier tells the stream.
 pub(super) enum Message {
@@ -143,9 +144,18 @@ impl Copier {
             reached.map_err(|_| Error::new(ErrorKind::Cancelled, "the source is stopping"))?;
         }
         let wanted: Vec<TableId> = self.wanted.iter().map(|wanted| wanted.table.clone()).collect();
-        let sql = super::connect(&self.settings).await?;
-        let taken = Snapshot::of(&self.settings, sql, &wanted, false).await;
-        taken.map_err(|error| passing(error, &self.settings))
+        let taken = async {
+            let mut sql = super::connect(&self.settings).await?;
+            let tables = super::read_tables(&self.settings, &mut sql, &wanted).await?;
+            let sessions = Sessions {
+                sql: Kept::of(sql, Session::Sql),
+                replication: None,
+            };
+            let (snapshot, left) = Snapshot::of(&self.settings, sessions, tables, false).await?;
+            left.sql.close().await;
+            Ok(snapshot)
+        };
+        taken.await.map_err(|error| passing(error, &self.settings))
     }
 
     /// Reads as much as there is time for under `snapshot`.
