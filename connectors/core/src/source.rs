@@ -34,8 +34,8 @@ pub trait Source: Send {
     /// source ends, fails or `context.cancel` fires.
     ///
     /// Obligations, checked by the conformance suite:
-    /// - Events of a partition are sent in its order; every row's position is after the
-    ///   position of the partition in the last boundary, and at most that of the next.
+    /// - Events of a partition are sent in its order, and so are a table's rows in them; every row's
+    ///   position is after the position of the partition in the last boundary, and at most that of the next.
     /// - At a boundary nothing that was sent of any partition waits for another boundary.
     /// - A table whose resume checkpoint lacks its first copy gets one. Its rows are `r`, each at
     ///   the place in the log that it was read as of, and so stand among the table's changes in

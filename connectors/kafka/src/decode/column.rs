@@ -24,6 +24,8 @@ pub struct Column {
     r#type: ColumnType,
     values: Values,
     nulls: NullBufferBuilder,
+    /// It is asked for with each row, and the builder's own is a call.
+    len: usize,
 }
 
 enum Values {
@@ -92,6 +94,7 @@ impl Column {
             r#type: r#type.clone(),
             values,
             nulls: NullBufferBuilder::new(rows),
+            len: 0,
         }
     }
 
@@ -102,7 +105,7 @@ impl Column {
 
     /// Rows in it.
     pub fn len(&self) -> usize {
-        self.nulls.len()
+        self.len
     }
 
     /// Whether the last row is null.
@@ -124,6 +127,7 @@ impl Column {
             Values::Struct(fields) => fields.iter_mut().for_each(|(_, field)| field.append_null()),
         }
         self.nulls.append_null();
+        self.len += 1;
     }
 
     /// Appends a value from its JSON text, which a JSON parser has delimited and checked.
@@ -168,6 +172,7 @@ impl Column {
             (Values::Struct(fields), _) => appended = append_fields(fields, json)?,
         }
         self.nulls.append_non_null();
+        self.len += 1;
         Ok(appended)
     }
 
@@ -178,6 +183,7 @@ impl Column {
         };
         text.push(value)?;
         self.nulls.append_non_null();
+        self.len += 1;
         Ok(())
     }
 
@@ -198,11 +204,13 @@ impl Column {
             Values::Struct(fields) => fields.iter_mut().for_each(|(_, field)| field.truncate(rows)),
         }
         self.nulls.truncate(rows);
+        self.len = self.nulls.len();
     }
 
     /// The array; the column is empty afterwards.
     pub fn finish(&mut self) -> ArrayRef {
         let nulls = self.nulls.finish();
+        self.len = 0;
         match &mut self.values {
             Values::Bool(values) => Arc::new(BooleanArray::new(values.finish(), nulls)),
             Values::Int(values) => finish_integers(std::mem::take(values), nulls, &self.r#type),
