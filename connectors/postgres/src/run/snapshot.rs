@@ -200,13 +200,13 @@ async fn look(
         let versions = catalog::read_column_versions(sql, &tables).await?;
         Ok::<_, WireError>((tables, versions))
     };
-    let looked = looking.await;
+    let looked = match looking.await {
+        Ok((tables, versions)) => Some((super::judged(settings, wanted, tables)?, versions)),
+        Err(error) if error.sqlstate() == Some("55P03") => None,
+        Err(error) => return Err(failed(error)),
+    };
     sql.query(&set_limit(Duration::ZERO)).await.map_err(failed)?;
-    match looked {
-        Ok((tables, versions)) => Ok(Some((super::judged(settings, wanted, tables)?, versions))),
-        Err(error) if error.sqlstate() == Some("55P03") => Ok(None),
-        Err(error) => Err(failed(error)),
-    }
+    Ok(looked)
 }
 
 /// Makes a slot and opens a session in its snapshot. Returns the snapshot's place in the log too, and the session
@@ -218,15 +218,14 @@ async fn enter(
 ) -> Result<(Lsn, Connection, Option<Kept>), WireError> {
     let mut exporter = replication_session(settings, replication).await?;
     let create = if make_slot {
-        create(settings, true)
+        create(settings)
     } else {
         let slot = temporary_slot(&settings.slot, exporter.backend_pid());
         format!("CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT")
     };
     let (rows, opened) = tokio::join!(exporter.query(&create), Kept::open(settings, Session::Sql));
     let (rows, opened) = (rows?, opened?);
-    let (point, snapshot) = created(&rows)?;
-    let snapshot = snapshot.ok_or_else(not_exported)?;
+    let (point, snapshot) = created(&rows, !make_slot)?;
     // To make a slot may take long: it waits for transactions.
     let mut sql = opened.take(settings).await?;
     join(&mut sql, snapshot).await?;
@@ -242,8 +241,9 @@ async fn enter(
 pub(super) async fn make_slot(settings: &Settings, replication: Option<Kept>) -> Result<(Lsn, Kept)> {
     let made = async {
         let mut connection = replication_session(settings, replication).await?;
-        let rows = connection.query(&create(settings, false)).await?;
-        Ok((created(&rows)?.0, connection))
+        let rows = connection.query(&create(settings)).await?;
+        // The snapshot ends with the session's next command.
+        Ok((created(&rows, false)?.0, connection))
     };
     let (point, connection) = made
         .await
@@ -260,13 +260,12 @@ async fn replication_session(settings: &Settings, kept: Option<Kept>) -> Result<
 }
 
 /// The command that makes the source's slot.
-fn create(settings: &Settings, exports: bool) -> String {
+fn create(settings: &Settings) -> String {
     // The form with parentheses came with PostgreSQL 15; the other one is understood by all.
-    let options = match (settings.care.failover, exports) {
-        (true, true) => "(SNAPSHOT 'export', FAILOVER)",
-        (true, false) => "(SNAPSHOT 'nothing', FAILOVER)",
-        (false, true) => "EXPORT_SNAPSHOT",
-        (false, false) => "NOEXPORT_SNAPSHOT",
+    let options = if settings.care.failover {
+        "(SNAPSHOT 'export', FAILOVER)"
+    } else {
+        "EXPORT_SNAPSHOT"
     };
     format!(
         "CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput {options}",
@@ -274,14 +273,15 @@ fn create(settings: &Settings, exports: bool) -> String {
     )
 }
 
-/// The consistent point of the slot that was made, and the name of its snapshot, if it was exported.
-fn created(rows: &[Row]) -> Result<(Lsn, Option<&str>), WireError> {
+/// The consistent point of a slot that was made, and the name of its snapshot.
+fn created(rows: &[Row], temporary: bool) -> Result<(Lsn, &str), WireError> {
     let row = rows
         .first()
         .ok_or_else(|| WireError::Protocol("no answer to CREATE_REPLICATION_SLOT".to_owned()))?;
-    let point = row.parse(1)?;
-    tracing::info!(slot = row.get(0), consistent_point = %point, "replication slot created");
-    Ok((point, row.get(2)))
+    let (slot, point) = (row.get(0).unwrap_or_default(), row.parse(1)?);
+    let snapshot = row.get(2).ok_or_else(not_exported)?;
+    tracing::info!(%slot, temporary, consistent_point = %point, "replication slot created");
+    Ok((point, snapshot))
 }
 
 /// A name that a crash leaves to nobody: the server drops the slot with the connection.
