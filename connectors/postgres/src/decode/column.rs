@@ -4,20 +4,17 @@ use std::sync::Arc;
 
 use arrow_array::builder::{
     BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Decimal256Builder, Float32Builder, Float64Builder,
-    Int16Builder, Int32Builder, Int64Builder, PrimitiveBuilder, StringBuilder, Time64MicrosecondBuilder,
-    TimestampMicrosecondBuilder,
+    Int16Builder, Int32Builder, Int64Builder, PrimitiveBuilder, Time64MicrosecondBuilder, TimestampMicrosecondBuilder,
 };
 use arrow_array::{Array, ArrayRef, ArrowPrimitiveType};
 
 use super::column_type::{ColumnType, Form, Scalar, TextForm};
 use super::list::ListColumn;
 use super::text_form::{exactly, utf8, versioned, write_char, write_text_form};
+use super::texts::{MAX_COLUMN_BYTES, TextBuilder};
 use super::value_error::{Result, ValueError};
 use super::vector::VectorColumn;
 use super::{TupleValue, calendar, numeric};
-
-/// Most bytes that one column of one batch holds: Arrow's offsets have 31 bits.
-pub(super) const MAX_COLUMN_BYTES: usize = i32::MAX as usize;
 
 /// Collects the values of one column.
 ///
@@ -51,7 +48,7 @@ pub(super) enum ColumnBuilder {
         scratch: Vec<u8>,
     },
     Text {
-        values: StringBuilder,
+        values: TextBuilder,
         form: TextForm,
         scratch: String,
     },
@@ -110,7 +107,7 @@ impl ColumnBuilder {
                 scratch: Vec::new(),
             },
             Scalar::Text(ref form) => Self::Text {
-                values: StringBuilder::new(),
+                values: TextBuilder::with_capacity(0, 0),
                 form: form.clone(),
                 scratch: String::new(),
             },
@@ -137,7 +134,7 @@ impl ColumnBuilder {
             Self::Decimal128 { values, .. } => primitive(values, rows),
             Self::Decimal256 { values, .. } => primitive(values, rows),
             Self::Bytes { values, .. } => *values = BinaryBuilder::with_capacity(rows, bytes),
-            Self::Text { values, .. } => *values = StringBuilder::with_capacity(rows, bytes),
+            Self::Text { values, .. } => *values = TextBuilder::with_capacity(rows, bytes),
             Self::List(_) | Self::Vector(_) => {}
         }
     }
@@ -195,16 +192,16 @@ impl ColumnBuilder {
                 values,
                 form: TextForm::Verbatim,
                 ..
-            } => append_str(values, utf8(bytes)?)?,
+            } => values.append(utf8(bytes)?)?,
             Self::Text {
                 values,
                 form: TextForm::Versioned,
                 ..
-            } => append_str(values, utf8(versioned(bytes)?)?)?,
+            } => values.append(utf8(versioned(bytes)?)?)?,
             Self::Text { values, form, scratch } => {
                 scratch.clear();
                 write_text_form(scratch, form, bytes)?;
-                append_str(values, scratch)?;
+                values.append(scratch)?;
             }
             Self::List(list) => list.append_binary(bytes)?,
             Self::Vector(vectors) => vectors.append_binary(bytes)?,
@@ -263,9 +260,9 @@ impl ColumnBuilder {
             } => {
                 scratch.clear();
                 write_char(scratch, text)?;
-                append_str(values, scratch)?;
+                values.append(scratch)?;
             }
-            Self::Text { values, .. } => append_str(values, utf8(text)?)?,
+            Self::Text { values, .. } => values.append(utf8(text)?)?,
             Self::List(list) => list.append_text(text)?,
             Self::Vector(vectors) => vectors.append_text(text)?,
         }
@@ -335,17 +332,6 @@ impl ColumnBuilder {
             Self::Vector(vectors) => vectors.finish(),
         }
     }
-}
-
-/// Appends a text, unless the column would be too large with it.
-pub(super) fn append_str(values: &mut StringBuilder, text: &str) -> Result<()> {
-    if values.values_slice().len() + text.len() > MAX_COLUMN_BYTES {
-        return Err(ValueError::OutOfRange(
-            "the batch has no room for a text of this length",
-        ));
-    }
-    values.append_value(text);
-    Ok(())
 }
 
 fn append_bytes(values: &mut BinaryBuilder, bytes: &[u8]) -> Result<()> {

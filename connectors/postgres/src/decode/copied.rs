@@ -1,12 +1,11 @@
 //! The fields of a copy into a column: the type is chosen once for many values.
 
-use arrow_array::builder::{PrimitiveBuilder, StringBuilder};
-use arrow_array::{ArrowPrimitiveType, StringArray};
-use arrow_buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow_array::ArrowPrimitiveType;
+use arrow_array::builder::PrimitiveBuilder;
 
-use super::column::{ColumnBuilder, MAX_COLUMN_BYTES, append_str};
+use super::column::ColumnBuilder;
 use super::column_type::TextForm;
-use super::text_form::{exactly, utf8};
+use super::text_form::exactly;
 use super::value_error::{Result, ValueError};
 use super::{ColumnType, TupleValue, calendar, numeric};
 
@@ -46,7 +45,7 @@ pub(super) fn append_copied<'a>(
             values,
             form: TextForm::Verbatim,
             ..
-        } => append_texts(values, fields, refuse),
+        } => values.append_each(fields, refuse),
         other => append_others(other, r#type, fields, refuse),
     }
 }
@@ -59,6 +58,9 @@ pub(super) fn value<'a>(field: Option<&'a [u8]>, r#type: &ColumnType) -> TupleVa
         Some(bytes) => TupleValue::Binary(bytes),
     }
 }
+
+/// Values that are appended at once.
+const AT_ONCE: usize = 256;
 
 fn append_others<'a>(
     column: &mut ColumnBuilder,
@@ -81,79 +83,25 @@ fn append_each<'a, T: ArrowPrimitiveType>(
     read: impl Fn(&[u8]) -> Result<T::Native>,
 ) {
     // Put aside first: to append many at once costs less than each by itself.
-    let count = fields.size_hint().0;
-    let (mut natives, mut valid) = (Vec::with_capacity(count), Vec::with_capacity(count));
-    for (number, field) in fields.enumerate() {
-        let value = field.map(&read).transpose().unwrap_or_else(|error| {
-            refuse(number, error);
-            None
-        });
-        valid.push(value.is_some());
-        natives.push(value.unwrap_or_default());
-    }
-    values.append_values(&natives, &valid);
-}
-
-/// Texts are put together first, since most are too short for a check of each to be fast.
-fn append_texts<'a>(
-    values: &mut StringBuilder,
-    fields: impl Iterator<Item = Option<&'a [u8]>> + Clone,
-    refuse: impl FnMut(usize, ValueError),
-) {
-    let count = fields.size_hint().0;
-    let mut bytes = Vec::with_capacity(count * TYPICAL_TEXT);
-    let (mut ends, mut valid) = (Vec::with_capacity(count + 1), Vec::with_capacity(count));
-    ends.push(0);
-    for field in fields.clone() {
-        bytes.extend_from_slice(field.unwrap_or_default());
-        ends.push(bytes.len());
-        valid.push(field.is_some());
-    }
-    let bytes = Buffer::from_vec(bytes);
-    if !bytes.is_ascii() || append_at_once(values, &bytes, &ends, &valid).is_none() {
-        append_checked(values, &bytes, fields, refuse);
-    }
-}
-
-/// Appends texts of ASCII whose ends in `bytes` are `ends`, behind the beginning of the first. `None` if the
-/// column has no room for all of them, and none was appended.
-fn append_at_once(values: &mut StringBuilder, bytes: &Buffer, ends: &[usize], valid: &[bool]) -> Option<()> {
-    if values.values_slice().len() + bytes.len() > MAX_COLUMN_BYTES {
-        return None;
-    }
-    let ends: Option<ScalarBuffer<i32>> = ends.iter().map(|end| i32::try_from(*end).ok()).collect();
-    let nulls = valid.contains(&false).then(|| NullBuffer::from(valid));
-    let texts = StringArray::try_new(OffsetBuffer::new(ends?), bytes.clone(), nulls).ok()?;
-    values.append_array(&texts).ok()
-}
-
-/// Appends the texts that make up `bytes`.
-fn append_checked<'a>(
-    values: &mut StringBuilder,
-    bytes: &[u8],
-    fields: impl Iterator<Item = Option<&'a [u8]>>,
-    mut refuse: impl FnMut(usize, ValueError),
-) {
-    let all = simdutf8::basic::from_utf8(bytes).unwrap_or_default();
-    let mut start = 0;
-    for (number, field) in fields.enumerate() {
-        let Some(field) = field else {
-            values.append_null();
-            continue;
-        };
-        // Not there where something is wrong, or where a character begins in one text and ends in the next.
-        let checked = all.get(start..start + field.len());
-        start += field.len();
-        let text = checked.map_or_else(|| utf8(field), Ok);
-        if let Err(error) = text.and_then(|text| append_str(values, text)) {
-            values.append_null();
-            refuse(number, error);
+    let (mut natives, mut valid) = ([T::Native::default(); AT_ONCE], [false; AT_ONCE]);
+    let mut fields = fields.enumerate();
+    loop {
+        let mut count = 0;
+        for ((native, valid), (number, field)) in natives.iter_mut().zip(&mut valid).zip(fields.by_ref()) {
+            let value = field.map(&read).transpose().unwrap_or_else(|error| {
+                refuse(number, error);
+                None
+            });
+            *valid = value.is_some();
+            *native = value.unwrap_or_default();
+            count += 1;
+        }
+        values.append_values(&natives[..count], &valid[..count]);
+        if count < AT_ONCE {
+            return;
         }
     }
 }
-
-/// For how many bytes of each text there is room from the beginning.
-const TYPICAL_TEXT: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -42,6 +42,7 @@ mod resolve;
 pub(crate) mod rows;
 mod search;
 mod text_form;
+mod texts;
 pub(crate) mod tuple;
 mod value_error;
 mod vector;

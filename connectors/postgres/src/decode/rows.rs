@@ -28,6 +28,11 @@ const CHECK: &str = "decode";
 const MOST_ROWS: usize = 8 * 1024;
 const MOST_BYTES: usize = 256 << 10;
 
+/// Batches that have about as much differ a little; one value too many, and the room for all is doubled.
+const fn a_little_more_than(amount: usize) -> usize {
+    amount + amount / 8
+}
+
 /// Where a change stands in its partition.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ChangeContext<'a> {
@@ -268,10 +273,10 @@ impl TableDecoder {
         }
         self.made_room_for = 0;
         self.room = Some(Room {
-            rows: total.min(MOST_ROWS),
+            rows: a_little_more_than(total).min(MOST_ROWS),
             bytes: arrays
                 .iter()
-                .map(|column| bytes_of_any_length(column).min(MOST_BYTES))
+                .map(|column| a_little_more_than(bytes_of_any_length(column)).min(MOST_BYTES))
                 .collect(),
         });
         arrays.extend(self.envelope.finish());

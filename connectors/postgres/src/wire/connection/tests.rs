@@ -126,6 +126,36 @@ async fn rows_of_a_copy_come_as_they_are_there_and_none_is_lost() {
     assert_eq!(some(&mut copy, 9).await, None);
 }
 
+/// The reader has its turn after each row, and would read each by itself if it were woken.
+#[tokio::test]
+async fn rows_that_come_one_by_one_are_read_together() {
+    const ROWS: usize = 500;
+    let (mut connection, _) = after(b"").await;
+    let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+    connection.stream = Box::new(ours);
+    let send = async {
+        theirs.write_all(b"H\0\0\0\x07\0\0\0").await.unwrap();
+        for _ in 0..ROWS {
+            theirs.write_all(b"d\0\0\0\x05x").await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        theirs.write_all(b"c\0\0\0\x04Z\0\0\0\x05I").await.unwrap();
+    };
+    let read = async {
+        connection.begin_copy_out("COPY").await.unwrap();
+        let mut copy = connection.copy_out().await.unwrap();
+        let (mut reads, mut rows) = (0, 0);
+        while let Some(messages) = some(&mut copy, ROWS).await {
+            reads += 1;
+            rows += messages.len();
+        }
+        (reads, rows)
+    };
+    let ((), (reads, rows)) = tokio::join!(send, read);
+    assert_eq!(rows, ROWS);
+    assert!(reads <= ROWS / 2, "{reads} reads");
+}
+
 #[tokio::test]
 async fn what_is_wrong_behind_rows_is_told_after_them() {
     for (behind, told) in [
