@@ -77,13 +77,29 @@ pub(crate) fn properties(compression: Compression, table: &str, commit_id: &str)
 #[derive(Default)]
 struct Hashed {
     bytes: Vec<u8>,
+    /// How many were taken last.
+    taken: usize,
     hash: Sha256,
     total: u64,
+}
+
+impl Hashed {
+    fn take(&mut self) -> Vec<u8> {
+        let bytes = std::mem::take(&mut self.bytes);
+        if !bytes.is_empty() {
+            self.taken = bytes.len();
+        }
+        bytes
+    }
 }
 
 impl Write for Hashed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.hash.update(bytes);
+        if self.bytes.capacity() == 0 {
+            // Row groups are about as large as each other: to grow towards that would be to copy most of it again.
+            self.bytes.reserve(self.taken + self.taken / 8);
+        }
         self.bytes.extend_from_slice(bytes);
         self.total += bytes.len() as u64;
         Ok(bytes.len())
@@ -180,7 +196,7 @@ impl DataFileWriter {
     /// Completes the file: durable, and part of no commit yet.
     pub(crate) async fn finish(mut self) -> Result<DataFile, WriteFault> {
         let encoder = self.encoder.take().ok_or(WriteFault::Interrupted)?;
-        let Hashed { bytes, hash, total } = tokio::task::spawn_blocking(|| encoder.into_inner()).await??;
+        let Hashed { bytes, hash, total, .. } = tokio::task::spawn_blocking(|| encoder.into_inner()).await??;
         self.upload.push(Bytes::from(bytes)).await?;
         self.upload.finish().await?;
         Ok(DataFile {
@@ -205,7 +221,7 @@ impl DataFileWriter {
         let mut encoder = self.encoder.take().ok_or(WriteFault::Interrupted)?;
         let (encoder, bytes) = tokio::task::spawn_blocking(move || {
             work(&mut encoder)?;
-            let bytes = std::mem::take(&mut encoder.inner_mut().bytes);
+            let bytes = encoder.inner_mut().take();
             Ok::<_, ParquetError>((encoder, bytes))
         })
         .await??;

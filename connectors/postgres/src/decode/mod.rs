@@ -59,5 +59,5 @@ pub(crate) use copy::{CopyDecoder, CopyRows};
 pub(crate) use forms::Forms;
 pub(crate) use lsn::Lsn;
 pub(crate) use protocol_error::ProtocolError;
-pub(crate) use rows::{ChangeContext, TableDecoder};
+pub(crate) use rows::{ChangeContext, Room, TableDecoder};
 pub(crate) use tuple::{Tuple, TupleValue};

@@ -78,7 +78,9 @@ pub(crate) struct TableDecoder {
     made_room_for: usize,
 }
 
-struct Room {
+/// How much a batch of a table takes.
+#[derive(Debug, Clone)]
+pub(crate) struct Room {
     rows: usize,
     /// Bytes of each column whose values have any length.
     bytes: Vec<usize>,
@@ -150,6 +152,16 @@ impl TableDecoder {
     /// The values that were left out of the rows that [`finish`](Self::finish) gave last.
     pub(crate) fn take_gaps(&mut self) -> Gaps {
         self.gaps.as_mut().map(Gaps::take).unwrap_or_default()
+    }
+
+    /// What the last batch took, if the next was not begun.
+    pub(crate) fn room(&self) -> Option<&Room> {
+        self.room.as_ref()
+    }
+
+    /// Has the next batch begin with the room that one of another decoder of the table took.
+    pub(crate) fn expect(&mut self, room: Option<Room>) {
+        self.room = room;
     }
 
     /// The table as this decoder's batches have it.

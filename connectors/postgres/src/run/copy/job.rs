@@ -12,9 +12,10 @@ use super::piece::Addresses;
 use super::place::Tid;
 use super::purpose::{Purpose, horizon_partition, horizon_position};
 use super::ranges::{Range, is_range, line, ranges};
+use super::stride::Stride;
 use crate::catalog::{CatalogTable, TableFile as File};
 use crate::config::Settings;
-use crate::decode::{Catalog, ChangeContext, ColumnType, CopyDecoder, Lsn, TableDecoder};
+use crate::decode::{Catalog, ChangeContext, ColumnType, CopyDecoder, Lsn, Room, TableDecoder};
 use crate::plan::copy_partition;
 use crate::run::tables::{batches, rows_counter};
 use crate::shape::Shape;
@@ -44,6 +45,16 @@ pub(super) struct TableJob {
     left: AtomicUsize,
     /// What was sent so far, earlier runs and snapshots included.
     reached: Mutex<Checkpoint>,
+    learned: Mutex<Learned>,
+}
+
+/// What a range that was read tells of those to come.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Learned {
+    /// How many blocks a statement reads.
+    pub(super) stride: Option<Stride>,
+    /// What a batch takes.
+    pub(super) room: Option<Room>,
 }
 
 /// What to know of a table before its copy goes on.
@@ -136,6 +147,7 @@ impl TableJob {
             blocks: files.iter().map(|file| u64::from(file.blocks)).sum(),
             left: AtomicUsize::new(left.len()),
             reached: Mutex::new(reached),
+            learned: Mutex::default(),
             table,
             schema,
             root,
@@ -154,6 +166,15 @@ impl TableJob {
     /// An empty decoder of rows of `partition`.
     pub(super) fn decoder(&self, partition: &PartitionId) -> TableDecoder {
         TableDecoder::new(self.schema.clone(), self.types.clone(), partition.clone())
+    }
+
+    /// What the last range that was read to its end has told.
+    pub(super) fn learned(&self) -> Learned {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn learn(&self, learned: Learned) {
+        *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = learned;
     }
 
     /// What cuts the stream of a statement into rows.

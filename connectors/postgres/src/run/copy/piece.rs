@@ -6,7 +6,7 @@ use millstream_core::{Error, ErrorKind, PartitionId, Result, SourceEvent};
 
 use super::place::{LAST_BLOCK, Places, Tid};
 use crate::config::BatchLimits;
-use crate::decode::{CopyDecoder, CopyRows, ProtocolError, TableDecoder};
+use crate::decode::{CopyDecoder, CopyRows, ProtocolError, Room, TableDecoder};
 use crate::run::tables::batches;
 use crate::wire::CopyMessages;
 
@@ -84,6 +84,11 @@ impl Piece {
             rows: self.in_done.rows + self.batch.rows,
             bytes: self.in_done.bytes + self.batch.bytes,
         }
+    }
+
+    /// What the last batch took.
+    pub(super) fn room(&self) -> Option<&Room> {
+        self.decoder.room()
     }
 
     /// Takes rows of `messages`, and tells whether a batch is full. If not, the next messages are to be

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::Message;
-use super::job::TableJob;
+use super::job::{Learned, TableJob};
 use super::pace::Pace;
 use super::piece::{Addresses, Piece, most};
 use super::place::{Places, Tid};
@@ -100,18 +100,16 @@ impl Round {
     async fn read(&self, sql: &mut Connection, job: &TableJob, mut range: Range) -> Result<bool> {
         let most = most(&self.settings.batch);
         let places = Places::new(self.held, range.file.node);
-        let mut piece = Piece::new(
-            job.decoder(&range.partition),
-            &range.partition,
-            places,
-            range.read,
-            most,
-        );
+        let Learned { stride, mut room } = job.learned();
+        let mut decoder = job.decoder(&range.partition);
+        decoder.expect(room.clone());
+        let mut piece = Piece::new(decoder, &range.partition, places, range.read, most);
         let failed = |error| explain(error, &self.settings, job);
         let file = &range.file;
         // A block's rows fit into a batch, and their values are in the block.
         let by_blocks = file.addressable && !file.toasted && most.rows >= MOST_ROWS_OF_A_BLOCK;
-        let mut stride = by_blocks.then(|| Stride::new(most, self.block_bytes));
+        let stride = stride.unwrap_or_else(|| Stride::new(most, self.block_bytes));
+        let mut stride = by_blocks.then_some(stride);
         let mut step = Step::of(&range, stride.as_ref());
         sql.begin_copy_out(&step.statement(job, &range)).await.map_err(failed)?;
         loop {
@@ -145,10 +143,17 @@ impl Round {
             }
             self.hand_on(job, &mut piece, range.read, blocks).await?;
             match next {
-                Some(next) => step = next,
-                None => return Ok(range.is_done()),
+                Some(next) => {
+                    // The rest of a range, which comes last, may be small.
+                    room = piece.room().cloned();
+                    step = next;
+                }
+                None => break,
             }
         }
+        let room = room.or_else(|| piece.room().cloned());
+        job.learn(Learned { stride, room });
+        Ok(range.is_done())
     }
 
     /// Ends a copy: reads once more what has moved behind the readers' backs, and says that

@@ -10,7 +10,7 @@ pub(super) const MOST_ROWS_OF_A_BLOCK: u64 = 291;
 const MOST_BLOCK_BYTES: u64 = 2 << 20;
 
 /// How many blocks the next statement reads, so that its rows make about one piece.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Stride {
     most: Amount,
     most_blocks: u64,
