@@ -1,5 +1,6 @@
 //! The messages of one topic on their way into a change batch.
 
+use std::mem;
 use std::sync::Arc;
 
 use arrow_array::builder::{
@@ -32,7 +33,11 @@ pub struct TopicRows<'a> {
 struct Rows {
     payload: Payload,
     key: BinaryBuilder,
+    /// The last messages, that have no key, and are not in `key` yet.
+    without_key: usize,
     headers: ListBuilder<StructBuilder>,
+    /// The same of headers.
+    without_headers: usize,
     offset: Int64Builder,
     timestamp: TimestampMicrosecondBuilder,
     ops: Vec<Op>,
@@ -113,7 +118,7 @@ impl<'a> TopicRows<'a> {
             (false, Some(_)) => Op::Update,
             (false, None) => Op::Delete,
         };
-        rows.key.append_option(message.key);
+        rows.append_key(message.key);
         rows.append_headers(headers);
         rows.offset.append_value(message.offset);
         rows.timestamp.append_option(message.committed_at);
@@ -148,6 +153,8 @@ impl Rows {
         Self {
             payload,
             key: BinaryBuilder::new(),
+            without_key: 0,
+            without_headers: 0,
             headers: ListBuilder::new(StructBuilder::new(
                 header_fields(),
                 vec![
@@ -162,7 +169,22 @@ impl Rows {
         }
     }
 
+    /// Nulls are put aside first: to append many at once costs less than each by itself, and most topics have no others.
+    fn append_key(&mut self, key: Option<&[u8]>) {
+        let Some(key) = key else {
+            self.without_key += 1;
+            return;
+        };
+        self.key.append_nulls(mem::take(&mut self.without_key));
+        self.key.append_value(key);
+    }
+
     fn append_headers(&mut self, headers: &[HeaderPair<'_>]) {
+        if headers.is_empty() {
+            self.without_headers += 1;
+            return;
+        }
+        self.headers.append_nulls(mem::take(&mut self.without_headers));
         let entries = self.headers.values();
         for (name, value) in headers {
             entries
@@ -175,7 +197,7 @@ impl Rows {
                 .append_option(*value);
             entries.append(true);
         }
-        self.headers.append(!headers.is_empty());
+        self.headers.append(true);
     }
 
     fn finish(mut self, origin: &Origin) -> Vec<ArrayRef> {
@@ -188,6 +210,8 @@ impl Rows {
             }
             Payload::Bytes(values) => vec![Arc::new(values.finish())],
         };
+        self.key.append_nulls(self.without_key);
+        self.headers.append_nulls(self.without_headers);
         columns.push(Arc::new(self.key.finish()));
         columns.push(Arc::new(self.headers.finish()));
         columns.push(Arc::new(Int32Array::from_value(origin.number, self.ops.len())));

@@ -60,6 +60,8 @@ pub enum Appended {
     WithUnknownFields,
 }
 
+const OUT_OF_RANGE: Misfit = "found a number out of range";
+
 /// Arrow counts the bytes of a text column in 32 bits.
 const MOST_TEXT: usize = i32::MAX as usize;
 
@@ -182,6 +184,17 @@ impl Column {
             return Err("is not a text column");
         };
         text.push(value)?;
+        self.nulls.append_non_null();
+        self.len += 1;
+        Ok(())
+    }
+
+    /// Appends a number that is whole; for columns of `int` and of epochs.
+    pub fn append_whole(&mut self, value: i64) -> Result<(), Misfit> {
+        let Values::Int(values) = &mut self.values else {
+            return Err("is not a column of whole numbers");
+        };
+        values.push(fitting(value, &self.r#type)?);
         self.nulls.append_non_null();
         self.len += 1;
         Ok(())
@@ -311,25 +324,32 @@ fn found(json: &str) -> Misfit {
 }
 
 fn integer(json: &str, r#type: &ColumnType) -> Result<i64, Misfit> {
-    const OUT_OF_RANGE: Misfit = "found a number out of range";
-    let bounded = |low: i64, high: i64| {
-        let value = match number(json)?.parse::<i64>() {
-            Ok(value) => value,
-            Err(_) => scalar::integer(json)?.try_into().map_err(|_| OUT_OF_RANGE)?,
-        };
-        if (low..=high).contains(&value) {
-            Ok(value)
-        } else {
-            Err(OUT_OF_RANGE)
-        }
-    };
     match r#type {
-        ColumnType::Int(bits) => bounded(i64::MIN >> (64 - bits), i64::MAX >> (64 - bits)),
-        ColumnType::UInt(bits) => bounded(0, (1i64 << bits) - 1),
-        ColumnType::Epoch(micros) => bounded(i64::MIN, i64::MAX)?.checked_mul(*micros).ok_or(OUT_OF_RANGE),
         ColumnType::Date => scalar::date(&string(json)?).map(i64::from),
+        ColumnType::Timestamp => scalar::timestamp(&string(json)?),
         ColumnType::LocalTimestamp => scalar::local_timestamp(&string(json)?),
-        _ => scalar::timestamp(&string(json)?),
+        _ => {
+            let value = match number(json)?.parse::<i64>() {
+                Ok(value) => value,
+                Err(_) => scalar::integer(json)?.try_into().map_err(|_| OUT_OF_RANGE)?,
+            };
+            fitting(value, r#type)
+        }
+    }
+}
+
+/// What a column of this type has for a number.
+fn fitting(value: i64, r#type: &ColumnType) -> Result<i64, Misfit> {
+    let bounds = match r#type {
+        ColumnType::Int(bits) => i64::MIN >> (64 - bits)..=i64::MAX >> (64 - bits),
+        ColumnType::UInt(bits) => 0..=(1i64 << bits) - 1,
+        ColumnType::Epoch(micros) => return value.checked_mul(*micros).ok_or(OUT_OF_RANGE),
+        _ => return Err("is not a column of whole numbers"),
+    };
+    if bounds.contains(&value) {
+        Ok(value)
+    } else {
+        Err(OUT_OF_RANGE)
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Written<'t> {
     pub json: &'t str,
     /// What stands between its quotes, if it is a string without escapes.
     pub text: Option<&'t str>,
+    /// What it is, if it is a whole number, not below zero, of few digits.
+    pub whole: Option<i64>,
 }
 
 /// Not plain enough.
@@ -87,24 +89,26 @@ impl<'t> Plain<'t> {
     pub fn value(&mut self) -> Result<Written<'t>, Odd> {
         self.pass_blanks();
         let rest = &self.text[self.at..];
+        let (mut text, mut whole) = (None, None);
         let json = match self.peek().ok_or(Odd)? {
             b'"' => match self.string() {
                 Ok(json) => {
-                    let text = Some(&json[1..json.len() - 1]);
-                    return Ok(Written { json, text });
+                    text = Some(&json[1..json.len() - 1]);
+                    json
                 }
                 Err(Odd) => self.by_library()?,
             },
             b'-' | b'0'..=b'9' => {
-                let length = number(rest.as_bytes()).ok_or(Odd)?;
-                self.cut(length)
+                let number = number(rest.as_bytes()).ok_or(Odd)?;
+                whole = number.whole;
+                self.cut(number.length)
             }
-            _ => match ["true", "false", "null"].iter().find(|word| rest.starts_with(**word)) {
-                Some(word) => self.cut(word.len()),
-                None => self.by_library()?,
-            },
+            b't' if rest.starts_with("true") => self.cut("true".len()),
+            b'f' if rest.starts_with("false") => self.cut("false".len()),
+            b'n' if rest.starts_with("null") => self.cut("null".len()),
+            _ => self.by_library()?,
         };
-        Ok(Written { json, text: None })
+        Ok(Written { json, text, whole })
     }
 
     /// A string without escapes, with its quotes.
@@ -152,15 +156,31 @@ impl<'t> Plain<'t> {
     }
 }
 
-/// How long the number is that `text` begins with (RFC 8259, 6); `None` if it is none.
-fn number(text: &[u8]) -> Option<usize> {
+/// A number that a text begins with.
+struct Number {
+    length: usize,
+    /// What it is, if it is whole, not below zero, and has few digits.
+    whole: Option<i64>,
+}
+
+/// So many digits are a number that an `i64` holds.
+const FEW_DIGITS: usize = 18;
+
+/// The number that `text` begins with (RFC 8259, 6); `None` if it is none.
+fn number(text: &[u8]) -> Option<Number> {
     let digits = |from: usize| from + text[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let whole = usize::from(text.first() == Some(&b'-'));
-    let mut end = digits(whole);
-    let leading_zero = text.get(whole) == Some(&b'0') && end > whole + 1;
-    if end == whole || leading_zero {
+    let first = usize::from(text.first() == Some(&b'-'));
+    let (mut end, mut value) = (first, 0i64);
+    while let Some(digit @ b'0'..=b'9') = text.get(end) {
+        // Of more digits than are few it is not asked for.
+        value = value.wrapping_mul(10).wrapping_add(i64::from(digit - b'0'));
+        end += 1;
+    }
+    let leading_zero = text.get(first) == Some(&b'0') && end > first + 1;
+    if end == first || leading_zero {
         return None;
     }
+    let integer = end;
     if text.get(end) == Some(&b'.') {
         let fraction = end + 1;
         end = digits(fraction);
@@ -175,7 +195,11 @@ fn number(text: &[u8]) -> Option<usize> {
             return None;
         }
     }
-    Some(end)
+    let is_whole = first == 0 && end == integer && end <= FEW_DIGITS;
+    Some(Number {
+        length: end,
+        whole: is_whole.then_some(value),
+    })
 }
 
 #[cfg(test)]
@@ -296,9 +320,12 @@ mod tests {
         }
 
         #[test]
-        fn numbers_are_those_of_json(text in "-?[0-9]{0,3}(\\.[0-9]{0,2})?([eE][+-]?[0-9]{0,2})?") {
-            let whole = number(text.as_bytes()) == Some(text.len());
-            prop_assert_eq!(whole, serde_json::from_str::<&RawValue>(&text).is_ok(), "{}", text);
+        fn numbers_are_those_of_json(text in "-?([0-9]{0,3}|[0-9]{17,20})(\\.[0-9]{0,2})?([eE][+-]?[0-9]{0,2})?") {
+            let number = number(text.as_bytes()).filter(|number| number.length == text.len());
+            prop_assert_eq!(number.is_some(), serde_json::from_str::<&RawValue>(&text).is_ok(), "{}", text);
+            let few = number.is_some() && text.len() <= FEW_DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
+            let value = few.then(|| text.parse().ok()).flatten();
+            prop_assert_eq!(number.and_then(|number| number.whole), value, "{}", text);
         }
     }
 }

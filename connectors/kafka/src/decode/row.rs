@@ -203,8 +203,11 @@ impl RowDecoder {
                 return Err(Odd);
             }
             let value = object.value()?;
-            let appended = match (value.text, column.r#type()) {
-                (Some(text), ColumnType::Utf8) => column.append_text(text).map(|()| Appended::Whole),
+            let appended = match (value.text, value.whole, column.r#type()) {
+                (Some(text), _, ColumnType::Utf8) => column.append_text(text).map(|()| Appended::Whole),
+                (_, Some(number), ColumnType::Int(_) | ColumnType::Epoch(_)) => {
+                    column.append_whole(number).map(|()| Appended::Whole)
+                }
                 _ => column.append(value.json),
             };
             match appended {
