@@ -175,7 +175,7 @@ impl Rows {
             self.without_key += 1;
             return;
         };
-        self.key.append_nulls(mem::take(&mut self.without_key));
+        append_put_aside(&mut self.without_key, |nulls| self.key.append_nulls(nulls));
         self.key.append_value(key);
     }
 
@@ -184,7 +184,7 @@ impl Rows {
             self.without_headers += 1;
             return;
         }
-        self.headers.append_nulls(mem::take(&mut self.without_headers));
+        append_put_aside(&mut self.without_headers, |nulls| self.headers.append_nulls(nulls));
         let entries = self.headers.values();
         for (name, value) in headers {
             entries
@@ -210,8 +210,8 @@ impl Rows {
             }
             Payload::Bytes(values) => vec![Arc::new(values.finish())],
         };
-        self.key.append_nulls(self.without_key);
-        self.headers.append_nulls(self.without_headers);
+        append_put_aside(&mut self.without_key, |nulls| self.key.append_nulls(nulls));
+        append_put_aside(&mut self.without_headers, |nulls| self.headers.append_nulls(nulls));
         columns.push(Arc::new(self.key.finish()));
         columns.push(Arc::new(self.headers.finish()));
         columns.push(Arc::new(Int32Array::from_value(origin.number, self.ops.len())));
@@ -220,6 +220,13 @@ impl Rows {
         let positions = self.positions.finish();
         columns.extend(columns_of_positions(&self.ops, &origin.id, positions, timestamps));
         columns
+    }
+}
+
+/// Appends so many nulls, if there are any: of none a builder would make a bitmap all the same.
+fn append_put_aside(nulls: &mut usize, append: impl FnOnce(usize)) {
+    if *nulls > 0 {
+        append(mem::take(nulls));
     }
 }
 
@@ -300,6 +307,32 @@ mod tests {
                 .value(0),
             "decode"
         );
+    }
+
+    /// Those that lack one are put aside.
+    #[test]
+    fn keys_and_headers_stay_with_their_messages() {
+        let origin = origin("decode: bytes");
+        let mut topic = TopicRows::new(&origin, 9);
+        let header: &[HeaderPair<'_>] = &[("trace", Some(b"a"))];
+        let sent = [
+            (None, header),
+            (Some("1"), &[]),
+            (None, &[]),
+            (None, &[]),
+            (Some("4"), header),
+            (None, &[]),
+        ];
+        for (offset, (key, headers)) in sent.into_iter().enumerate() {
+            push(&mut topic, offset as i64, key, Some("x"), headers);
+        }
+        let batch = topic.finish().unwrap().0.unwrap();
+        let column = |name| batch.rows().column_by_name(name).unwrap();
+        let keys = column("_key").as_binary::<i32>().iter();
+        assert!(keys.eq(sent.map(|(key, _)| key.map(str::as_bytes))));
+        let headers = column("_headers").as_list::<i32>().iter();
+        let lengths: Vec<_> = headers.map(|list| list.map(|list| list.len())).collect();
+        assert_eq!(lengths, sent.map(|(_, headers)| (!headers.is_empty()).then_some(1)));
     }
 
     #[test]

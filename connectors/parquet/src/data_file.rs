@@ -85,9 +85,13 @@ struct Hashed {
 
 impl Hashed {
     fn take(&mut self) -> Vec<u8> {
-        let bytes = std::mem::take(&mut self.bytes);
+        let mut bytes = std::mem::take(&mut self.bytes);
         if !bytes.is_empty() {
             self.taken = bytes.len();
+        }
+        if bytes.len() < bytes.capacity() / 2 {
+            // What waits for its upload is counted by its length.
+            bytes.shrink_to_fit();
         }
         bytes
     }

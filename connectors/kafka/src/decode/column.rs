@@ -152,7 +152,7 @@ impl Column {
             (Values::Int(values), r#type) => values.push(integer(json, r#type)?),
             (Values::UInt64(values), _) => {
                 let value = scalar::integer(number(json)?)?;
-                values.push(value.try_into().map_err(|_| "found a number out of range")?);
+                values.push(value.try_into().map_err(|_| OUT_OF_RANGE)?);
             }
             (Values::Float32(values), _) => values.push(scalar::float32(number(json)?)?),
             (Values::Float64(values), _) => values.push(scalar::float64(number(json)?)?),
@@ -189,7 +189,10 @@ impl Column {
         Ok(())
     }
 
-    /// Appends a number that is whole; for columns of `int` and of epochs.
+    /// Appends a number that is whole; for columns of `int`, of `uint` up to 32 bits, and of epochs.
+    ///
+    /// # Errors
+    /// If it does not fit the type; nothing was appended then.
     pub fn append_whole(&mut self, value: i64) -> Result<(), Misfit> {
         let Values::Int(values) = &mut self.values else {
             return Err("is not a column of whole numbers");

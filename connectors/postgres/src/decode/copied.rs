@@ -105,10 +105,36 @@ fn append_each<'a, T: ArrowPrimitiveType>(
 
 #[cfg(test)]
 mod tests {
+    use arrow_array::Int64Array;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Int64Type;
     use proptest::prelude::*;
 
     use super::super::Catalog;
     use super::*;
+
+    #[test]
+    fn more_values_than_are_appended_at_once_are_all_there() {
+        let r#type = ColumnType::resolve(20, -1, &Catalog::new());
+        let numbers: Vec<[u8; 8]> = (0..2 * AT_ONCE as i64 + 3).map(i64::to_be_bytes).collect();
+        let fields = numbers.iter().enumerate();
+        let fields = fields.map(|(row, bytes)| {
+            (row % 7 != 6).then_some(match row {
+                // Too short, in the second part.
+                301 => &bytes[1..],
+                _ => &bytes[..],
+            })
+        });
+        let mut column = ColumnBuilder::new(&r#type);
+        let mut refused = Vec::new();
+        append_copied(&mut column, &r#type, fields, |row, error| refused.push((row, error)));
+        assert_eq!(refused, [(301, ValueError::Length)]);
+        let expected = (0..numbers.len() as i64).map(|row| (row % 7 != 6 && row != 301).then_some(row));
+        assert_eq!(
+            column.finish().as_primitive::<Int64Type>(),
+            &Int64Array::from_iter(expected)
+        );
+    }
 
     proptest! {
         /// Values of the right length, of others, and nulls.

@@ -15,8 +15,8 @@ const CRITICAL_FLAGS: u32 = 0xFFFF_0000;
 /// Rows that are given on at once: where the fields of so many are stays in the processor's cache,
 /// unless there are very many columns.
 const ROWS_AT_ONCE: usize = 256;
-/// Their fields at most, of which there is room from the beginning.
-const FIELDS_AT_ONCE: usize = 16 * ROWS_AT_ONCE;
+/// For so many of their fields at most there is room from the beginning.
+const MOST_ROOM: usize = 16 * ROWS_AT_ONCE;
 
 /// Cuts a copy stream into rows. Feed it every `CopyData` message in order.
 #[derive(Debug)]
@@ -128,6 +128,7 @@ impl CopyDecoder {
         mut take: impl FnMut(CopyRows<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut found = Found::new(self.columns);
+        found.fields.reserve((self.columns * ROWS_AT_ONCE).min(MOST_ROOM));
         for message in messages {
             if self.partial.is_empty() {
                 let used = found.read(&mut self.stage, message, &mut take)?;
@@ -174,7 +175,7 @@ impl<'a> Found<'a> {
         Self {
             columns,
             rows: 0,
-            fields: Vec::with_capacity((columns * ROWS_AT_ONCE).min(FIELDS_AT_ONCE)),
+            fields: Vec::new(),
         }
     }
 

@@ -17,8 +17,8 @@ use super::{ConnectOptions, Host, Session, TcpOptions, TlsMode, WireError, tls};
 /// be a packet of its own; where there is little room left, rows wait with the sender and go
 /// together. See `run/pauses.rs`. Far away it would limit the rate.
 pub(crate) const LOCAL_ROOM: usize = 64 * 1024;
-/// The same for a session of SQL, which may copy tables: with twice as much as a read that is followed by a
-/// pause may find (`wire/connection/copy_out.rs`), it is never the room that has the server wait.
+/// The same for a session of SQL, which may copy tables: twice as much as a read that is followed by a pause
+/// may find (`wire/connection/copy_out.rs`), so that a server that is faster is not held up by pauses.
 pub(super) const LOCAL_COPY_ROOM: usize = 128 * 1024;
 
 /// A byte stream in both directions.
@@ -203,6 +203,9 @@ mod tests {
         let tcp = ConnectOptions::parse("postgres://a@b/c").unwrap().tcp;
         for (session, room) in [(Session::Sql, LOCAL_COPY_ROOM), (Session::Replication, LOCAL_ROOM)] {
             let stream = connect_tcp("127.0.0.1", port, &tcp).await.unwrap();
+            SockRef::from(&stream)
+                .set_recv_buffer_size(4 * LOCAL_COPY_ROOM)
+                .unwrap();
             assert!(is_local(&stream, session).unwrap());
             let found = SockRef::from(&stream).recv_buffer_size().unwrap();
             // Linux doubles what it is told, for its own bookkeeping.

@@ -48,7 +48,7 @@ pub(super) struct TableJob {
     learned: Mutex<Learned>,
 }
 
-/// What a range that was read tells of those to come.
+/// What the ranges that were read tell of those to come.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Learned {
     /// How many blocks a statement reads.

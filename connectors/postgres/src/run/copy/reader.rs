@@ -100,16 +100,16 @@ impl Round {
     async fn read(&self, sql: &mut Connection, job: &TableJob, mut range: Range) -> Result<bool> {
         let most = most(&self.settings.batch);
         let places = Places::new(self.held, range.file.node);
-        let Learned { stride, mut room } = job.learned();
+        let mut learned = job.learned();
         let mut decoder = job.decoder(&range.partition);
-        decoder.expect(room.clone());
+        decoder.expect(learned.room.clone());
         let mut piece = Piece::new(decoder, &range.partition, places, range.read, most);
         let failed = |error| explain(error, &self.settings, job);
         let file = &range.file;
         // A block's rows fit into a batch, and their values are in the block.
         let by_blocks = file.addressable && !file.toasted && most.rows >= MOST_ROWS_OF_A_BLOCK;
-        let stride = stride.unwrap_or_else(|| Stride::new(most, self.block_bytes));
-        let mut stride = by_blocks.then_some(stride);
+        let known = || learned.stride.clone();
+        let mut stride = by_blocks.then(|| known().unwrap_or_else(|| Stride::new(most, self.block_bytes)));
         let mut step = Step::of(&range, stride.as_ref());
         sql.begin_copy_out(&step.statement(job, &range)).await.map_err(failed)?;
         loop {
@@ -125,6 +125,7 @@ impl Round {
                     self.pace.take(piece.total().bytes).await;
                     let blocks = range.reach(piece.last);
                     self.hand_on(job, &mut piece, range.read, blocks).await?;
+                    learned.room = piece.room().cloned();
                     if self.is_over() {
                         return Ok(false);
                     }
@@ -144,15 +145,17 @@ impl Round {
             self.hand_on(job, &mut piece, range.read, blocks).await?;
             match next {
                 Some(next) => {
-                    // The rest of a range, which comes last, may be small.
-                    room = piece.room().cloned();
+                    // Not of the rest of a range, which may be small.
+                    learned = Learned {
+                        stride: stride.clone().or(learned.stride),
+                        room: piece.room().cloned(),
+                    };
                     step = next;
                 }
                 None => break,
             }
         }
-        let room = room.or_else(|| piece.room().cloned());
-        job.learn(Learned { stride, room });
+        job.learn(learned);
         Ok(range.is_done())
     }
 

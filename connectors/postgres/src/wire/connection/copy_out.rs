@@ -1,8 +1,8 @@
 //! A running `COPY … TO STDOUT`.
 //!
 //! The server sends 8 KiB at a time. Who reads each at once wakes for each, which was seen to cost
-//! the server and us a fourteenth of a copy on two cores. So after a read that found little the
-//! socket is left alone for a while, and what comes meanwhile wakes nobody.
+//! the server and us a fourteenth of a copy on two cores. So the socket is left alone for a while
+//! before the first read and after each that found little, and what comes meanwhile wakes nobody.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::wire::socket::LOCAL_COPY_ROOM;
 
 /// A read that found less than this, in bytes, found little.
 const SMALL_READ: usize = LOCAL_COPY_ROOM / 2;
-/// How long the socket is left alone after one.
+/// How long the socket is left alone.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// See the module. Dropped before its end, it leaves the connection unusable.
