@@ -35,7 +35,7 @@ bench-quick: ## the same with less work and fewer rounds
 
 bench-stages: ## how long each stage takes by itself: decoding, checks, encoding, a commit
 	scripts/setup.sh test
-	cargo bench --package millstream --package millstream-benches --bench stages
+	cargo bench --workspace --bench stages
 
 bench-memory: ## peak memory on two million, five million and a million rows or messages; takes minutes
 	scripts/setup.sh test
