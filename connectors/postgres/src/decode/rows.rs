@@ -159,8 +159,8 @@ impl TableDecoder {
         self.room.as_ref()
     }
 
-    /// Has the next batch begin with the room that one of another decoder of the table took.
-    pub(crate) fn expect(&mut self, room: Option<Room>) {
+    /// Has the next batch begin with the room that one of another decoder of the table took, if that is known.
+    pub(crate) fn begin_with(&mut self, room: Option<Room>) {
         self.room = room;
     }
 

@@ -102,7 +102,7 @@ impl Round {
         let places = Places::new(self.held, range.file.node);
         let mut learned = job.learned();
         let mut decoder = job.decoder(&range.partition);
-        decoder.expect(learned.room.clone());
+        decoder.begin_with(learned.room.clone());
         let mut piece = Piece::new(decoder, &range.partition, places, range.read, most);
         let failed = |error| explain(error, &self.settings, job);
         let file = &range.file;
