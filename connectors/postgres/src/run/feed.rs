@@ -86,7 +86,7 @@ impl Feed {
 
     /// Tells the server something. Nobody hears it where a backlog is read.
     ///
-    /// Not cancel safe: a dropped call may leave half a message on the wire.
+    /// Cancel safe, as [`ReplicationStream::send`] is.
     pub(super) async fn send(&mut self, message: &[u8]) -> Result<(), WireError> {
         match self {
             Self::Server(stream) => stream.send(message).await,

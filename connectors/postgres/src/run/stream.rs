@@ -163,11 +163,14 @@ impl Stream<'_> {
     /// Runs until it is cancelled or fails.
     pub(super) async fn run(mut self, mut membership: Membership) -> Result<()> {
         let cancel = self.cancel.clone();
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
             () = cancel.cancelled() => Ok(()),
             ended = self.serve(&mut membership) => ended,
-        }
+        };
+        // A server that hears no goodbye logs a broken connection.
+        self.wire.close().await;
+        ended
     }
 
     async fn serve(&mut self, membership: &mut Membership) -> Result<()> {

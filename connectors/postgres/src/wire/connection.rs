@@ -262,10 +262,14 @@ impl Connection {
         let _ = timeout(LONGEST_GOODBYE, goodbye).await;
     }
 
+    /// What a dropped call did not write is written by the next one before its own message.
     pub(super) async fn send(&mut self, encode: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<(), WireError> {
-        self.outbound.clear();
-        encode(&mut self.outbound)?;
-        self.stream.write_all(&self.outbound).await?;
+        let before = self.outbound.len();
+        if let Err(error) = encode(&mut self.outbound) {
+            self.outbound.truncate(before);
+            return Err(error.into());
+        }
+        self.stream.write_all_buf(&mut self.outbound).await?;
         self.stream.flush().await?;
         Ok(())
     }
@@ -433,7 +437,8 @@ impl ReplicationStream {
 
     /// Sends a CopyData message.
     ///
-    /// Not cancel safe: a dropped call may leave half a message on the wire.
+    /// Cancel safe: the rest of a message of which half is on the wire comes before the next, or
+    /// before a goodbye.
     pub async fn send(&mut self, content: &[u8]) -> Result<(), WireError> {
         let message = frontend::CopyData::new(content)?;
         self.connection

@@ -182,6 +182,20 @@ async fn a_slot_in_use_is_reported_with_its_reader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_breaks_no_connection_that_the_server_would_tell_of() {
+    let cluster = cluster();
+    let config = config(&cluster, &["orders"]);
+    let mut run = Running::start(source(&config), Target::of(&["orders"]));
+    run.until_streaming(&cluster).await;
+    run.stop().await;
+    let active = "SELECT count(*) FROM pg_replication_slots WHERE active";
+    crate::target::eventually("the slot is left", || cluster.psql(active).unwrap() == "0").await;
+    let log = std::fs::read_to_string(cluster.log_path()).unwrap();
+    let broken: Vec<_> = log.lines().filter(|line| line.contains("unexpected EOF")).collect();
+    assert!(broken.is_empty(), "{broken:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_never_had_what_the_target_holds_is_refused() {
     let cluster = cluster();
     let config = config(&cluster, &["orders"]);
