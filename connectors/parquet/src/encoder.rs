@@ -1,7 +1,7 @@
 //! Batches into the bytes of a Parquet file.
 //!
 //! What `parquet`'s `ArrowWriter` does, whose parts these are, but for the columns that are encoded by runs
-//! ([`crate::runs`]) and as words ([`crate::words`]).
+//! ([`crate::runs`]), as words ([`crate::words`]) and as differences ([`crate::numbers`]).
 
 use std::io::Write;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedFileWriter;
 
 use crate::encoding::Choice;
+use crate::numbers::NumbersColumn;
 use crate::runs::RunsColumn;
 use crate::words::WordsColumn;
 
@@ -50,6 +51,7 @@ enum Column {
     Arrow(Vec<Leaf>),
     Runs(RunsColumn),
     Words(WordsColumn),
+    Numbers(NumbersColumn),
 }
 
 /// A column of Parquet's.
@@ -142,6 +144,10 @@ impl<W: Write + Send> Encoder<W> {
                     let (bytes, close) = words.close()?;
                     written.append_column(&bytes, close)?;
                 }
+                Column::Numbers(numbers) => {
+                    let (bytes, close) = numbers.close()?;
+                    written.append_column(&bytes, close)?;
+                }
             }
         }
         written.close()?;
@@ -150,32 +156,26 @@ impl<W: Write + Send> Encoder<W> {
 
     /// The memory that the row group in progress takes, roughly.
     pub(crate) fn memory_size(&self) -> usize {
-        self.sum(Leaf::memory_size, RunsColumn::memory_size, WordsColumn::memory_size)
+        self.sum(|column| match column {
+            Column::Arrow(leaves) => leaves.iter().map(Leaf::memory_size).sum(),
+            Column::Runs(runs) => runs.memory_size(),
+            Column::Words(words) => words.memory_size(),
+            Column::Numbers(numbers) => numbers.memory_size(),
+        })
     }
 
     /// The size that the row group in progress would have in the file, roughly.
     pub(crate) fn in_progress_size(&self) -> usize {
-        self.sum(
-            |leaf| leaf.writer.get_estimated_total_bytes(),
-            RunsColumn::estimated_bytes,
-            WordsColumn::estimated_bytes,
-        )
+        self.sum(|column| match column {
+            Column::Arrow(leaves) => leaves.iter().map(|leaf| leaf.writer.get_estimated_total_bytes()).sum(),
+            Column::Runs(runs) => runs.estimated_bytes(),
+            Column::Words(words) => words.estimated_bytes(),
+            Column::Numbers(numbers) => numbers.estimated_bytes(),
+        })
     }
 
-    fn sum(
-        &self,
-        of_leaf: impl Fn(&Leaf) -> usize,
-        of_runs: impl Fn(&RunsColumn) -> usize,
-        of_words: impl Fn(&WordsColumn) -> usize,
-    ) -> usize {
-        let columns = self.group.iter().flat_map(|group| &group.columns);
-        columns
-            .map(|column| match column {
-                Column::Arrow(leaves) => leaves.iter().map(&of_leaf).sum(),
-                Column::Runs(runs) => of_runs(runs),
-                Column::Words(words) => of_words(words),
-            })
-            .sum()
+    fn sum(&self, size: impl Fn(&Column) -> usize) -> usize {
+        self.group.iter().flat_map(|group| &group.columns).map(size).sum()
     }
 
     /// Where the bytes go.
@@ -224,7 +224,11 @@ impl Group {
                 Some(leaf) if !has_runs && words.contains(field.name()) && WordsColumn::suits(values) => {
                     Column::Words(WordsColumn::new(types.column(leaf), file.properties()))
                 }
-                _ => Column::Arrow(own),
+                Some(leaf) => match NumbersColumn::for_rows(values, &types.column(leaf), file.properties()) {
+                    Some(numbers) => Column::Numbers(numbers),
+                    None => Column::Arrow(own),
+                },
+                None => Column::Arrow(own),
             });
         }
         Ok(Self { columns, rows: 0 })
@@ -236,7 +240,7 @@ impl Group {
 
     fn is_full(&self) -> bool {
         let suits_no_more = |column: &Column| match column {
-            Column::Arrow(_) => false,
+            Column::Arrow(_) | Column::Numbers(_) => false,
             Column::Runs(runs) => runs.suits_no_more(),
             Column::Words(words) => words.suits_no_more(),
         };
@@ -255,6 +259,7 @@ impl Group {
                 }
                 Column::Runs(runs) => runs.push(values)?,
                 Column::Words(words) => words.push(values),
+                Column::Numbers(numbers) => numbers.push(values),
             }
         }
         self.rows += rows.num_rows();

@@ -54,7 +54,8 @@ fn write_packed(bytes: &mut Vec<u8>, width: u32, values: &[u32]) {
     bytes.resize(end, 0);
 }
 
-fn write_varint(bytes: &mut Vec<u8>, mut value: u64) {
+/// Appends a whole number in as many times seven bits as it has, the lowest first (ULEB128).
+pub(crate) fn write_varint(bytes: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         bytes.push(value as u8 | 0x80);
         value >>= 7;

@@ -15,8 +15,9 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnDescPtr;
 
-use crate::chunk::{Chunk, PAGE_ROWS, PageRows};
+use crate::chunk::{Chunk, PageRows};
 use crate::hybrid;
+use crate::pages::{PAGE_ROWS, Rows};
 
 /// With so many rows to a run, on average, runs are worth it.
 const LEAST_RUN: usize = 8;
@@ -155,8 +156,7 @@ impl RunsColumn {
             hybrid::write_run(&mut indexes, *index, index_bytes, *rows);
         }
         self.chunk.push(PageRows {
-            rows,
-            valid: &[],
+            rows: &Rows::full(rows),
             indexes,
             counts: runs,
         });

@@ -16,8 +16,9 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnDescPtr;
 
-use crate::chunk::{Chunk, MOST_STATISTICS_BYTES, PAGE_ROWS, PageRows};
+use crate::chunk::{Chunk, MOST_STATISTICS_BYTES, PageRows};
 use crate::hybrid;
+use crate::pages::Rows;
 
 /// With so many different texts they are few no more.
 const MOST_TEXTS: usize = 4096;
@@ -28,10 +29,9 @@ const MOST_TEXT_BYTES: usize = 256 << 10;
 pub(crate) struct WordsColumn {
     chunk: Chunk,
     recent: Recent,
-    /// The page in progress: the indexes of its texts, and which rows have one, if not all have.
+    /// The page in progress: its rows, and the indexes of their texts.
+    rows: Rows,
     indexes: Vec<u32>,
-    valid: Vec<bool>,
-    rows: usize,
 }
 
 impl WordsColumn {
@@ -49,9 +49,8 @@ impl WordsColumn {
         Self {
             chunk: Chunk::new(column, properties),
             recent: Recent::default(),
+            rows: Rows::default(),
             indexes: Vec::new(),
-            valid: Vec::new(),
-            rows: 0,
         }
     }
 
@@ -59,29 +58,24 @@ impl WordsColumn {
     pub(crate) fn push(&mut self, rows: &ArrayRef) {
         let mut texts = rows.as_string::<i32>().clone();
         while !texts.is_empty() {
-            let count = (PAGE_ROWS - self.rows).min(texts.len());
+            let count = self.rows.room().min(texts.len());
             self.push_to_page(&texts.slice(0, count));
             texts = texts.slice(count, texts.len() - count);
-            if self.rows == PAGE_ROWS {
+            if self.rows.room() == 0 {
                 self.end_page();
             }
         }
     }
 
     fn push_to_page(&mut self, texts: &StringArray) {
-        let nulls = texts.nulls().filter(|nulls| nulls.null_count() > 0);
-        if nulls.is_some() || !self.valid.is_empty() {
-            self.valid.resize(self.rows, true);
-            self.valid.extend((0..texts.len()).map(|row| texts.is_valid(row)));
-        }
-        self.rows += texts.len();
+        self.rows.add(texts);
         let (chunk, recent) = (&mut self.chunk, &mut self.recent);
         let index = |text: &str| recent.index_of(text, |text| chunk.index_of(text));
-        match nulls {
-            None => self
+        match texts.null_count() {
+            0 => self
                 .indexes
                 .extend((0..texts.len()).map(|row| texts.value(row)).map(index)),
-            Some(_) => self.indexes.extend(texts.iter().flatten().map(index)),
+            _ => self.indexes.extend(texts.iter().flatten().map(index)),
         }
     }
 
@@ -96,7 +90,7 @@ impl WordsColumn {
         self.chunk.memory_size()
             + size_of::<Recent>()
             + self.indexes.capacity() * size_of::<u32>()
-            + self.valid.capacity()
+            + self.rows.memory_size()
     }
 
     /// The size that it would have in the file, roughly, before compression.
@@ -111,7 +105,7 @@ impl WordsColumn {
     }
 
     fn end_page(&mut self) {
-        if self.rows == 0 {
+        if self.rows.count() == 0 {
             return;
         }
         let mut counts = vec![0; self.chunk.texts().0];
@@ -122,14 +116,12 @@ impl WordsColumn {
         let mut indexes = Vec::with_capacity(self.indexes.len() * 2);
         hybrid::write(&mut indexes, self.chunk.width(), &self.indexes);
         self.chunk.push(PageRows {
-            rows: self.rows,
-            valid: &self.valid,
+            rows: &self.rows,
             indexes,
             counts: counts.map(|(index, rows)| (index as u32, rows)).collect(),
         });
         self.indexes.clear();
-        self.valid.clear();
-        self.rows = 0;
+        self.rows.clear();
     }
 }
 

@@ -18,6 +18,11 @@ pub(crate) fn file_of(batches: &[RecordBatch], compression: Compression, words: 
         properties: WriterProperties::builder().set_compression(compression).build(),
         words: words.iter().map(|name| (*name).to_owned()).collect(),
     };
+    written(batches, choice)
+}
+
+/// A file of these batches.
+pub(crate) fn written(batches: &[RecordBatch], choice: Choice) -> Bytes {
     let mut encoder = Encoder::new(Vec::new(), batches[0].schema(), choice).unwrap();
     for batch in batches {
         encoder.write(batch).unwrap();

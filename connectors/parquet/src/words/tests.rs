@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::chunk::testing;
+use crate::pages::PAGE_ROWS;
 
 type Texts = Vec<Option<String>>;
 
