@@ -16,6 +16,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::statistics::{Statistics, ValueStatistics};
 use parquet::schema::types::ColumnDescPtr;
 
+use crate::hybrid;
 use crate::pages::{Closing, Pages, Rows};
 
 /// A least or greatest value that is longer is left out of the statistics, as readers need not have it.
@@ -84,7 +85,7 @@ impl Chunk {
 
     /// The bits of an index.
     pub(crate) fn width(&self) -> u32 {
-        u32::BITS - (self.texts.len() as u32).saturating_sub(1).leading_zeros()
+        hybrid::width(self.texts.len())
     }
 
     /// The memory that it takes, roughly.

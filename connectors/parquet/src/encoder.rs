@@ -31,8 +31,8 @@ pub(crate) struct Encoder<W: Write> {
     file: SerializedFileWriter<W>,
     columns: ArrowRowGroupWriterFactory,
     schema: SchemaRef,
-    /// The columns that are written as words.
-    words: Vec<String>,
+    /// The columns of few different values.
+    few: Vec<String>,
     group: Option<Group>,
 }
 
@@ -42,9 +42,8 @@ struct Group {
     rows: usize,
 }
 
-/// Rows that are written at once where a column is written as words: how many different texts there are is asked
-/// behind them.
-const ROWS_OF_WORDS: usize = 8192;
+/// Rows that are written at once where a column has few different values: how many it has by now is asked behind them.
+const ROWS_OF_FEW: usize = 8192;
 
 /// A column of the schema in a row group.
 enum Column {
@@ -79,7 +78,7 @@ impl Leaf {
 impl<W: Write + Send> Encoder<W> {
     /// Begins a file of this schema.
     pub(crate) fn new(sink: W, schema: SchemaRef, choice: Choice) -> Result<Self, ParquetError> {
-        let Choice { mut properties, words } = choice;
+        let Choice { mut properties, few } = choice;
         let types = ArrowSchemaConverter::new().convert(&schema)?;
         add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
         let file = SerializedFileWriter::new(sink, types.root_schema_ptr(), Arc::new(properties))?;
@@ -87,7 +86,7 @@ impl<W: Write + Send> Encoder<W> {
             columns: ArrowRowGroupWriterFactory::new(&file, schema.clone()),
             file,
             schema,
-            words,
+            few,
             group: None,
         })
     }
@@ -99,19 +98,9 @@ impl<W: Write + Send> Encoder<W> {
             let left = rows.slice(first, rows.num_rows() - first);
             let group = match &mut self.group {
                 Some(group) => group,
-                none => none.insert(Group::begin(
-                    &self.file,
-                    &self.columns,
-                    &self.schema,
-                    &self.words,
-                    &left,
-                )?),
+                none => none.insert(Group::begin(&self.file, &self.columns, &self.schema, &self.few, &left)?),
             };
-            let most = if group.has_words() {
-                ROWS_OF_WORDS
-            } else {
-                ROW_GROUP_ROWS
-            };
+            let most = if group.has_few() { ROWS_OF_FEW } else { ROW_GROUP_ROWS };
             let count = (ROW_GROUP_ROWS - group.rows).min(most).min(left.num_rows());
             group.write(&self.schema, &left.slice(0, count))?;
             first += count;
@@ -139,12 +128,15 @@ impl<W: Write + Send> Encoder<W> {
                 }
                 Column::Words(words) => {
                     if words.suits_no_more() {
-                        self.words.retain(|name| name != field.name());
+                        self.few.retain(|name| name != field.name());
                     }
                     let (bytes, close) = words.close()?;
                     written.append_column(&bytes, close)?;
                 }
                 Column::Numbers(numbers) => {
+                    if numbers.suits_no_more() {
+                        self.few.retain(|name| name != field.name());
+                    }
                     let (bytes, close) = numbers.close()?;
                     written.append_column(&bytes, close)?;
                 }
@@ -201,7 +193,7 @@ impl Group {
         file: &SerializedFileWriter<W>,
         writers: &ArrowRowGroupWriterFactory,
         schema: &Schema,
-        words: &[String],
+        few: &[String],
         rows: &RecordBatch,
     ) -> Result<Self, ParquetError> {
         let types = file.schema_descr();
@@ -216,15 +208,16 @@ impl Group {
                 own.push(Leaf::new(writer));
             }
             let has_runs = HAVE_RUNS.contains(&field.name().as_str());
+            // Where runs have become short, ever more texts follow.
+            let are_few = !has_runs && few.contains(field.name());
             columns.push(match first {
                 Some(leaf) if has_runs && RunsColumn::suits(values) => {
                     Column::Runs(RunsColumn::new(types.column(leaf), file.properties()))
                 }
-                // Where runs have become short, ever more texts follow.
-                Some(leaf) if !has_runs && words.contains(field.name()) && WordsColumn::suits(values) => {
+                Some(leaf) if are_few && WordsColumn::suits(values) => {
                     Column::Words(WordsColumn::new(types.column(leaf), file.properties()))
                 }
-                Some(leaf) => match NumbersColumn::for_rows(values, &types.column(leaf), file.properties()) {
+                Some(leaf) => match NumbersColumn::for_rows(values, &types.column(leaf), file.properties(), are_few)? {
                     Some(numbers) => Column::Numbers(numbers),
                     None => Column::Arrow(own),
                 },
@@ -234,13 +227,18 @@ impl Group {
         Ok(Self { columns, rows: 0 })
     }
 
-    fn has_words(&self) -> bool {
-        self.columns.iter().any(|column| matches!(column, Column::Words(_)))
+    fn has_few(&self) -> bool {
+        self.columns.iter().any(|column| match column {
+            Column::Words(_) => true,
+            Column::Numbers(numbers) => numbers.are_few(),
+            Column::Arrow(_) | Column::Runs(_) => false,
+        })
     }
 
     fn is_full(&self) -> bool {
         let suits_no_more = |column: &Column| match column {
-            Column::Arrow(_) | Column::Numbers(_) => false,
+            Column::Arrow(_) => false,
+            Column::Numbers(numbers) => numbers.suits_no_more(),
             Column::Runs(runs) => runs.suits_no_more(),
             Column::Words(words) => words.suits_no_more(),
         };
@@ -320,7 +318,7 @@ mod tests {
         let schema = batches[0].schema();
         let choice = Choice {
             properties: WriterProperties::default(),
-            words: Vec::new(),
+            few: Vec::new(),
         };
         let mut encoder = Encoder::new(Vec::new(), schema.clone(), choice).unwrap();
         for batch in batches {

@@ -3,13 +3,13 @@
 //! A dictionary pays where values repeat. Where they do not, the encoder looks each one up in vain
 //! until the dictionary is full, and begins anew with every row group. Numbers that are not far from
 //! their neighbours take least as differences (`DELTA_BINARY_PACKED`), and least time too: there is
-//! nothing to look up, and little is left to compress. Texts of which there are few different ones
-//! are written by us ([`crate::words`]). The first batch of a file tells
+//! nothing to look up, and little is left to compress. Values of which there are few different ones
+//! are written by us ([`crate::words`], [`crate::numbers`]). The first batch of a file tells
 //! which columns are so, for some files after it too: to look costs as much as to encode some hundred
 //! rows. What it does not show costs a little space or time, or a row group that ends early.
 
 mod deltas;
-mod distinct;
+pub(crate) mod distinct;
 
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, SchemaRef};
@@ -20,6 +20,7 @@ use parquet::schema::types::ColumnPath;
 use self::deltas::Deltas;
 use self::distinct::Distinct;
 use crate::config::EncodingChoice;
+use crate::numbers::NumbersColumn;
 
 /// How many rows are looked at.
 const SAMPLE: usize = 1024;
@@ -31,9 +32,9 @@ const ROWS_PER_FILE: usize = 16;
 const TELLS_MORE: usize = 4;
 /// A batch of so many rows tells as much as any.
 const WIDE: usize = 8 * SAMPLE;
-/// Different ones among 100 texts that are few. Where each of the places that are looked at has a text of its own,
+/// Different ones among 100 values that are few. Where each of the places that are looked at has one of its own,
 /// there are six, and there may be ever more.
-const MOST_PERCENT_OF_WORDS: usize = 5;
+const MOST_PERCENT_OF_FEW: usize = 5;
 /// With fewer values than this, differences and words are not worth the room that they begin with.
 const MANY: usize = 512;
 /// Bytes of a dictionary of numbers at most. A larger one saves little, and to look numbers up in it costs
@@ -60,7 +61,7 @@ struct Told {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encoding {
     /// By us, with a dictionary.
-    Words,
+    Few,
     /// By `parquet`, without one.
     Without(basic::Encoding),
 }
@@ -69,8 +70,8 @@ enum Encoding {
 #[derive(Debug, Clone)]
 pub(crate) struct Choice {
     pub(crate) properties: WriterProperties,
-    /// Columns of texts of which there are few different ones.
-    pub(crate) words: Vec<String>,
+    /// Columns of values of which there are few different ones.
+    pub(crate) few: Vec<String>,
 }
 
 impl Encodings {
@@ -94,10 +95,10 @@ impl Encodings {
                 builder = builder.set_column_dictionary_page_size_limit(column, NUMBERS_BYTES);
             }
         }
-        let mut words = Vec::new();
+        let mut few = Vec::new();
         for (name, encoding) in &told.columns {
             match encoding {
-                Encoding::Words => words.push(name.clone()),
+                Encoding::Few => few.push(name.clone()),
                 Encoding::Without(encoding) => {
                     let column = ColumnPath::from(name.as_str());
                     builder = builder
@@ -109,7 +110,7 @@ impl Encodings {
         self.told = Some(told);
         Choice {
             properties: builder.build(),
-            words,
+            few,
         }
     }
 }
@@ -146,16 +147,21 @@ fn encoding_of(column: &ArrayRef, allowed: EncodingChoice) -> Option<Encoding> {
     }
     match found.percent() {
         98.. => Some(Encoding::Without(basic::Encoding::PLAIN)),
-        ..=MOST_PERCENT_OF_WORDS if are_many && *column.data_type() == DataType::Utf8 => Some(Encoding::Words),
+        ..=MOST_PERCENT_OF_FEW if are_many && is_ours(column) => Some(Encoding::Few),
         _ => None,
     }
+}
+
+/// Whether we write such values with a dictionary of ours.
+fn is_ours(column: &ArrayRef) -> bool {
+    *column.data_type() == DataType::Utf8 || NumbersColumn::knows(column.data_type())
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use arrow_array::{Date32Array, Int32Array, Int64Array, StringArray};
+    use arrow_array::{Date32Array, Float64Array, Int32Array, Int64Array, StringArray};
 
     use super::*;
 
@@ -257,12 +263,12 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_which_few_are_different_are_words() {
-        let are_words = |column: ArrayRef| {
+    fn values_of_which_few_are_different_have_a_dictionary_of_ours() {
+        let are_few = |column: ArrayRef| {
             let rows = RecordBatch::try_from_iter([("c", column)]).unwrap();
             !Encodings::of(EncodingChoice::All)
                 .chosen(WriterProperties::default(), &rows)
-                .words
+                .few
                 .is_empty()
         };
         let texts = |count: usize, text: &dyn Fn(usize) -> usize| -> ArrayRef {
@@ -270,11 +276,12 @@ mod tests {
                 (0..count).map(|row| format!("kind {}", text(row))),
             ))
         };
-        assert!(are_words(texts(5000, &|row| row % 50)));
-        assert!(!are_words(texts(5000, &|row| row % 200)));
-        assert!(!are_words(texts(500, &|row| row % 2)), "too few");
-        assert!(!are_words(texts(50_000, &|row| row / 100)), "another one in each place");
-        assert!(!are_words(Arc::new(Int64Array::from(vec![1; 5000]))), "numbers");
+        assert!(are_few(texts(5000, &|row| row % 50)));
+        assert!(!are_few(texts(5000, &|row| row % 200)));
+        assert!(!are_few(texts(500, &|row| row % 2)), "too few");
+        assert!(!are_few(texts(50_000, &|row| row / 100)), "another one in each place");
+        assert!(are_few(Arc::new(Int64Array::from(vec![1; 5000]))), "numbers");
+        assert!(!are_few(Arc::new(Float64Array::from(vec![1.0; 5000]))), "others");
     }
 
     #[test]

@@ -4,6 +4,11 @@
 /// Values that are packed together.
 const GROUP: usize = 8;
 
+/// The bits of an index of a dictionary with so many values.
+pub(crate) fn width(values: usize) -> u32 {
+    u32::BITS - (values as u32).saturating_sub(1).leading_zeros()
+}
+
 /// Appends `values` of at most `width` bits, which is 32 at most.
 pub(crate) fn write(bytes: &mut Vec<u8>, width: u32, values: &[u32]) {
     let mut packed = 0..0;

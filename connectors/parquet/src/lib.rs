@@ -19,6 +19,7 @@ mod commit_log;
 mod config;
 mod data_file;
 pub mod decision;
+mod dictionary;
 mod differences;
 mod durable_folder;
 mod encoder;

@@ -1,7 +1,11 @@
-//! A column chunk of numbers that are near their neighbours: dates, keys, amounts, times.
+//! A column chunk of numbers that are near their neighbours, such as dates, keys and amounts, or of which there are few
+//! different ones, such as rates.
 //!
 //! `parquet`'s writer takes each value through a chain of loops: to the integer that is stored, the least and the
-//! greatest, differences, bits. Here what a page has is put together, and encoded at once ([`crate::differences`]).
+//! greatest, differences or a dictionary, bits. Here what a page has is put together, and encoded at once: as differences
+//! ([`crate::differences`]), or as indexes of a dictionary ([`crate::dictionary`]).
+
+use std::hash::Hash;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -19,7 +23,10 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::statistics::{Statistics, ValueStatistics};
 use parquet::schema::types::ColumnDescPtr;
 
+use crate::dictionary::Dictionary;
 use crate::differences::{self, Number};
+use crate::encoding::distinct::Distinct;
+use crate::hybrid;
 use crate::pages::{Closing, Pages, Rows};
 
 /// The rows of one column in a row group.
@@ -32,6 +39,7 @@ pub(crate) enum NumbersColumn {
 
 /// Numbers of one width.
 pub(crate) struct Numbers<T> {
+    form: Form<T>,
     pages: Pages,
     /// The least and the greatest of each page, if it has any.
     ends: Vec<Option<(T, T)>>,
@@ -40,18 +48,67 @@ pub(crate) struct Numbers<T> {
     values: Vec<T>,
 }
 
+/// How numbers are encoded.
+enum Form<T> {
+    Differences,
+    Few(Dictionary<T>),
+}
+
+/// With so many different numbers they are few no more.
+const MOST_NUMBERS: usize = 4096;
+/// How many rows tell whether numbers come again.
+const FIRST: usize = 256;
+
 impl NumbersColumn {
-    /// An empty column chunk, if `column` is one that is to be written as differences and its rows are of a type that
-    /// is known here.
-    pub(crate) fn for_rows(rows: &ArrayRef, column: &ColumnDescPtr, properties: &WriterProperties) -> Option<Self> {
+    /// Whether numbers of a type are written here. All are ordered as the integers that are stored.
+    pub(crate) fn knows(data_type: &DataType) -> bool {
+        match data_type {
+            DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Date32 => true,
+            DataType::Timestamp(TimeUnit::Microsecond, _) | DataType::Time64(TimeUnit::Microsecond) => true,
+            // Longer ones are stored as bytes.
+            DataType::Decimal128(precision, _) => *precision <= 18,
+            _ => false,
+        }
+    }
+
+    /// An empty column chunk that begins with `rows`, if their type is known here and `column` is written as
+    /// differences, or by `are_few` has promised few different numbers.
+    ///
+    /// # Errors
+    /// If the rows cannot be compared.
+    pub(crate) fn for_rows(
+        rows: &ArrayRef,
+        column: &ColumnDescPtr,
+        properties: &WriterProperties,
+        are_few: bool,
+    ) -> Result<Option<Self>, ParquetError> {
         let path = column.path();
-        let are_differences = !properties.dictionary_enabled(path)
-            && properties.encoding(path) == Some(Encoding::DELTA_BINARY_PACKED)
-            && is_known(rows.data_type());
-        match column.physical_type() {
-            Type::INT32 if are_differences => Some(Self::Short(Numbers::new(column, properties))),
-            Type::INT64 if are_differences => Some(Self::Long(Numbers::new(column, properties))),
+        let are_differences =
+            !properties.dictionary_enabled(path) && properties.encoding(path) == Some(Encoding::DELTA_BINARY_PACKED);
+        // The column may have become another one since.
+        let is_known = Self::knows(rows.data_type());
+        let are_few = are_few && is_known && come_again(rows)?;
+        Ok(match column.physical_type() {
+            _ if !is_known || !(are_few || are_differences) => None,
+            Type::INT32 => Some(Self::Short(Numbers::new(column, properties, are_few))),
+            Type::INT64 => Some(Self::Long(Numbers::new(column, properties, are_few))),
             _ => None,
+        })
+    }
+
+    /// Whether what follows is better written otherwise.
+    pub(crate) fn suits_no_more(&self) -> bool {
+        match self {
+            Self::Short(numbers) => numbers.suits_no_more(),
+            Self::Long(numbers) => numbers.suits_no_more(),
+        }
+    }
+
+    /// Whether it has a dictionary, and may suit no more.
+    pub(crate) fn are_few(&self) -> bool {
+        match self {
+            Self::Short(numbers) => numbers.are_few(),
+            Self::Long(numbers) => numbers.are_few(),
         }
     }
 
@@ -98,23 +155,20 @@ impl NumbersColumn {
     }
 }
 
-/// Whether numbers of a type are pushed here. All are ordered as the integers that are stored.
-fn is_known(data_type: &DataType) -> bool {
-    matches!(
-        data_type,
-        DataType::Int16
-            | DataType::Int32
-            | DataType::Int64
-            | DataType::Date32
-            | DataType::Timestamp(TimeUnit::Microsecond, _)
-            | DataType::Time64(TimeUnit::Microsecond)
-            | DataType::Decimal128(..)
-    )
+/// Whether some of the first numbers are there more than once, if there are enough to tell.
+fn come_again(rows: &ArrayRef) -> Result<bool, ParquetError> {
+    let found = Distinct::of(&rows.slice(0, rows.len().min(FIRST)))?;
+    Ok(found.is_some_and(|found| found.values < FIRST || found.percent() <= 50))
 }
 
 impl<T: Stored> Numbers<T> {
-    fn new(column: &ColumnDescPtr, properties: &WriterProperties) -> Self {
+    fn new(column: &ColumnDescPtr, properties: &WriterProperties, are_few: bool) -> Self {
         Self {
+            form: if are_few {
+                Form::Few(Dictionary::new())
+            } else {
+                Form::Differences
+            },
             pages: Pages::new(column.clone(), properties),
             ends: Vec::new(),
             rows: Rows::default(),
@@ -144,7 +198,15 @@ impl<T: Stored> Numbers<T> {
             return;
         }
         let mut bytes = self.pages.begin(&self.rows, self.values.len() * size_of::<T>() / 2);
-        differences::write(&mut bytes, &self.values);
+        match &mut self.form {
+            Form::Differences => differences::write(&mut bytes, &self.values),
+            Form::Few(dictionary) => {
+                let indexes: Vec<u32> = self.values.iter().map(|value| dictionary.index_of(*value)).collect();
+                let width = hybrid::width(dictionary.numbers().len());
+                bytes.push(width as u8);
+                hybrid::write(&mut bytes, width, &indexes);
+            }
+        }
         let least = self.values.iter().copied().min();
         self.ends.push(least.zip(self.values.iter().copied().max()));
         self.pages.push(bytes, &self.rows, None);
@@ -152,8 +214,20 @@ impl<T: Stored> Numbers<T> {
         self.rows.clear();
     }
 
+    fn are_few(&self) -> bool {
+        matches!(self.form, Form::Few(_))
+    }
+
+    fn suits_no_more(&self) -> bool {
+        matches!(&self.form, Form::Few(dictionary) if dictionary.numbers().len() >= MOST_NUMBERS)
+    }
+
     fn memory_size(&self) -> usize {
-        self.pages.bytes() + self.values.capacity() * size_of::<T>() + self.rows.memory_size()
+        let dictionary = match &self.form {
+            Form::Differences => 0,
+            Form::Few(dictionary) => dictionary.memory_size(),
+        };
+        dictionary + self.pages.bytes() + self.values.capacity() * size_of::<T>() + self.rows.memory_size()
     }
 
     fn estimated_bytes(&self) -> usize {
@@ -162,9 +236,17 @@ impl<T: Stored> Numbers<T> {
 
     fn close(mut self) -> Result<(Bytes, ColumnCloseResult), ParquetError> {
         self.end_page();
+        let (dictionary, encoding) = match &self.form {
+            Form::Differences => (None, Encoding::DELTA_BINARY_PACKED),
+            Form::Few(dictionary) => {
+                let numbers = dictionary.numbers();
+                let plain = numbers.iter().flat_map(|number| number.bytes()).collect();
+                (Some((plain, numbers.len())), Encoding::RLE_DICTIONARY)
+            }
+        };
         let closing = Closing {
-            dictionary: None,
-            encoding: Encoding::DELTA_BINARY_PACKED,
+            dictionary,
+            encoding,
             statistics: self.of_chunk(),
             column_index: self.of_pages(),
         };
@@ -207,7 +289,7 @@ impl<T: Stored> Numbers<T> {
 }
 
 /// A number, as Parquet's metadata has it.
-pub(crate) trait Stored: Number {
+pub(crate) trait Stored: Number + Hash {
     const TYPE: Type;
 
     fn statistics(least: Option<Self>, greatest: Option<Self>, nulls: u64) -> Statistics;

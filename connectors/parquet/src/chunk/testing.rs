@@ -16,7 +16,7 @@ use crate::encoding::Choice;
 pub(crate) fn file_of(batches: &[RecordBatch], compression: Compression, words: &[&str]) -> Bytes {
     let choice = Choice {
         properties: WriterProperties::builder().set_compression(compression).build(),
-        words: words.iter().map(|name| (*name).to_owned()).collect(),
+        few: words.iter().map(|name| (*name).to_owned()).collect(),
     };
     written(batches, choice)
 }

@@ -14,14 +14,14 @@ use super::SAMPLE;
 const NEIGHBOURS: usize = 16;
 
 /// What a sample has of values, and of different ones.
-pub(super) struct Distinct {
-    pub(super) values: usize,
+pub(crate) struct Distinct {
+    pub(crate) values: usize,
     distinct: usize,
 }
 
 impl Distinct {
     /// Looks at a column; `None` for a nested one, whose values are those of columns below it.
-    pub(super) fn of(column: &ArrayRef) -> Result<Option<Self>, ArrowError> {
+    pub(crate) fn of(column: &ArrayRef) -> Result<Option<Self>, ArrowError> {
         if column.data_type().is_nested() {
             return Ok(None);
         }
@@ -39,7 +39,7 @@ impl Distinct {
     }
 
     /// Different ones among 100 values.
-    pub(super) fn percent(&self) -> usize {
+    pub(crate) fn percent(&self) -> usize {
         self.distinct * 100 / self.values.max(1)
     }
 }

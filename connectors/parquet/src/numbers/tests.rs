@@ -78,8 +78,13 @@ fn properties(compression: Compression) -> WriterProperties {
 }
 
 fn file_of(batches: &[RecordBatch], properties: WriterProperties) -> Bytes {
-    let words = Vec::new();
-    testing::written(batches, Choice { properties, words })
+    let few = Vec::new();
+    testing::written(batches, Choice { properties, few })
+}
+
+/// A file whose numbers are taken to be few.
+fn file_of_few(batches: &[RecordBatch], compression: Compression) -> Bytes {
+    testing::file_of(batches, compression, &["number"])
 }
 
 /// The metadata of what `parquet` makes of it.
@@ -128,68 +133,164 @@ fn numbers() -> impl Strategy<Value = Vec<Option<i64>>> {
     })
 }
 
+/// What is read is what was written, whatever `file` is made of it, and so are statistics and indexes.
+fn check(file: &Bytes, batches: &[RecordBatch], skipped: f64) -> Result<(), TestCaseError> {
+    let written: Vec<_> = batches.iter().flat_map(|rows| stored(rows.column(1))).collect();
+    let read = |skip| {
+        let (batches, metadata) = testing::read(file, skip);
+        let numbers: Vec<_> = batches.iter().flat_map(|rows| stored(rows.column(1))).collect();
+        (numbers, metadata)
+    };
+    let (all, metadata) = read(0);
+    prop_assert!(all == written);
+    let skip = (written.len() as f64 * skipped) as usize;
+    prop_assert!(read(skip).0 == written[skip..]);
+
+    let group = metadata.row_group(0);
+    if metadata.num_row_groups() == 1 {
+        let library = of_the_library(batches, WriterProperties::default());
+        prop_assert_eq!(
+            group.column(1).statistics(),
+            library.row_group(0).column(1).statistics()
+        );
+    }
+    let of_group = &written[..group.num_rows() as usize];
+    let pages: Vec<_> = of_group.chunks(PAGE_ROWS).collect();
+    let least = || pages.iter().map(|page| page.iter().flatten().min().copied());
+    let greatest = || pages.iter().map(|page| page.iter().flatten().max().copied());
+    let nulls = pages
+        .iter()
+        .map(|page| Some(page.iter().filter(|value| value.is_none()).count() as i64));
+    let index = &metadata.column_index().unwrap()[0][1];
+    match index {
+        ColumnIndexMetaData::INT32(index) => {
+            let widened = |value: Option<&i32>| value.copied().map(i64::from);
+            prop_assert!(index.min_values_iter().map(widened).eq(least()));
+            prop_assert!(index.max_values_iter().map(widened).eq(greatest()));
+        }
+        ColumnIndexMetaData::INT64(index) => {
+            prop_assert!(index.min_values_iter().map(Option::<&i64>::copied).eq(least()));
+            prop_assert!(index.max_values_iter().map(Option::<&i64>::copied).eq(greatest()));
+        }
+        other => prop_assert!(false, "{other:?}"),
+    }
+    prop_assert!(nulls.eq((0..pages.len()).map(|page| index.null_count(page))));
+    Ok(())
+}
+
+fn batches(whole: &ArrayRef, nullable: bool, cuts: &[usize]) -> Vec<RecordBatch> {
+    let mut batches = Vec::new();
+    let mut first = 0;
+    for cut in cuts.iter().cycle() {
+        let count = (*cut).min(whole.len() - first);
+        batches.push(batch(whole.slice(first, count), nullable));
+        first += count;
+        if first == whole.len() {
+            break;
+        }
+    }
+    batches
+}
+
+fn encodings(file: &Bytes) -> Vec<Encoding> {
+    let (_, metadata) = testing::read(file, 0);
+    metadata.row_group(0).column(1).encodings().collect()
+}
+
+fn compressions() -> impl Strategy<Value = Compression> {
+    prop::sample::select(vec![
+        Compression::ZSTD(ZstdLevel::default()),
+        Compression::SNAPPY,
+        Compression::UNCOMPRESSED,
+    ])
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
-    fn rows_are_read_as_they_were_written(
+    fn differences_are_read_as_they_were_written(
         data_type in types(),
         values in numbers(),
         nullable in any::<bool>(),
         cuts in proptest::collection::vec(1usize..9000, 1..5),
-        compression in prop::sample::select(
-            vec![Compression::ZSTD(ZstdLevel::default()), Compression::SNAPPY, Compression::UNCOMPRESSED]
-        ),
+        compression in compressions(),
         skipped in 0.0..1.0,
     ) {
         let whole = column(&data_type, &values);
-        let nullable = nullable || whole.null_count() > 0;
-        let mut batches = Vec::new();
-        let mut first = 0;
-        for cut in cuts.iter().cycle() {
-            let count = (*cut).min(whole.len() - first);
-            batches.push(batch(whole.slice(first, count), nullable));
-            first += count;
-            if first == whole.len() {
-                break;
-            }
-        }
+        let batches = batches(&whole, nullable || whole.null_count() > 0, &cuts);
         let file = file_of(&batches, properties(compression));
-        let written = stored(&whole);
-        let read = |skip| {
-            let (batches, metadata) = testing::read(&file, skip);
-            let numbers: Vec<_> = batches.iter().flat_map(|rows| stored(rows.column(1))).collect();
-            (numbers, metadata)
-        };
-        let (all, metadata) = read(0);
-        prop_assert!(all == written);
-        let skip = (written.len() as f64 * skipped) as usize;
-        prop_assert!(read(skip).0 == written[skip..]);
-
-        let chunk = metadata.row_group(0).column(1);
-        prop_assert!(chunk.encodings().any(|encoding| encoding == Encoding::DELTA_BINARY_PACKED));
-        if written.len() <= 1 << 18 {
-            let library = of_the_library(&batches, properties(compression));
-            prop_assert_eq!(chunk.statistics(), library.row_group(0).column(1).statistics());
-        }
-        let of_group = &written[..metadata.row_group(0).num_rows() as usize];
-        let pages: Vec<_> = of_group.chunks(PAGE_ROWS).collect();
-        let least = || pages.iter().map(|page| page.iter().flatten().min().copied());
-        let greatest = || pages.iter().map(|page| page.iter().flatten().max().copied());
-        let nulls = pages.iter().map(|page| Some(page.iter().filter(|value| value.is_none()).count() as i64));
-        let index = &metadata.column_index().unwrap()[0][1];
-        match index {
-            ColumnIndexMetaData::INT32(index) => {
-                prop_assert!(index.min_values_iter().map(|value| value.copied().map(i64::from)).eq(least()));
-                prop_assert!(index.max_values_iter().map(|value| value.copied().map(i64::from)).eq(greatest()));
-            }
-            ColumnIndexMetaData::INT64(index) => {
-                prop_assert!(index.min_values_iter().map(|value| value.copied()).eq(least()));
-                prop_assert!(index.max_values_iter().map(|value| value.copied()).eq(greatest()));
-            }
-            other => prop_assert!(false, "{other:?}"),
-        }
-        prop_assert!(nulls.eq((0..pages.len()).map(|page| index.null_count(page))));
+        prop_assert!(encodings(&file).contains(&Encoding::DELTA_BINARY_PACKED));
+        check(&file, &batches, skipped)?;
     }
+
+    #[test]
+    fn few_numbers_are_read_as_they_were_written(
+        data_type in types(),
+        values in numbers(),
+        different in prop_oneof![3 => 1i64..100, 1 => 1000i64..20_000],
+        nullable in any::<bool>(),
+        cuts in proptest::collection::vec(1usize..9000, 1..5),
+        compression in compressions(),
+        skipped in 0.0..1.0,
+    ) {
+        // The first ones come again, so that they are taken to be few.
+        let few = |(row, value): (usize, &Option<i64>)| value.map(|value| value % if row < 256 { 100 } else { different } * 77);
+        let values: Vec<_> = values.iter().enumerate().map(few).collect();
+        let whole = column(&data_type, &values);
+        let batches = batches(&whole, nullable || whole.null_count() > 0, &cuts);
+        let file = file_of_few(&batches, compression);
+        check(&file, &batches, skipped)?;
+    }
+}
+
+#[test]
+fn few_numbers_take_some_bits_each() {
+    let values: Vec<_> = (0..PAGE_ROWS as i64)
+        .map(|row| Some(row * row % 11 * 1_000_003))
+        .collect();
+    let rows = batch(column(&DataType::Int64, &values), false);
+    let file = file_of_few(&[rows], Compression::UNCOMPRESSED);
+    let (_, metadata) = testing::read(&file, 0);
+    let chunk = metadata.row_group(0).column(1);
+    let different = values.iter().collect::<std::collections::HashSet<_>>().len() as i64;
+    let (bits, pages) = (3, 100);
+    assert_eq!(different, 6);
+    assert!((bits * PAGE_ROWS as i64 / 8..).contains(&chunk.compressed_size()));
+    assert!(chunk.compressed_size() < bits * PAGE_ROWS as i64 / 8 + 8 * different + pages);
+}
+
+#[test]
+fn a_row_group_ends_where_numbers_are_many_and_the_next_has_none() {
+    let values: Vec<_> = (0..60_000i64)
+        .map(|row| Some(if row < 1000 { row % 10 } else { row * 31 }))
+        .collect();
+    let rows = batch(column(&DataType::Int64, &values), false);
+    let file = file_of_few(std::slice::from_ref(&rows), Compression::UNCOMPRESSED);
+    let (read, metadata) = testing::read(&file, 0);
+    let read: Vec<_> = read.iter().flat_map(|rows| stored(rows.column(1))).collect();
+    assert_eq!(read, values);
+    let rows: Vec<_> = metadata.row_groups().iter().map(|group| group.num_rows()).collect();
+    assert_eq!(rows, [24_576, 35_424]);
+    let encodings: Vec<_> = metadata.row_group(1).column(1).encodings().collect();
+    assert!(encodings.contains(&Encoding::PLAIN), "{encodings:?}");
+}
+
+#[test]
+fn a_column_that_has_become_another_one_has_no_dictionary_of_ours() {
+    let of = |values: Vec<Option<i64>>| {
+        let rows = batch(column(&DataType::Int64, &values), true);
+        let types = parquet::arrow::ArrowSchemaConverter::new()
+            .convert(rows.schema_ref())
+            .unwrap();
+        let properties = WriterProperties::default();
+        NumbersColumn::for_rows(rows.column(1), &types.column(1), &properties, true)
+            .unwrap()
+            .is_some()
+    };
+    assert!(of((0..300).map(|row| Some(row % 20)).collect()));
+    assert!(!of((0..300).map(Some).collect()));
+    assert!(of((0..200).map(Some).collect()), "too few to tell");
+    assert!(of(vec![None; 300]));
 }
 
 #[test]
@@ -232,7 +333,9 @@ fn what_is_not_known_is_left_to_the_library() {
         let types = parquet::arrow::ArrowSchemaConverter::new()
             .convert(rows.schema_ref())
             .unwrap();
-        NumbersColumn::for_rows(rows.column(1), &types.column(1), properties).is_some()
+        NumbersColumn::for_rows(rows.column(1), &types.column(1), properties, false)
+            .unwrap()
+            .is_some()
     };
     let numbers = || column(&DataType::Int64, &[Some(1)]);
     let differences = properties(Compression::UNCOMPRESSED);

@@ -195,7 +195,7 @@ fn a_null_behind_runs_is_an_error() {
     let rows = batch(&vec!["a".to_owned(); 100], true);
     let choice = Choice {
         properties: WriterProperties::default(),
-        words: Vec::new(),
+        few: Vec::new(),
     };
     let mut encoder = Encoder::new(Vec::new(), rows.schema(), choice).unwrap();
     encoder.write(&rows).unwrap();
