@@ -170,15 +170,19 @@ fn pyarrow_and_duckdb_read_the_table_that_postgresql_has() {
     extremes_are_read_as_documented(&shop);
 }
 
-/// Numbers as differences and texts as words, with pages of nulls alone.
+/// Numbers as differences, and values of which there are few, with pages of nulls alone.
 #[test]
-fn others_read_differences_and_words() {
+fn others_read_differences_and_few_values() {
     let cluster = TestCluster::new().expect("PostgreSQL starts");
     cluster
         .psql(
-            "CREATE TABLE kinds (id int PRIMARY KEY, kind text); CREATE PUBLICATION millstream FOR TABLE kinds; \
-             INSERT INTO kinds SELECT g, CASE WHEN g NOT BETWEEN 10000 AND 60000 THEN 'kind ' || g * 7919 % 5 END \
-             FROM generate_series(1, 100000) g",
+            "CREATE TABLE kinds (id int PRIMARY KEY, kind text, far bigint, amount numeric(12,2), rate numeric(5,2), \
+             small smallint, day date, at timestamptz); CREATE PUBLICATION millstream FOR TABLE kinds; \
+             INSERT INTO kinds SELECT g, CASE WHEN g NOT BETWEEN 10000 AND 60000 THEN 'kind ' || g * 7919 % 5 END, \
+             CASE WHEN g % 10 > 0 AND g NOT BETWEEN 10000 AND 60000 THEN g * 2654435761 % 4294967291 - 2000000000 END, \
+             (g * 7919 % 1000003 - 500000) / 100.0, (g * 7919 % 20 - 10) / 100.0, (g * 7919 % 7 - 3)::smallint, \
+             '1970-01-01'::date + (g * 7919 % 2500 - 1000)::int, '2026-01-01'::timestamptz + g * interval '1 second' \
+             FROM generate_series(1, 100000::bigint) g",
         )
         .unwrap();
     let pipeline = "pipeline: kinds\nsources: {shop: {postgres: {url: {env: SHOP_URL}, publication: millstream, \
@@ -198,21 +202,28 @@ fn others_read_differences_and_words() {
     let printed = python(include_str!("readers/kinds.py"), &folder);
     let expected = cluster.psql(
         "SELECT json_build_object('one', count(*) FILTER (WHERE kind = 'kind 3'), \
-         'none', count(*) FILTER (WHERE kind IS NULL), 'sum', sum(id) FILTER (WHERE kind = 'kind 3')) FROM kinds",
+         'none', count(*) FILTER (WHERE kind IS NULL), 'sum', sum(id) FILTER (WHERE kind = 'kind 3'), \
+         'far', sum(far)::bigint, 'above', count(*) FILTER (WHERE far > 1000000000), 'amount', sum(amount)::text, \
+         'rate', sum(rate)::text, 'rated', count(*) FILTER (WHERE rate = -0.07), 'small', sum(small), \
+         'days', count(DISTINCT day), 'first', min(day)::text, 'early', count(*) FILTER (WHERE day < '1968-01-01'), \
+         'seconds', sum(extract(epoch FROM at) - 1767225600)::bigint) FROM kinds WHERE id <> 5",
     );
     let expected: Value = serde_json::from_str(&expected.unwrap()).unwrap();
     assert_eq!(printed[0], expected, "pyarrow");
     assert_eq!(printed[1], expected, "DuckDB");
-    assert!(
-        printed[2]["id"].as_str().unwrap().contains("DELTA_BINARY_PACKED"),
-        "{}",
-        printed[2]
-    );
-    assert!(
-        printed[2]["kind"].as_str().unwrap().contains("RLE_DICTIONARY"),
-        "{}",
-        printed[2]
-    );
+    for (column, encoding) in [
+        ("id", "DELTA_BINARY_PACKED"),
+        ("far", "DELTA_BINARY_PACKED"),
+        ("amount", "DELTA_BINARY_PACKED"),
+        ("day", "DELTA_BINARY_PACKED"),
+        ("at", "DELTA_BINARY_PACKED"),
+        ("kind", "RLE_DICTIONARY"),
+        ("rate", "RLE_DICTIONARY"),
+        ("small", "RLE_DICTIONARY"),
+    ] {
+        let found = printed[2][column].as_str().unwrap();
+        assert!(found.contains(encoding), "{column}: {found}");
+    }
 }
 
 fn the_documented_queries_work(shop: &Shop) {

@@ -6,6 +6,7 @@ use std::hash::Hash;
 use foldhash::fast::RandomState;
 
 use crate::differences::Number;
+use crate::hybrid;
 
 /// Numbers by their index, and the other way round.
 pub(crate) struct Dictionary<T> {
@@ -46,6 +47,11 @@ impl<T: Number + Hash> Dictionary<T> {
     /// The numbers by their index.
     pub(crate) fn numbers(&self) -> &[T] {
         &self.numbers
+    }
+
+    /// The bits of an index.
+    pub(crate) fn width(&self) -> u32 {
+        hybrid::width(self.numbers.len())
     }
 
     /// The memory that it takes, roughly.

@@ -1,7 +1,8 @@
 //! Batches into the bytes of a Parquet file.
 //!
 //! What `parquet`'s `ArrowWriter` does, whose parts these are, but for the columns that are encoded by runs
-//! ([`crate::runs`]), as words ([`crate::words`]) and as differences ([`crate::numbers`]).
+//! ([`crate::runs`]), as words ([`crate::words`]), and numbers as differences or of which there are few
+//! ([`crate::numbers`]).
 
 use std::io::Write;
 use std::sync::Arc;
@@ -257,7 +258,7 @@ impl Group {
                 }
                 Column::Runs(runs) => runs.push(values)?,
                 Column::Words(words) => words.push(values),
-                Column::Numbers(numbers) => numbers.push(values),
+                Column::Numbers(numbers) => numbers.push(values)?,
             }
         }
         self.rows += rows.num_rows();

@@ -35,7 +35,7 @@ const WIDE: usize = 8 * SAMPLE;
 /// Different ones among 100 values that are few. Where each of the places that are looked at has one of its own,
 /// there are six, and there may be ever more.
 const MOST_PERCENT_OF_FEW: usize = 5;
-/// With fewer values than this, differences and words are not worth the room that they begin with.
+/// With fewer values than this, differences and dictionaries of ours are not worth the room that they begin with.
 const MANY: usize = 512;
 /// Bytes of a dictionary of numbers at most. A larger one saves little, and to look numbers up in it costs
 /// more than to compress them.
@@ -62,7 +62,7 @@ struct Told {
 enum Encoding {
     /// By us, with a dictionary.
     Few,
-    /// By `parquet`, without one.
+    /// Without one: by us as differences of numbers that [`NumbersColumn`] knows, by `parquet` otherwise.
     Without(basic::Encoding),
 }
 

@@ -51,13 +51,15 @@ pub(crate) struct Numbers<T> {
 /// How numbers are encoded.
 enum Form<T> {
     Differences,
-    Few(Dictionary<T>),
+    /// As indexes of a dictionary: it, and the indexes of the page in progress.
+    Few(Dictionary<T>, Vec<u32>),
 }
 
 /// With so many different numbers they are few no more.
 const MOST_NUMBERS: usize = 4096;
-/// How many rows tell whether numbers come again.
+/// How many rows tell whether numbers come again, and how many numbers they have to have for that.
 const FIRST: usize = 256;
+const LEAST: usize = 64;
 
 impl NumbersColumn {
     /// Whether numbers of a type are written here. All are ordered as the integers that are stored.
@@ -72,7 +74,7 @@ impl NumbersColumn {
     }
 
     /// An empty column chunk that begins with `rows`, if their type is known here and `column` is written as
-    /// differences, or by `are_few` has promised few different numbers.
+    /// differences, or `are_few` has promised few different numbers.
     ///
     /// # Errors
     /// If the rows cannot be compared.
@@ -85,13 +87,15 @@ impl NumbersColumn {
         let path = column.path();
         let are_differences =
             !properties.dictionary_enabled(path) && properties.encoding(path) == Some(Encoding::DELTA_BINARY_PACKED);
+        if !Self::knows(rows.data_type()) {
+            return Ok(None);
+        }
         // The column may have become another one since.
-        let is_known = Self::knows(rows.data_type());
-        let are_few = are_few && is_known && come_again(rows)?;
+        let are_few = are_few && rows.null_count() < rows.len() && come_again(rows)?;
         Ok(match column.physical_type() {
-            _ if !is_known || !(are_few || are_differences) => None,
-            Type::INT32 => Some(Self::Short(Numbers::new(column, properties, are_few))),
-            Type::INT64 => Some(Self::Long(Numbers::new(column, properties, are_few))),
+            _ if !(are_few || are_differences) => None,
+            Type::INT32 => Some(Self::Short(Numbers::new(column, properties, Form::of(are_few)))),
+            Type::INT64 => Some(Self::Long(Numbers::new(column, properties, Form::of(are_few)))),
             _ => None,
         })
     }
@@ -113,21 +117,30 @@ impl NumbersColumn {
     }
 
     /// Appends rows of the type that it was made for.
-    pub(crate) fn push(&mut self, rows: &ArrayRef) {
-        match self {
-            Self::Short(numbers) => match rows.data_type() {
-                DataType::Int16 => numbers.push(rows.as_primitive::<Int16Type>(), i32::from),
-                DataType::Int32 => numbers.push(rows.as_primitive::<Int32Type>(), |value| value),
-                DataType::Date32 => numbers.push(rows.as_primitive::<Date32Type>(), |value| value),
-                _ => numbers.push(rows.as_primitive::<Decimal128Type>(), |value| value as i32),
-            },
-            Self::Long(numbers) => match rows.data_type() {
-                DataType::Int64 => numbers.push(rows.as_primitive::<Int64Type>(), |value| value),
-                DataType::Timestamp(..) => numbers.push(rows.as_primitive::<TimestampMicrosecondType>(), |value| value),
-                DataType::Time64(_) => numbers.push(rows.as_primitive::<Time64MicrosecondType>(), |value| value),
-                _ => numbers.push(rows.as_primitive::<Decimal128Type>(), |value| value as i64),
-            },
+    ///
+    /// # Errors
+    /// If they are of another one.
+    pub(crate) fn push(&mut self, rows: &ArrayRef) -> Result<(), ParquetError> {
+        match (self, rows.data_type()) {
+            (Self::Short(numbers), DataType::Int16) => numbers.push(rows.as_primitive::<Int16Type>(), i32::from),
+            (Self::Short(numbers), DataType::Int32) => numbers.push(rows.as_primitive::<Int32Type>(), |value| value),
+            (Self::Short(numbers), DataType::Date32) => numbers.push(rows.as_primitive::<Date32Type>(), |value| value),
+            (Self::Short(numbers), DataType::Decimal128(..)) => {
+                numbers.push(rows.as_primitive::<Decimal128Type>(), |value| value as i32);
+            }
+            (Self::Long(numbers), DataType::Int64) => numbers.push(rows.as_primitive::<Int64Type>(), |value| value),
+            (Self::Long(numbers), DataType::Timestamp(TimeUnit::Microsecond, _)) => {
+                numbers.push(rows.as_primitive::<TimestampMicrosecondType>(), |value| value);
+            }
+            (Self::Long(numbers), DataType::Time64(TimeUnit::Microsecond)) => {
+                numbers.push(rows.as_primitive::<Time64MicrosecondType>(), |value| value);
+            }
+            (Self::Long(numbers), DataType::Decimal128(..)) => {
+                numbers.push(rows.as_primitive::<Decimal128Type>(), |value| value as i64);
+            }
+            (_, other) => return Err(ParquetError::General(format!("a column of numbers holds {other}"))),
         }
+        Ok(())
     }
 
     /// The memory that it takes, roughly.
@@ -158,17 +171,23 @@ impl NumbersColumn {
 /// Whether some of the first numbers are there more than once, if there are enough to tell.
 fn come_again(rows: &ArrayRef) -> Result<bool, ParquetError> {
     let found = Distinct::of(&rows.slice(0, rows.len().min(FIRST)))?;
-    Ok(found.is_some_and(|found| found.values < FIRST || found.percent() <= 50))
+    Ok(found.is_some_and(|found| found.values < LEAST || found.percent() <= 50))
+}
+
+impl<T: Stored> Form<T> {
+    fn of(are_few: bool) -> Self {
+        if are_few {
+            Self::Few(Dictionary::new(), Vec::new())
+        } else {
+            Self::Differences
+        }
+    }
 }
 
 impl<T: Stored> Numbers<T> {
-    fn new(column: &ColumnDescPtr, properties: &WriterProperties, are_few: bool) -> Self {
+    fn new(column: &ColumnDescPtr, properties: &WriterProperties, form: Form<T>) -> Self {
         Self {
-            form: if are_few {
-                Form::Few(Dictionary::new())
-            } else {
-                Form::Differences
-            },
+            form,
             pages: Pages::new(column.clone(), properties),
             ends: Vec::new(),
             rows: Rows::default(),
@@ -183,9 +202,13 @@ impl<T: Stored> Numbers<T> {
             let head = rest.slice(0, count);
             rest = rest.slice(count, rest.len() - count);
             self.rows.add(&head);
+            let before = self.values.len();
             match head.null_count() {
                 0 => self.values.extend(head.values().iter().map(|value| number(*value))),
                 _ => self.values.extend(head.iter().flatten().map(&number)),
+            }
+            if let Form::Few(dictionary, indexes) = &mut self.form {
+                indexes.extend(self.values[before..].iter().map(|value| dictionary.index_of(*value)));
             }
             if self.rows.room() == 0 {
                 self.end_page();
@@ -200,11 +223,11 @@ impl<T: Stored> Numbers<T> {
         let mut bytes = self.pages.begin(&self.rows, self.values.len() * size_of::<T>() / 2);
         match &mut self.form {
             Form::Differences => differences::write(&mut bytes, &self.values),
-            Form::Few(dictionary) => {
-                let indexes: Vec<u32> = self.values.iter().map(|value| dictionary.index_of(*value)).collect();
-                let width = hybrid::width(dictionary.numbers().len());
+            Form::Few(dictionary, indexes) => {
+                let width = dictionary.width();
                 bytes.push(width as u8);
-                hybrid::write(&mut bytes, width, &indexes);
+                hybrid::write(&mut bytes, width, indexes);
+                indexes.clear();
             }
         }
         let least = self.values.iter().copied().min();
@@ -215,30 +238,36 @@ impl<T: Stored> Numbers<T> {
     }
 
     fn are_few(&self) -> bool {
-        matches!(self.form, Form::Few(_))
+        matches!(self.form, Form::Few(..))
     }
 
     fn suits_no_more(&self) -> bool {
-        matches!(&self.form, Form::Few(dictionary) if dictionary.numbers().len() >= MOST_NUMBERS)
+        matches!(&self.form, Form::Few(dictionary, _) if dictionary.numbers().len() >= MOST_NUMBERS)
     }
 
     fn memory_size(&self) -> usize {
-        let dictionary = match &self.form {
+        let of_form = match &self.form {
             Form::Differences => 0,
-            Form::Few(dictionary) => dictionary.memory_size(),
+            Form::Few(dictionary, indexes) => dictionary.memory_size() + indexes.capacity() * size_of::<u32>(),
         };
-        dictionary + self.pages.bytes() + self.values.capacity() * size_of::<T>() + self.rows.memory_size()
+        of_form + self.pages.bytes() + self.values.capacity() * size_of::<T>() + self.rows.memory_size()
     }
 
     fn estimated_bytes(&self) -> usize {
-        self.pages.bytes() + self.values.len() * size_of::<T>() / 2
+        let in_progress = match &self.form {
+            Form::Differences => self.values.len() * size_of::<T>() / 2,
+            Form::Few(dictionary, indexes) => {
+                size_of_val(dictionary.numbers()) + indexes.len() * dictionary.width() as usize / 8
+            }
+        };
+        in_progress + self.pages.bytes()
     }
 
     fn close(mut self) -> Result<(Bytes, ColumnCloseResult), ParquetError> {
         self.end_page();
         let (dictionary, encoding) = match &self.form {
             Form::Differences => (None, Encoding::DELTA_BINARY_PACKED),
-            Form::Few(dictionary) => {
+            Form::Few(dictionary, _) => {
                 let numbers = dictionary.numbers();
                 let plain = numbers.iter().flat_map(|number| number.bytes()).collect();
                 (Some((plain, numbers.len())), Encoding::RLE_DICTIONARY)

@@ -149,7 +149,9 @@ impl Pages {
     }
 
     /// Appends a page that was [begun](Self::begin) with the same rows, with its values behind that.
-    pub(crate) fn push(&mut self, bytes: Vec<u8>, rows: &Rows, text_bytes: Option<usize>) {
+    pub(crate) fn push(&mut self, mut bytes: Vec<u8>, rows: &Rows, text_bytes: Option<usize>) {
+        // It waits for the end of the row group, and may be much shorter than what there was room for.
+        bytes.shrink_to_fit();
         self.bytes += bytes.len();
         self.closed.push(ClosedPage {
             bytes,

@@ -12,11 +12,11 @@ use parquet::file::properties::WriterProperties;
 use crate::encoder::Encoder;
 use crate::encoding::Choice;
 
-/// A file of these batches, with `words` as columns of few texts.
-pub(crate) fn file_of(batches: &[RecordBatch], compression: Compression, words: &[&str]) -> Bytes {
+/// A file of these batches, with `few` as columns of few different values.
+pub(crate) fn file_of(batches: &[RecordBatch], compression: Compression, few: &[&str]) -> Bytes {
     let choice = Choice {
         properties: WriterProperties::builder().set_compression(compression).build(),
-        few: words.iter().map(|name| (*name).to_owned()).collect(),
+        few: few.iter().map(|name| (*name).to_owned()).collect(),
     };
     written(batches, choice)
 }

@@ -6,7 +6,7 @@ use arrow_schema::DataType;
 
 use super::SAMPLE;
 
-/// As many values as `parquet` gives one width where they have 64 bits, with the one before them.
+/// Twice as many values as we give one width, with the one before them.
 const NEIGHBOURS: usize = 65;
 
 /// Bits of a value.

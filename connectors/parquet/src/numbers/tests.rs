@@ -6,7 +6,7 @@ use arrow_array::{
     TimestampMicrosecondArray, TimestampNanosecondArray,
 };
 use arrow_schema::{Field, Schema};
-use parquet::arrow::ArrowWriter;
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
@@ -133,7 +133,13 @@ fn numbers() -> impl Strategy<Value = Vec<Option<i64>>> {
     })
 }
 
-/// What is read is what was written, whatever `file` is made of it, and so are statistics and indexes.
+/// What a column chunk that begins with these rows is here.
+fn chosen(rows: &RecordBatch, properties: &WriterProperties, are_few: bool) -> Option<NumbersColumn> {
+    let types = ArrowSchemaConverter::new().convert(rows.schema_ref()).unwrap();
+    NumbersColumn::for_rows(rows.column(1), &types.column(1), properties, are_few).unwrap()
+}
+
+/// What is read is what was written, and so are statistics, and the indexes of the first row group, which is ours.
 fn check(file: &Bytes, batches: &[RecordBatch], skipped: f64) -> Result<(), TestCaseError> {
     let written: Vec<_> = batches.iter().flat_map(|rows| stored(rows.column(1))).collect();
     let read = |skip| {
@@ -218,6 +224,7 @@ proptest! {
     ) {
         let whole = column(&data_type, &values);
         let batches = batches(&whole, nullable || whole.null_count() > 0, &cuts);
+        prop_assert!(chosen(&batches[0], &properties(compression), false).is_some_and(|numbers| !numbers.are_few()));
         let file = file_of(&batches, properties(compression));
         prop_assert!(encodings(&file).contains(&Encoding::DELTA_BINARY_PACKED));
         check(&file, &batches, skipped)?;
@@ -234,10 +241,15 @@ proptest! {
         skipped in 0.0..1.0,
     ) {
         // The first ones come again, so that they are taken to be few.
-        let few = |(row, value): (usize, &Option<i64>)| value.map(|value| value % if row < 256 { 100 } else { different } * 77);
+        let few = |(row, value): (usize, &Option<i64>)| match row {
+            0 => Some(7),
+            1..256 => value.map(|value| value.rem_euclid(30) * 77),
+            _ => value.map(|value| value % different * 77),
+        };
         let values: Vec<_> = values.iter().enumerate().map(few).collect();
         let whole = column(&data_type, &values);
         let batches = batches(&whole, nullable || whole.null_count() > 0, &cuts);
+        prop_assert!(chosen(&batches[0], &WriterProperties::default(), true).is_some_and(|numbers| numbers.are_few()));
         let file = file_of_few(&batches, compression);
         check(&file, &batches, skipped)?;
     }
@@ -261,36 +273,67 @@ fn few_numbers_take_some_bits_each() {
 
 #[test]
 fn a_row_group_ends_where_numbers_are_many_and_the_next_has_none() {
-    let values: Vec<_> = (0..60_000i64)
-        .map(|row| Some(if row < 1000 { row % 10 } else { row * 31 }))
-        .collect();
+    // What follows would pass for few again, if it were asked.
+    let few_again = |row: i64| row < 1000 || (8192..8192 + 500).contains(&row);
+    let number = |row: i64| if few_again(row) { row % 10 } else { row * 31 };
+    let values: Vec<_> = (0..60_000).map(|row| Some(number(row))).collect();
     let rows = batch(column(&DataType::Int64, &values), false);
     let file = file_of_few(std::slice::from_ref(&rows), Compression::UNCOMPRESSED);
     let (read, metadata) = testing::read(&file, 0);
     let read: Vec<_> = read.iter().flat_map(|rows| stored(rows.column(1))).collect();
     assert_eq!(read, values);
     let rows: Vec<_> = metadata.row_groups().iter().map(|group| group.num_rows()).collect();
-    assert_eq!(rows, [24_576, 35_424]);
-    let encodings: Vec<_> = metadata.row_group(1).column(1).encodings().collect();
-    assert!(encodings.contains(&Encoding::PLAIN), "{encodings:?}");
+    assert_eq!(rows, [8192, 60_000 - 8192]);
 }
 
 #[test]
 fn a_column_that_has_become_another_one_has_no_dictionary_of_ours() {
     let of = |values: Vec<Option<i64>>| {
         let rows = batch(column(&DataType::Int64, &values), true);
-        let types = parquet::arrow::ArrowSchemaConverter::new()
-            .convert(rows.schema_ref())
-            .unwrap();
-        let properties = WriterProperties::default();
-        NumbersColumn::for_rows(rows.column(1), &types.column(1), &properties, true)
-            .unwrap()
-            .is_some()
+        chosen(&rows, &WriterProperties::default(), true).is_some()
     };
     assert!(of((0..300).map(|row| Some(row % 20)).collect()));
     assert!(!of((0..300).map(Some).collect()));
-    assert!(of((0..200).map(Some).collect()), "too few to tell");
-    assert!(of(vec![None; 300]));
+    let with_nulls = |row| (row % 3 > 0).then_some(row);
+    assert!(!of((0..300).map(with_nulls).collect()));
+    assert!(of((0..60).map(Some).collect()), "too few to tell");
+    assert!(!of(vec![None; 300]), "nothing to look up");
+}
+
+#[test]
+fn what_it_takes_is_told() {
+    for are_few in [false, true] {
+        let values: Vec<_> = (0..3 * PAGE_ROWS as i64 + 100).map(|row| Some(row % 16)).collect();
+        let rows = batch(column(&DataType::Int64, &values), false);
+        let mut numbers = chosen(&rows, &properties(Compression::UNCOMPRESSED), are_few).unwrap();
+        let NumbersColumn::Long(column) = &numbers else {
+            panic!("64 bits")
+        };
+        let empty = column.memory_size();
+        numbers.push(rows.column(1)).unwrap();
+        let (memory, bytes) = (numbers.memory_size(), numbers.estimated_bytes());
+        // The pages, of five bits or four, and the room of one in progress.
+        let of_pages = 3 * PAGE_ROWS * 5 / 8;
+        let of_one = PAGE_ROWS * (size_of::<i64>() + size_of::<u32>());
+        assert!(
+            (of_pages..of_pages + 2 * of_one).contains(&memory),
+            "{memory}, {empty} before"
+        );
+        let (file, _) = numbers.close().unwrap();
+        assert!(
+            (file.len() / 2..file.len() * 2).contains(&bytes),
+            "{bytes} for {}",
+            file.len()
+        );
+    }
+}
+
+#[test]
+fn rows_of_another_type_are_an_error() {
+    let rows = |data_type| batch(column(&data_type, &[Some(1)]), false);
+    let mut numbers = chosen(&rows(DataType::Int64), &properties(Compression::UNCOMPRESSED), false).unwrap();
+    let error = numbers.push(rows(DataType::Int32).column(1)).unwrap_err();
+    assert!(error.to_string().contains("Int32"), "{error}");
 }
 
 #[test]
@@ -323,29 +366,31 @@ fn nulls_alone_are_a_page_as_well() {
         [0, 1, 2].map(|page| (index.is_null_page(page), index.null_count(page))),
         [(true, Some(20_000)), (true, Some(20_000)), (false, Some(1))]
     );
+    let rows = batch(column(&DataType::Int64, &[None, None]), true);
+    let file = file_of(&[rows], properties(Compression::UNCOMPRESSED));
+    let (read, metadata) = testing::read(&file, 0);
+    assert_eq!(stored(read[0].column(1)), [None, None]);
+    let statistics = metadata.row_group(0).column(1).statistics().unwrap();
+    assert_eq!(
+        (statistics.min_bytes_opt(), statistics.null_count_opt()),
+        (None, Some(2))
+    );
 }
 
 #[test]
 fn what_is_not_known_is_left_to_the_library() {
     let path = "number";
-    let chosen = |column: ArrayRef, properties: &WriterProperties| {
-        let rows = batch(column, false);
-        let types = parquet::arrow::ArrowSchemaConverter::new()
-            .convert(rows.schema_ref())
-            .unwrap();
-        NumbersColumn::for_rows(rows.column(1), &types.column(1), properties, false)
-            .unwrap()
-            .is_some()
-    };
+    let is_ours =
+        |column: ArrayRef, properties: &WriterProperties| chosen(&batch(column, false), properties, false).is_some();
     let numbers = || column(&DataType::Int64, &[Some(1)]);
     let differences = properties(Compression::UNCOMPRESSED);
-    assert!(chosen(numbers(), &differences));
-    assert!(!chosen(numbers(), &WriterProperties::default()), "a dictionary");
+    assert!(is_ours(numbers(), &differences));
+    assert!(!is_ours(numbers(), &WriterProperties::default()), "a dictionary");
     let plain = WriterProperties::builder().set_column_dictionary_enabled(path.into(), false);
     let plain = plain.set_column_encoding(path.into(), Encoding::PLAIN).build();
-    assert!(!chosen(numbers(), &plain), "plain numbers");
+    assert!(!is_ours(numbers(), &plain), "plain numbers");
     let nanoseconds: ArrayRef = Arc::new(TimestampNanosecondArray::from(vec![1]));
-    assert!(!chosen(nanoseconds, &differences), "a type of others");
+    assert!(!is_ours(nanoseconds, &differences), "a type of others");
     let long = Decimal128Array::from(vec![1]).with_precision_and_scale(19, 0).unwrap();
-    assert!(!chosen(Arc::new(long), &differences), "more than 64 bits");
+    assert!(!is_ours(Arc::new(long), &differences), "more than 64 bits");
 }

@@ -49,8 +49,9 @@ pub(crate) async fn fill(settings: Arc<Settings>, backlog: Arc<Backlog>) -> bool
         let Some(mut filler) = started else {
             return Ok((Ended::Asked, 0));
         };
-        let ended = filler.run().await?;
-        Ok::<_, Error>((ended, filler.backlog.bytes()))
+        let ended = filler.run().await;
+        filler.wire.close().await;
+        Ok::<_, Error>((ended?, filler.backlog.bytes()))
     };
     let filled = filled.await;
     drop(closing);
@@ -148,8 +149,10 @@ impl<'a> Filler<'a> {
         let begun = backlog.clone();
         blocking(move || begun.begin(Lsn(confirmed.0.saturating_sub(1)), &token, turn)).await?;
         let end = backlog.range().map_or(Lsn(0), |range| range.end);
-        let (wire, two_phase) = run::replicate(settings, &identity, end, Mode::OF_A_BACKLOG, PATIENCE, None).await?;
+        let (mut wire, two_phase) =
+            run::replicate(settings, &identity, end, Mode::OF_A_BACKLOG, PATIENCE, None).await?;
         if two_phase.is_some() {
+            wire.close().await;
             return Err(refused("a slot with two-phase commit has no backlog"));
         }
         let mut block = Block::new();
@@ -176,11 +179,9 @@ impl<'a> Filler<'a> {
             self.take().await?;
             if self.backlog.phase() == Phase::Closing {
                 self.flush().await?;
-                self.wire.close().await;
                 return Ok(Ended::Asked);
             }
             if self.backlog.bytes() >= self.backlog.most {
-                self.wire.close().await;
                 return Ok(Ended::Full);
             }
             let due = self

@@ -251,7 +251,7 @@ async fn start<'a>(
         binary,
         in_parts: settings.streaming,
     };
-    let (wire, two_phase) = match backlog {
+    let (mut wire, two_phase) = match backlog {
         Some(backlog) => {
             if let Some(unused) = replication {
                 unused.close().await;
@@ -266,7 +266,11 @@ async fn start<'a>(
         }
     };
     if wire.is_server() && !plan.adopts {
-        refuse_moved_slot(settings, awake(settings, sql).await?, held).await?;
+        let refused = async { refuse_moved_slot(settings, awake(settings, sql).await?, held).await };
+        if let Err(error) = refused.await {
+            wire.close().await;
+            return Err(error);
+        }
     } else {
         sql.close().await;
     }

@@ -262,7 +262,8 @@ impl Connection {
         let _ = timeout(LONGEST_GOODBYE, goodbye).await;
     }
 
-    /// What a dropped call did not write is written by the next one before its own message.
+    /// What a dropped call did not write is written by the next one before its own message, and so takes effect: a
+    /// statement too.
     pub(super) async fn send(&mut self, encode: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<(), WireError> {
         let before = self.outbound.len();
         if let Err(error) = encode(&mut self.outbound) {
@@ -420,7 +421,8 @@ impl ReplicationStream {
     }
 
     /// Says goodbye and closes the connection, so that the server frees the slot. The stream
-    /// gives nothing afterwards.
+    /// gives nothing afterwards. What the server is about to send is not waited for: where it sends just
+    /// then, it logs that it could not.
     pub async fn close(&mut self) {
         let goodbye = async {
             self.connection

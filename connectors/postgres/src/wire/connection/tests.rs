@@ -60,6 +60,41 @@ async fn a_read_is_repeated_where_more_must_be_there_and_under_tls() {
     }
 }
 
+#[tokio::test]
+async fn half_a_message_is_made_whole_before_the_next_and_before_a_goodbye() {
+    for says_more in [false, true] {
+        let (mut connection, _) = after(b"").await;
+        let (ours, mut theirs) = tokio::io::duplex(16);
+        connection.stream = Box::new(ours);
+        let mut stream = ReplicationStream {
+            connection,
+            consumed: 0,
+        };
+        let long = [b'l'; 100];
+        let waited = Duration::from_millis(20);
+        assert!(timeout(waited, stream.send(&long)).await.is_err(), "nobody reads");
+        let goodbye = async {
+            if says_more {
+                stream.send(b"short").await.unwrap();
+            }
+            stream.close().await;
+        };
+        let mut bytes = Vec::new();
+        let (_, read) = tokio::join!(goodbye, theirs.read_to_end(&mut bytes));
+        read.unwrap();
+        let mut said = BytesMut::from(&bytes[..]);
+        let mut messages = Vec::new();
+        while let Some((tag, length)) = frame(&said).unwrap() {
+            messages.push((tag, said.split_to(length)[5..].to_vec()));
+        }
+        assert!(said.is_empty(), "{said:?}");
+        let mut expected = vec![(b'd', long.to_vec())];
+        expected.extend(says_more.then(|| (b'd', b"short".to_vec())));
+        expected.push((b'X', Vec::new()));
+        assert_eq!(messages, expected);
+    }
+}
+
 /// A connection on which the server said `bytes` and hung up, and the server's end.
 async fn after(bytes: &[u8]) -> (Connection, tokio::io::DuplexStream) {
     let (ours, mut theirs) = tokio::io::duplex(1024);
