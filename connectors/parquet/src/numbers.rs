@@ -203,9 +203,15 @@ impl<T: Stored> Numbers<T> {
             rest = rest.slice(count, rest.len() - count);
             self.rows.add(&head);
             let before = self.values.len();
-            match head.null_count() {
-                0 => self.values.extend(head.values().iter().map(|value| number(*value))),
-                _ => self.values.extend(head.iter().flatten().map(&number)),
+            let (values, nulls) = (head.values(), head.nulls().filter(|nulls| nulls.null_count() > 0));
+            match nulls {
+                None => self.values.extend(values.iter().map(|value| number(*value))),
+                Some(nulls) => {
+                    for (first, end) in nulls.valid_slices() {
+                        self.values
+                            .extend(values[first..end].iter().map(|value| number(*value)));
+                    }
+                }
             }
             if let Form::Few(dictionary, indexes) = &mut self.form {
                 indexes.extend(self.values[before..].iter().map(|value| dictionary.index_of(*value)));

@@ -65,11 +65,13 @@ impl Rows {
 
     /// Appends those of an array.
     pub(crate) fn add(&mut self, rows: &dyn Array) {
-        if rows.null_count() > 0 || !self.valid.is_empty() {
-            self.valid.resize(self.count, true);
-            self.valid.extend((0..rows.len()).map(|row| rows.is_valid(row)));
-        }
+        let (before, nulls) = (self.count, rows.nulls().filter(|nulls| nulls.null_count() > 0));
         self.count += rows.len();
+        if nulls.is_some() || !self.valid.is_empty() {
+            self.valid.resize(before, true);
+            self.valid.extend(nulls.into_iter().flatten());
+            self.valid.resize(self.count, true);
+        }
     }
 
     /// How many there are.
