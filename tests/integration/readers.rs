@@ -177,16 +177,18 @@ fn others_read_differences_and_few_values() {
     cluster
         .psql(
             "CREATE TABLE kinds (id int PRIMARY KEY, kind text, far bigint, amount numeric(12,2), rate numeric(5,2), \
-             small smallint, day date, at timestamptz); CREATE PUBLICATION millstream FOR TABLE kinds; \
+             small smallint, same int, day date, at timestamptz); CREATE PUBLICATION millstream FOR TABLE kinds; \
              INSERT INTO kinds SELECT g, CASE WHEN g NOT BETWEEN 10000 AND 60000 THEN 'kind ' || g * 7919 % 5 END, \
              CASE WHEN g % 10 > 0 AND g NOT BETWEEN 10000 AND 60000 THEN g * 2654435761 % 4294967291 - 2000000000 END, \
-             (g * 7919 % 1000003 - 500000) / 100.0, (g * 7919 % 20 - 10) / 100.0, (g * 7919 % 7 - 3)::smallint, \
+             (g * 7919 % 1000003 - 500000) / 100.0, \
+             CASE WHEN g NOT BETWEEN 10000 AND 60000 THEN (g * 7919 % 20 - 10) / 100.0 END, (g * 7919 % 7 - 3)::smallint, 7, \
              '1970-01-01'::date + (g * 7919 % 2500 - 1000)::int, '2026-01-01'::timestamptz + g * interval '1 second' \
              FROM generate_series(1, 100000::bigint) g",
         )
         .unwrap();
     let pipeline = "pipeline: kinds\nsources: {shop: {postgres: {url: {env: SHOP_URL}, publication: millstream, \
-        tables: [kinds]}}}\nsinks: {lake: {parquet: {url: \"${LAKE}\"}, commit: {every: 2s, idle_every: 2s}}}\n";
+        tables: [kinds], copy: {workers: 1}}}}\nsinks: {lake: {parquet: {url: \"${LAKE}\"}, \
+        commit: {every: 2s, idle_every: 2s}}}\n";
     let project = ProjectFolder::new(&[("kinds.yaml", pipeline)]);
     let env = [("SHOP_URL", cluster.url()), ("LAKE", project.lake())];
     let mut daemon = Daemon::start(project.path(), &env);
@@ -204,7 +206,7 @@ fn others_read_differences_and_few_values() {
         "SELECT json_build_object('one', count(*) FILTER (WHERE kind = 'kind 3'), \
          'none', count(*) FILTER (WHERE kind IS NULL), 'sum', sum(id) FILTER (WHERE kind = 'kind 3'), \
          'far', sum(far)::bigint, 'above', count(*) FILTER (WHERE far > 1000000000), 'amount', sum(amount)::text, \
-         'rate', sum(rate)::text, 'rated', count(*) FILTER (WHERE rate = -0.07), 'small', sum(small), \
+         'rate', sum(rate)::text, 'rated', count(*) FILTER (WHERE rate = -0.07), 'small', sum(small), 'same', sum(same), \
          'days', count(DISTINCT day), 'first', min(day)::text, 'early', count(*) FILTER (WHERE day < '1968-01-01'), \
          'seconds', sum(extract(epoch FROM at) - 1767225600)::bigint) FROM kinds WHERE id <> 5",
     );
@@ -220,6 +222,7 @@ fn others_read_differences_and_few_values() {
         ("kind", "RLE_DICTIONARY"),
         ("rate", "RLE_DICTIONARY"),
         ("small", "RLE_DICTIONARY"),
+        ("same", "RLE_DICTIONARY"),
     ] {
         let found = printed[2][column].as_str().unwrap();
         assert!(found.contains(encoding), "{column}: {found}");

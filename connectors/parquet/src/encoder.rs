@@ -357,6 +357,22 @@ mod tests {
     }
 
     #[test]
+    fn numbers_near_their_neighbours_and_few_of_them_are_columns_of_ours() {
+        let near: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1000));
+        let few: ArrayRef = Arc::new(Int32Array::from_iter_values((0..1000).map(|row| row * row % 11)));
+        let rows = RecordBatch::try_from_iter([("near", near), ("few", few)]).unwrap();
+        let choice = Encodings::of(EncodingChoice::All).chosen(WriterProperties::default(), &rows);
+        let mut encoder = Encoder::new(Vec::new(), rows.schema(), choice).unwrap();
+        encoder.write(&rows).unwrap();
+        let are_few = |column: &Column| match column {
+            Column::Numbers(numbers) => Some(numbers.are_few()),
+            _ => None,
+        };
+        let found: Vec<_> = encoder.group.as_ref().unwrap().columns.iter().map(are_few).collect();
+        assert_eq!(found, [Some(false), Some(true)]);
+    }
+
+    #[test]
     fn room_that_is_not_used_is_no_memory() {
         let column = || -> ArrayRef { Arc::new(Int64Array::from_iter_values(0..1000)) };
         let rows = RecordBatch::try_from_iter((0..40).map(|number| (format!("c{number}"), column()))).unwrap();

@@ -58,8 +58,8 @@ enum Form<T> {
 /// With so many different numbers they are few no more.
 const MOST_NUMBERS: usize = 4096;
 /// How many rows tell whether numbers come again, and how many numbers they have to have for that.
-const FIRST: usize = 256;
-const LEAST: usize = 64;
+const ROWS_THAT_TELL: usize = 256;
+const NUMBERS_THAT_TELL: usize = 64;
 
 impl NumbersColumn {
     /// Whether numbers of a type are written here. All are ordered as the integers that are stored.
@@ -170,8 +170,8 @@ impl NumbersColumn {
 
 /// Whether some of the first numbers are there more than once, if there are enough to tell.
 fn come_again(rows: &ArrayRef) -> Result<bool, ParquetError> {
-    let found = Distinct::of(&rows.slice(0, rows.len().min(FIRST)))?;
-    Ok(found.is_some_and(|found| found.values < LEAST || found.percent() <= 50))
+    let found = Distinct::of(&rows.slice(0, rows.len().min(ROWS_THAT_TELL)))?;
+    Ok(found.is_some_and(|found| found.values < NUMBERS_THAT_TELL || found.percent() <= 50))
 }
 
 impl<T: Stored> Form<T> {

@@ -152,6 +152,24 @@ fn check(file: &Bytes, batches: &[RecordBatch], skipped: f64) -> Result<(), Test
     let skip = (written.len() as f64 * skipped) as usize;
     prop_assert!(read(skip).0 == written[skip..]);
 
+    let mut rest = &written[..];
+    for group in metadata.row_groups() {
+        let (of_group, behind) = rest.split_at(group.num_rows() as usize);
+        rest = behind;
+        let (least, greatest) = match group.column(1).statistics().unwrap() {
+            Statistics::Int32(ends) => (
+                ends.min_opt().copied().map(i64::from),
+                ends.max_opt().copied().map(i64::from),
+            ),
+            Statistics::Int64(ends) => (ends.min_opt().copied(), ends.max_opt().copied()),
+            other => panic!("{other:?}"),
+        };
+        prop_assert_eq!(least, of_group.iter().flatten().min().copied());
+        prop_assert_eq!(greatest, of_group.iter().flatten().max().copied());
+        let nulls = of_group.iter().filter(|value| value.is_none()).count();
+        let statistics = group.column(1).statistics().unwrap();
+        prop_assert_eq!(statistics.null_count_opt(), Some(nulls as u64));
+    }
     let group = metadata.row_group(0);
     if metadata.num_row_groups() == 1 {
         let library = of_the_library(batches, WriterProperties::default());

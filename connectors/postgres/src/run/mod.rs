@@ -266,8 +266,8 @@ async fn start<'a>(
         }
     };
     if wire.is_server() && !plan.adopts {
-        let refused = async { refuse_moved_slot(settings, awake(settings, sql).await?, held).await };
-        if let Err(error) = refused.await {
+        let unmoved = async { refuse_moved_slot(settings, awake(settings, sql).await?, held).await };
+        if let Err(error) = unmoved.await {
             wire.close().await;
             return Err(error);
         }

@@ -27,7 +27,7 @@ pub struct Follower {
     target: Target,
     /// The errors that ended it.
     pub halts: Vec<String>,
-    /// What one of them may say besides, since a subscriber's stream ends by it as well.
+    /// Part of an error that may end it: a subscriber's stream ends with it as well.
     pub may_end_by: Option<&'static str>,
 }
 

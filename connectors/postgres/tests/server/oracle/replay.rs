@@ -378,8 +378,7 @@ impl Replay {
     }
 
     fn start(&mut self, name: &str) {
-        let of_this = ENDS.iter().find(|(test, _)| *test == self.test);
-        let may_end_by = of_this.map(|(_, by)| *by);
+        let may_end_by = ENDS.iter().find(|(test, _)| *test == self.test).map(|(_, by)| *by);
         let server = self.server(name);
         if let Some(cluster) = &server.cluster {
             return cluster.start().unwrap();
